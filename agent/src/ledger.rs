@@ -1,0 +1,101 @@
+//! The persisted state of the device state machine.
+
+use crate::device::State;
+use crate::files::{self, FileError};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str = "dunlin.ledger/1";
+const LEDGER_MAX_BYTES: usize = 256 * 1024;
+
+/// Why the ledger cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file cannot be read or written.
+    #[error("ledger: {0}")]
+    File(#[from] FileError),
+    /// The file is there, yet it is no ledger.
+    #[error("ledger {path}: {problem}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document<S> {
+    schema: String,
+    state: S,
+}
+
+/// Where the state is kept.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    path: PathBuf,
+}
+
+impl Ledger {
+    /// The ledger of a state folder.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join("ledger.json"),
+        }
+    }
+
+    /// The persisted state, `None` on a new device.
+    ///
+    /// # Errors
+    /// Unreadable, or damaged.
+    pub fn load(&self) -> Result<Option<State>, LedgerError> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let damaged = |problem: String| LedgerError::Damaged {
+            path: self.path.clone(),
+            problem,
+        };
+        let bytes = files::read_bounded(&self.path, LEDGER_MAX_BYTES)?;
+        let document: Document<State> =
+            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        if document.schema != SCHEMA {
+            return Err(damaged(format!(
+                "schema: expected {SCHEMA:?}, got {:?}",
+                document.schema
+            )));
+        }
+        Ok(Some(document.state))
+    }
+
+    /// Writes the state so that a cut at any moment leaves the old or the new one.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn store(&self, state: &State) -> Result<(), LedgerError> {
+        let document = Document {
+            schema: SCHEMA.to_owned(),
+            state,
+        };
+        let bytes = serde_json::to_vec_pretty(&document).map_err(|e| LedgerError::Damaged {
+            path: self.path.clone(),
+            problem: e.to_string(),
+        })?;
+        files::write_atomic(&self.path, &bytes, 0o600)?;
+        Ok(())
+    }
+
+    /// Moves a damaged ledger out of the way, kept for whoever looks into it.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn set_aside(&self) -> Result<PathBuf, LedgerError> {
+        let aside = self.path.with_extension("json.corrupt");
+        std::fs::rename(&self.path, &aside).map_err(|e| LedgerError::Damaged {
+            path: self.path.clone(),
+            problem: format!("cannot be set aside: {e}"),
+        })?;
+        Ok(aside)
+    }
+}

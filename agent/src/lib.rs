@@ -1,0 +1,23 @@
+//! Dunlin's device agent.
+//!
+//! `dunlin-agent run` is the light supervisor: identity, trust, updates, telemetry buffer, sync.
+//! Its child `dunlin-agent infer` alone runs models; it holds no key and may die.
+
+pub mod bundle;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod enroll;
+pub mod files;
+pub mod http;
+pub mod identity;
+pub mod inference;
+pub mod ledger;
+pub mod mqtt;
+pub mod pipe;
+pub mod shell;
+pub mod telemetry;
+pub mod worker;
+
+/// This agent's version, as bundles' `agent_min` and reports know it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

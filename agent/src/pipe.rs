@@ -1,0 +1,87 @@
+//! What supervisor and inference worker say to each other: one JSON document a line on the
+//! worker's standard input and output.
+//!
+//! Only closed windows and counters cross it, so that the telemetry buffer is never on a
+//! request's path.
+
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::telemetry::Window;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Longest line either side accepts, in bytes.
+pub const LINE_MAX_BYTES: usize = 4 << 20;
+
+/// Supervisor to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToWorker {
+    /// Load the bundle staged in this folder and serve it instead of the present one of its
+    /// family; the present one serves until the new one is ready.
+    Activate {
+        /// Folder with `manifest.json`, `model.onnx`, …
+        slot: PathBuf,
+    },
+    /// Close the current windows now.
+    Flush,
+    /// Finish the requests in flight, close windows, say [`FromWorker::Drained`] and exit.
+    Drain,
+}
+
+/// Worker to supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Sockets are open; nothing is served yet.
+    Listening {
+        /// Loopback address, if configured.
+        tcp: Option<std::net::SocketAddr>,
+    },
+    /// This bundle serves now.
+    Activated {
+        /// Digest of its manifest.
+        bundle: Digest,
+    },
+    /// The bundle in this folder could not be loaded; what served before still does.
+    ActivateFailed {
+        /// The folder.
+        slot: PathBuf,
+        /// Why.
+        detail: String,
+    },
+    /// Totals since this bundle was activated in this worker, sent about once a second when they changed.
+    Progress {
+        /// Digest of its manifest.
+        bundle: Digest,
+        /// Requests answered.
+        inferences: u64,
+        /// Requests failed by the model (a client's bad request does not count).
+        errors: u64,
+    },
+    /// A window closed.
+    Window(Box<Window>),
+    /// All requests answered, all windows sent; the worker exits now.
+    Drained,
+}
+
+/// What a trial run found (`dunlin-agent infer --trial DIR` prints one and exits).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum TrialReport {
+    /// Loaded, and every golden case met.
+    Passed {
+        /// Number of cases.
+        cases: usize,
+        /// Largest absolute difference from an expected output.
+        difference_max: f64,
+        /// Median time of a case, in microseconds.
+        latency_median_us: u64,
+    },
+    /// Not fit to serve.
+    Failed {
+        /// `load`, `golden` or `latency`.
+        code: String,
+        /// What, where, expected and got.
+        detail: String,
+    },
+}

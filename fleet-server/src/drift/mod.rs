@@ -1,0 +1,7 @@
+//! Drift: scores between a reference and a current distribution, and the gate that compares
+//! canaries with concurrent controls. Pure: counts in, verdicts out.
+
+pub mod chi_squared;
+pub mod gate;
+pub mod permutation;
+pub mod statistics;

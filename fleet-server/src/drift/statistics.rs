@@ -1,0 +1,401 @@
+//! Scores between a reference and a current distribution, both as counts over the same frozen
+//! bins or categories. p and q are the shares, N and M the sizes.
+//!
+//! Every score comes with the sizes, the bound that sampling alone would exceed with probability
+//! alpha, and the threshold it was held against, also when quiet. The threshold is the greater
+//! of the bound and the practical margin: an alarm needs significance *and* effect.
+//!
+//! The bounds all follow from Pearson's X² = Σ(p−q)²/π̂ · NM/(N+M) ~ χ² with B−1 degrees of
+//! freedom when nothing has drifted (s = 1/N + 1/M, c = χ²_{B−1, 1−alpha}):
+//! PSI ≈ X²·s (Yurdakul 2018), Jensen–Shannon ≈ X²·s/(8 ln 2) bits, Hellinger² ≈ X²·s/8, total
+//! variation ≤ ½√(X²·s) by Cauchy–Schwarz, and L∞ by the normal quantile of its largest bin
+//! shared among the bins.
+
+use super::chi_squared::{upper_quantile, upper_tail};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Share that stands for an empty bin in the PSI.
+pub const EMPTY_SHARE: f64 = 1e-4;
+/// Least expected count of a bin; below, the scores' bounds don't hold.
+pub const EXPECTED_COUNT_MIN: f64 = 10.0;
+/// Most bins that are compared.
+pub const BINS_MAX: usize = 4096;
+
+/// Why two count vectors can't be compared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatisticsError {
+    /// The vectors belong to different bins.
+    #[error("the reference has {reference} bins, the current window {current}: they must share frozen bins")]
+    BinsDiffer {
+        /// Bins of the reference.
+        reference: usize,
+        /// Bins of the current window.
+        current: usize,
+    },
+    /// Too few or too many bins.
+    #[error("expected 2 to {BINS_MAX} bins, got {bins}")]
+    BinCount {
+        /// Bins found.
+        bins: usize,
+    },
+}
+
+/// How a score is held against its threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Sensitivity {
+    /// Probability of exceeding the bound when nothing has drifted, 0 to 1.
+    pub alpha: f64,
+    /// Least score of practical importance.
+    pub margin: f64,
+}
+
+/// What a score says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// At or below the threshold.
+    Quiet,
+    /// Above the threshold.
+    Alarm,
+    /// A bin's expected count is below 10, so the bound says nothing: never an alarm, never an
+    /// all-clear.
+    Insufficient,
+}
+
+/// A score with everything needed to judge it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Score {
+    /// The score itself; 0 when one side is empty.
+    pub value: f64,
+    /// Size of the reference, N.
+    pub n_ref: u64,
+    /// Size of the current window, M.
+    pub n_cur: u64,
+    /// What sampling alone exceeds with probability alpha; 0 when one side is empty.
+    pub bound: f64,
+    /// The greater of bound and margin.
+    pub threshold: f64,
+    /// The judgement.
+    pub status: Status,
+}
+
+/// Result of the contingency test.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChiSquared {
+    /// The statistic as a score; its bound is the quantile, its margin in units of the statistic.
+    pub score: Score,
+    /// Probability of so large a statistic when nothing has drifted.
+    pub p_value: f64,
+    /// Degrees of freedom: non-empty bins less one.
+    pub degrees: u32,
+}
+
+/// Two count vectors over the same bins, checked once, from which every score is taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    p: Vec<f64>,
+    q: Vec<f64>,
+    n_ref: u64,
+    n_cur: u64,
+    is_sufficient: bool,
+}
+
+impl Comparison {
+    /// Checks the two vectors.
+    ///
+    /// # Errors
+    /// When the vectors differ in length or have fewer than 2 or more than [`BINS_MAX`] bins.
+    /// Empty vectors of counts are no error: their scores are `insufficient`.
+    pub fn new(reference: &[u64], current: &[u64]) -> Result<Self, StatisticsError> {
+        if reference.len() != current.len() {
+            let (reference, current) = (reference.len(), current.len());
+            return Err(StatisticsError::BinsDiffer { reference, current });
+        }
+        if !(2..=BINS_MAX).contains(&reference.len()) {
+            return Err(StatisticsError::BinCount { bins: reference.len() });
+        }
+        let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        let (n_ref, n_cur) = (total(reference), total(current));
+        let p = shares(reference, n_ref);
+        let smallest = size(n_ref.min(n_cur));
+        let is_sufficient = p.iter().all(|share| share * smallest >= EXPECTED_COUNT_MIN);
+        Ok(Self { q: shares(current, n_cur), p, n_ref, n_cur, is_sufficient })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.n_ref == 0 || self.n_cur == 0
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.p.iter().copied().zip(self.q.iter().copied())
+    }
+
+    /// 1/N + 1/M.
+    fn sampling(&self) -> f64 {
+        1.0 / size(self.n_ref) + 1.0 / size(self.n_cur)
+    }
+
+    /// c·(1/N + 1/M), the bound of the PSI.
+    fn spread(&self, alpha: f64) -> f64 {
+        let degrees = u32::try_from(self.p.len() - 1).unwrap_or(u32::MAX);
+        upper_quantile(alpha, degrees) * self.sampling()
+    }
+
+    fn score(&self, value: f64, bound: f64, sensitivity: Sensitivity) -> Score {
+        let (value, bound) = if self.is_empty() { (0.0, 0.0) } else { (value, bound) };
+        let threshold = bound.max(sensitivity.margin);
+        let status = if !self.is_sufficient || self.is_empty() {
+            Status::Insufficient
+        } else if value > threshold {
+            Status::Alarm
+        } else {
+            Status::Quiet
+        };
+        Score { value, n_ref: self.n_ref, n_cur: self.n_cur, bound, threshold, status }
+    }
+
+    /// Population stability index, Σ(p−q)·ln(p/q), an empty bin taken as [`EMPTY_SHARE`].
+    #[must_use]
+    pub fn psi(&self, sensitivity: Sensitivity) -> Score {
+        let or_empty = |share: f64| if share == 0.0 { EMPTY_SHARE } else { share };
+        let term = |(p, q): (f64, f64)| {
+            let (p, q) = (or_empty(p), or_empty(q));
+            (p - q) * (p / q).ln()
+        };
+        self.score(self.pairs().map(term).sum(), self.spread(sensitivity.alpha), sensitivity)
+    }
+
+    /// Jensen–Shannon divergence in bits, 0 to 1; its root is the distance.
+    #[must_use]
+    pub fn jensen_shannon(&self, sensitivity: Sensitivity) -> Score {
+        let part = |share: f64, middle: f64| {
+            if share == 0.0 { 0.0 } else { share * (share / middle).log2() }
+        };
+        let term = |(p, q): (f64, f64)| {
+            let middle = 0.5 * (p + q);
+            0.5 * (part(p, middle) + part(q, middle))
+        };
+        let bound = self.spread(sensitivity.alpha) / (8.0 * std::f64::consts::LN_2);
+        self.score(self.pairs().map(term).sum::<f64>().max(0.0), bound, sensitivity)
+    }
+
+    /// Hellinger distance, 0 to 1.
+    #[must_use]
+    pub fn hellinger(&self, sensitivity: Sensitivity) -> Score {
+        let sum: f64 = self.pairs().map(|(p, q)| (p.sqrt() - q.sqrt()).powi(2)).sum();
+        let bound = (self.spread(sensitivity.alpha) / 8.0).sqrt();
+        self.score((0.5 * sum).sqrt(), bound, sensitivity)
+    }
+
+    /// Total-variation distance, ½Σ|p−q|, 0 to 1.
+    #[must_use]
+    pub fn total_variation(&self, sensitivity: Sensitivity) -> Score {
+        let sum: f64 = self.pairs().map(|(p, q)| (p - q).abs()).sum();
+        self.score(0.5 * sum, 0.5 * self.spread(sensitivity.alpha).sqrt(), sensitivity)
+    }
+
+    /// L∞ = max|p−q|, 0 to 1.
+    #[must_use]
+    pub fn l_infinity(&self, sensitivity: Sensitivity) -> Score {
+        let value = self.pairs().map(|(p, q)| (p - q).abs()).fold(0.0, f64::max);
+        let (n, m) = (size(self.n_ref), size(self.n_cur));
+        let variance = |(p, q): (f64, f64)| {
+            let pooled = (p * n + q * m) / (n + m);
+            pooled * (1.0 - pooled) * self.sampling()
+        };
+        let largest = self.pairs().map(variance).fold(0.0, f64::max);
+        // The two-sided normal quantile squared is the χ² quantile of one degree of freedom.
+        #[allow(clippy::cast_precision_loss, reason = "at most BINS_MAX")]
+        let shared_alpha = sensitivity.alpha / self.p.len() as f64;
+        self.score(value, (upper_quantile(shared_alpha, 1) * largest).sqrt(), sensitivity)
+    }
+
+    /// χ² test of homogeneity on the K×2 contingency table, without continuity correction;
+    /// bins empty on both sides are left out.
+    #[must_use]
+    pub fn chi_squared(&self, sensitivity: Sensitivity) -> ChiSquared {
+        let (n, m) = (size(self.n_ref), size(self.n_cur));
+        let (mut value, mut filled) = (0.0, 0_u32);
+        for (p, q) in self.pairs().filter(|(p, q)| p + q > 0.0) {
+            let pooled = (p * n + q * m) / (n + m);
+            value += (p - q).powi(2) / pooled;
+            filled += 1;
+        }
+        let degrees = filled.saturating_sub(1).max(1);
+        let score = self.score(value / self.sampling(), upper_quantile(sensitivity.alpha, degrees), sensitivity);
+        let p_value = if self.is_empty() { 1.0 } else { upper_tail(score.value, degrees) };
+        ChiSquared { score, p_value, degrees }
+    }
+}
+
+/// Pools the bins whose expected count (reference share × the smaller size) is below 10 into one,
+/// which comes last; if that is too small itself, the next smallest bin joins it. For class mixes,
+/// whose rare classes would otherwise make every score insufficient. The choice depends on the
+/// reference and the sizes alone, never on where the current counts fell.
+#[must_use]
+pub fn pool_rare(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
+    let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let (n_ref, n_cur) = (total(reference), total(current));
+    let scale = if n_ref == 0 { 0.0 } else { size(n_ref.min(n_cur)) / size(n_ref) };
+    let is_enough = |count: u64| size(count) * scale >= EXPECTED_COUNT_MIN;
+    let mut order: Vec<usize> = (0..reference.len().min(current.len())).collect();
+    order.sort_by_key(|&bin| (reference[bin], bin));
+    let (mut pooled_ref, mut pooled_cur, mut pooled) = (0_u64, 0_u64, Vec::new());
+    for bin in order {
+        if is_enough(reference[bin]) && (pooled.is_empty() || is_enough(pooled_ref)) {
+            break;
+        }
+        pooled_ref = pooled_ref.saturating_add(reference[bin]);
+        pooled_cur = pooled_cur.saturating_add(current[bin]);
+        pooled.push(bin);
+    }
+    let kept = |counts: &[u64], rest: u64| {
+        let length = reference.len().min(current.len());
+        let mut out: Vec<u64> =
+            (0..length).filter(|bin| !pooled.contains(bin)).map(|bin| counts[bin]).collect();
+        if !pooled.is_empty() {
+            out.push(rest);
+        }
+        out
+    };
+    (kept(reference, pooled_ref), kept(current, pooled_cur))
+}
+
+fn shares(counts: &[u64], total: u64) -> Vec<f64> {
+    counts.iter().map(|count| size(*count) / size(total.max(1))).collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "scores are published to ten digits, counts have at most 53 bits of them")]
+fn size(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const FIVE_PERCENT: Sensitivity = Sensitivity { alpha: 0.05, margin: 0.0 };
+
+    fn close(got: f64, expected: f64) {
+        assert!((got - expected).abs() < 5e-11, "got {got}, expected {expected}");
+    }
+
+    #[test]
+    fn the_numeric_fixture_over_frozen_deciles() {
+        let reference = [16, 22, 21, 21, 20, 20, 20, 20, 20, 20];
+        let current = [0, 11, 21, 12, 18, 12, 12, 18, 18, 28];
+        let score = Comparison::new(&reference, &current).unwrap().psi(FIVE_PERCENT);
+        close(score.value, 0.639_793_155_3);
+        // 16.918977604620448 · (1/200 + 1/150)
+        close(score.bound, 0.197_388_072_053_9);
+        assert_eq!((score.n_ref, score.n_cur, score.status), (200, 150, Status::Alarm));
+    }
+
+    #[test]
+    fn the_categorical_fixture() {
+        let scores = Comparison::new(&[500, 300, 200], &[400, 350, 250]).unwrap();
+        close(scores.psi(FIVE_PERCENT).value, 0.041_179_066_7);
+        close(scores.jensen_shannon(FIVE_PERCENT).value, 0.007_412_237_7);
+        close(scores.jensen_shannon(FIVE_PERCENT).value.sqrt(), 0.086_094_353_4);
+        close(scores.l_infinity(FIVE_PERCENT).value, 0.1);
+        close(scores.total_variation(FIVE_PERCENT).value, 0.1);
+        close(scores.hellinger(FIVE_PERCENT).value, 0.071_711_717_7);
+        let chi = scores.chi_squared(FIVE_PERCENT);
+        assert!((chi.score.value - 20.512_820_5).abs() < 1e-7, "{chi:?}");
+        assert!((chi.p_value / 3.5132e-5 - 1.0).abs() < 1e-5, "{chi:?}");
+        assert_eq!(chi.degrees, 2);
+        for score in [scores.psi(FIVE_PERCENT), scores.jensen_shannon(FIVE_PERCENT), chi.score] {
+            assert_eq!(score.status, Status::Alarm);
+        }
+    }
+
+    #[test]
+    fn significance_without_effect_is_quiet() {
+        let scores = Comparison::new(&[500, 300, 200], &[400, 350, 250]).unwrap();
+        let score = scores.psi(Sensitivity { alpha: 0.05, margin: 0.1 });
+        assert!(score.value > score.bound);
+        assert_eq!((score.threshold, score.status), (0.1, Status::Quiet));
+    }
+
+    #[test]
+    fn few_data_are_insufficient_and_none_are_no_panic() {
+        let few = Comparison::new(&[500, 300, 200], &[20, 20, 5]).unwrap();
+        assert_eq!(few.psi(FIVE_PERCENT).status, Status::Insufficient);
+        let none = Comparison::new(&[500, 300, 200], &[0, 0, 0]).unwrap();
+        let score = none.hellinger(FIVE_PERCENT);
+        assert_eq!((score.value, score.bound, score.status), (0.0, 0.0, Status::Insufficient));
+        assert_eq!(none.chi_squared(FIVE_PERCENT).p_value, 1.0);
+        assert_eq!(Comparison::new(&[1, 2], &[1]), Err(StatisticsError::BinsDiffer { reference: 2, current: 1 }));
+        assert_eq!(Comparison::new(&[1], &[1]), Err(StatisticsError::BinCount { bins: 1 }));
+    }
+
+    #[test]
+    fn rare_categories_are_pooled() {
+        let (reference, current) = pool_rare(&[500, 3, 300, 0, 197], &[400, 9, 340, 1, 250]);
+        // 3 + 0 are fewer than 10, so the next smallest joins them.
+        assert_eq!((reference, current), (vec![500, 300, 200], vec![400, 340, 260]));
+        let (reference, _) = pool_rare(&[500, 6, 300, 5, 189], &[500, 6, 300, 5, 189]);
+        assert_eq!(reference, [500, 300, 189, 11]);
+        assert_eq!(pool_rare(&[50, 50], &[50, 50]).0, [50, 50]);
+        assert_eq!(pool_rare(&[], &[]).0, Vec::<u64>::new());
+    }
+
+    /// Splits of one sample: the bounds should be exceeded about alpha of the time.
+    #[test]
+    fn the_bounds_hold_under_no_drift() {
+        let mut state = 1_u64;
+        let mut draw = |counts: &mut [u64; 10], size: u32| {
+            for _ in 0..size {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let bin = ((state >> 33) % 10) as usize;
+                counts[bin] += 1;
+            }
+        };
+        let mut alarms = [0_u32; 6];
+        for _ in 0..1000 {
+            let (mut reference, mut current) = ([0; 10], [0; 10]);
+            draw(&mut reference, 1000);
+            draw(&mut current, 500);
+            let scores = Comparison::new(&reference, &current).unwrap();
+            let all = [
+                scores.psi(FIVE_PERCENT),
+                scores.jensen_shannon(FIVE_PERCENT),
+                scores.hellinger(FIVE_PERCENT),
+                scores.chi_squared(FIVE_PERCENT).score,
+                scores.total_variation(FIVE_PERCENT),
+                scores.l_infinity(FIVE_PERCENT),
+            ];
+            for (count, score) in alarms.iter_mut().zip(all) {
+                *count += u32::from(score.value > score.bound);
+            }
+        }
+        for (at, count) in alarms.into_iter().enumerate().take(4) {
+            assert!((30..=75).contains(&count), "score {at}: {count} of 1000");
+        }
+        assert!(alarms[4] <= 10 && alarms[5] <= 60, "conservative bounds: {alarms:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_score_is_finite_and_zero_for_equal_shares(counts in prop::collection::vec(0u64..1000, 2..20), times in 1u64..5, other in prop::collection::vec(0u64..1000, 20)) {
+            let same: Vec<u64> = counts.iter().map(|count| count * times).collect();
+            for current in [&same[..], &other[..counts.len()]] {
+                let scores = Comparison::new(&counts, current).unwrap();
+                let chi = scores.chi_squared(FIVE_PERCENT);
+                for score in [
+                    scores.psi(FIVE_PERCENT), scores.jensen_shannon(FIVE_PERCENT), scores.hellinger(FIVE_PERCENT),
+                    scores.total_variation(FIVE_PERCENT), scores.l_infinity(FIVE_PERCENT), chi.score,
+                ] {
+                    prop_assert!(score.value.is_finite() && score.value >= 0.0, "{score:?}");
+                    prop_assert!(score.bound.is_finite());
+                }
+                prop_assert!((0.0..=1.0).contains(&chi.p_value));
+            }
+            let equal = Comparison::new(&counts, &same).unwrap();
+            prop_assert!(equal.psi(FIVE_PERCENT).value < 1e-9);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The frozen reference profile: bins and counts that every device's windows are compared with.
+
+use super::Manifest;
+use crate::sketch::{Edges, SketchError};
+use serde::{Deserialize, Serialize};
+
+const MAX_FEATURES: usize = 4096;
+const MAX_CLASSES: usize = 100_000;
+
+/// Why a document is no reference profile for a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    /// Not JSON of this shape.
+    #[error("profile: {0}")]
+    Json(String),
+    /// Another schema.
+    #[error("profile: schema: expected \"dunlin.profile/1\", got {0:?}")]
+    Schema(String),
+    /// A feature names a tensor or an index that the manifest has not.
+    #[error("profile: feature {feature:?}: input {tensor:?} has no element {index}")]
+    Feature {
+        /// Name of the feature.
+        feature: String,
+        /// Tensor it names.
+        tensor: String,
+        /// Element it names.
+        index: usize,
+    },
+    /// Edges or counts that make no histogram.
+    #[error("profile: {what}: {error}")]
+    Histogram {
+        /// Which histogram.
+        what: String,
+        /// What is wrong.
+        error: SketchError,
+    },
+    /// Lengths that do not belong together.
+    #[error("profile: {what}: expected {expected}, got {got}")]
+    Length {
+        /// Which list.
+        what: String,
+        /// Length expected.
+        expected: usize,
+        /// Length found.
+        got: usize,
+    },
+}
+
+/// One histogram of the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FeatureProfile {
+    /// Name shown to people.
+    pub name: String,
+    /// Input tensor.
+    pub tensor: String,
+    /// Element of the tensor, row-major.
+    pub index: usize,
+    /// Bin edges, see [`Edges`].
+    pub edges: Edges,
+    /// Reference rows by bin.
+    pub counts: Vec<u64>,
+}
+
+/// Reference of the predicted classes, or of confidence or entropy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutputProfile {
+    /// Bin edges, see [`Edges`].
+    pub edges: Edges,
+    /// Reference rows by bin.
+    pub counts: Vec<u64>,
+}
+
+/// Reference of the predicted classes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassProfile {
+    /// Class names.
+    pub classes: Vec<String>,
+    /// Reference rows by class.
+    pub counts: Vec<u64>,
+}
+
+/// The reference profile (`dunlin.profile/1`). Feature values are those that applications send,
+/// before the processing steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// `dunlin.profile/1`.
+    pub schema: String,
+    /// Rows the reference was computed from.
+    pub rows: u64,
+    /// Input features.
+    pub features: Vec<FeatureProfile>,
+    /// Predicted classes (of the first output, by its largest element).
+    pub outputs: ClassProfile,
+    /// Largest element of the first output.
+    pub confidence: OutputProfile,
+    /// Entropy of the first output, in nats.
+    pub entropy: OutputProfile,
+}
+
+impl Profile {
+    /// Parses a profile and checks it against the manifest it belongs to. The caller has bounded
+    /// `bytes` by the manifest's signed length.
+    ///
+    /// # Errors
+    /// What does not fit, by feature.
+    pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Self, ProfileError> {
+        let profile: Self =
+            serde_json::from_slice(bytes).map_err(|e| ProfileError::Json(e.to_string()))?;
+        if profile.schema != "dunlin.profile/1" {
+            return Err(ProfileError::Schema(profile.schema));
+        }
+        let length = |what: &str, expected: usize, got: usize| {
+            (expected == got)
+                .then_some(())
+                .ok_or_else(|| ProfileError::Length {
+                    what: what.to_owned(),
+                    expected,
+                    got,
+                })
+        };
+        if profile.features.len() > MAX_FEATURES {
+            length("features (at most)", MAX_FEATURES, profile.features.len())?;
+        }
+        if profile.outputs.classes.len() > MAX_CLASSES {
+            length("classes (at most)", MAX_CLASSES, profile.outputs.classes.len())?;
+        }
+        length(
+            "outputs.counts",
+            profile.outputs.classes.len(),
+            profile.outputs.counts.len(),
+        )?;
+        for f in &profile.features {
+            let elements = manifest
+                .inputs
+                .iter()
+                .find(|t| t.name == f.tensor)
+                .map_or(0, super::TensorSpec::elements);
+            if f.index >= elements {
+                return Err(ProfileError::Feature {
+                    feature: f.name.clone(),
+                    tensor: f.tensor.clone(),
+                    index: f.index,
+                });
+            }
+            length(&f.name, f.edges.bins(), f.counts.len())?;
+        }
+        for (what, h) in [
+            ("confidence", &profile.confidence),
+            ("entropy", &profile.entropy),
+        ] {
+            length(what, h.edges.bins(), h.counts.len())?;
+        }
+        Ok(profile)
+    }
+}

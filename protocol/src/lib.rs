@@ -1,0 +1,30 @@
+//! What Dunlin's agent and fleet server say to each other.
+//!
+//! Everything here is pure: values in, values out. No file, socket, clock,
+//! thread or random number is touched, so that both sides, the command line
+//! and the tests share one definition of every message and every check.
+//!
+//! * [`id`]: the short registry of identifiers.
+//! * [`topic`]: MQTT topics, both ways.
+//! * [`bundle`]: the signed manifest and what a device checks in it.
+//! * [`trust`]: TUF metadata, the client workflow and signing.
+//! * [`command`]: desired state and acknowledgements (server to device).
+//! * [`report`]: presence and reported state (device to server).
+//! * [`telemetry`]: records in numbered segments (device to server).
+//! * [`sketch`]: frozen-bin histograms that merge exactly.
+
+pub mod bundle;
+pub mod command;
+pub mod enroll;
+pub mod id;
+pub mod report;
+pub mod sketch;
+pub mod telemetry;
+pub mod topic;
+pub mod trust;
+
+/// Largest JSON control message (desired, command, ack, presence, reported) either side accepts, in bytes.
+pub const CONTROL_MESSAGE_MAX_BYTES: usize = 64 * 1024;
+
+/// Largest telemetry segment on the wire either side accepts, in bytes.
+pub const SEGMENT_MAX_BYTES: usize = 1024 * 1024;

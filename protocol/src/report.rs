@@ -1,0 +1,116 @@
+//! Device to server: presence and reported state.
+
+use crate::id::{Digest, Family, Revision, RolloutId};
+use serde::{Deserialize, Serialize};
+
+/// Connected or not (channel `presence`, retained; the offline form is the last will).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Whether the device is connected.
+    pub online: bool,
+    /// Random id of the connection: the late last will of an old connection names another one
+    /// than the hello of the new, and is ignored.
+    pub connection: String,
+    /// Version of the agent.
+    pub agent_version: String,
+}
+
+/// A bundle on the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// Its family.
+    pub family: Family,
+    /// Its version.
+    pub version: u64,
+    /// Digest of its manifest.
+    pub digest: Digest,
+}
+
+/// How far the device is with the newest desired state it accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Progress {
+    /// Nothing was asked for yet.
+    Idle,
+    /// Metadata or blobs are being fetched.
+    Receiving {
+        /// Bytes on the device.
+        done_bytes: u64,
+        /// Bytes in all (0: not known yet).
+        total_bytes: u64,
+    },
+    /// Golden cases are being run.
+    Trial,
+    /// Serving, not yet kept.
+    Probation {
+        /// Successful live inferences so far.
+        inferences: u64,
+        /// Inferences needed.
+        needed: u64,
+    },
+    /// Kept: golden cases and probation passed.
+    Succeeded,
+    /// Not even tried: the metadata, the bundle or the device's capabilities forbid it.
+    Refused(Failure),
+    /// Tried, not activated: download, golden cases or loading failed.
+    Failed(Failure),
+    /// Activated, did not hold, back on the version before.
+    RolledBack(Failure),
+}
+
+impl Progress {
+    /// Whether the device will not move by itself any more.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            Self::Idle
+                | Self::Succeeded
+                | Self::Refused(_)
+                | Self::Failed(_)
+                | Self::RolledBack(_)
+        )
+    }
+}
+
+/// Why an update ended badly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Short and stable, such as `threshold`, `hash`, `below_floor`, `golden`, `crash_loop`.
+    pub code: String,
+    /// What, where, expected and got; at most 500 characters.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure whose detail is cut to what the wire allows.
+    #[must_use]
+    pub fn new(code: &str, detail: impl std::fmt::Display) -> Self {
+        Self {
+            code: code.to_owned(),
+            detail: detail.to_string().chars().take(500).collect(),
+        }
+    }
+}
+
+/// The state a device is in (channel `reported`), sent at connect and at every change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// Rises with every report of this device, over restarts: the server ignores older ones.
+    pub sequence: u64,
+    /// The newest desired state the device accepted.
+    pub revision: Revision,
+    /// What that desired state asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Installed>,
+    /// The rollout that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutId>,
+    /// How far the device is.
+    pub progress: Progress,
+    /// What serves now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Installed>,
+    /// Version of the agent.
+    pub agent_version: String,
+}
