@@ -1,1 +1,240 @@
-//! (being written)
+//! The agent's command line.
+
+use crate::config::Settings;
+use crate::device::{Phase, State};
+use crate::identity::Identity;
+use crate::inference::WorkerArgs;
+use crate::ledger::Ledger;
+use crate::shell::{self, Program};
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use dunlin_protocol::enroll::ClaimToken;
+use dunlin_protocol::id::DeviceId;
+use dunlin_protocol::report::Reported;
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Configuration is wrong (`EX_USAGE`, sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+const TOKEN_MAX_BYTES: u64 = 4096;
+
+/// Runs signed models on this device and keeps them in step with the fleet.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin-agent", version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Run the agent until SIGTERM (what the system service does).
+    Run {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Join a fleet with a claim token, once.
+    #[command(after_help = "The token is read from --token-file, from DUNLIN_CLAIM_TOKEN or from standard input,\nnever from an argument, which other users could see.\n\nExample:\n  dunlin-agent enroll --config /etc/dunlin/agent.toml < claim.token")]
+    Enroll {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// File that holds the claim token.
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+        /// Id to ask for; the server chooses one otherwise.
+        #[arg(long)]
+        device: Option<DeviceId>,
+    },
+    /// Say who this device is, what it runs and how the last update ended.
+    #[command(after_help = "Exit status: 0 the agent runs, 1 it does not or is not enrolled.")]
+    Status {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a configuration file with every key and its default.
+    DefaultConfig,
+    /// The inference worker (started by `run`).
+    #[command(hide = true)]
+    Infer(WorkerArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// Configuration file.
+    #[arg(long, default_value = "/etc/dunlin/agent.toml")]
+    config: PathBuf,
+}
+
+/// Runs the agent's command line. `prefix` is what comes before the subcommand when this binary
+/// is called again as the worker (`["agent"]` in the all-in-one binary); `args` begins with the
+/// program's name.
+pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match args.command {
+        Sub::Infer(worker) => crate::inference::main(worker),
+        Sub::DefaultConfig => {
+            print!("{}", crate::config::agent_default_toml());
+            ExitCode::SUCCESS
+        }
+        Sub::Run { config } => with_settings(&config, |settings| {
+            log_to_stderr(&settings.log_level);
+            let path = std::env::current_exe().context("own program")?;
+            let prefix = prefix.iter().map(ToString::to_string).collect();
+            runtime()?.block_on(shell::run(settings, Program { path, prefix }))?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Sub::Enroll {
+            config,
+            token_file,
+            device,
+        } => with_settings(&config, |mut settings| {
+            log_to_stderr(&settings.log_level);
+            let token = read_token(token_file.as_deref())?;
+            settings.device = device.or(settings.device);
+            let enrolled = runtime()?.block_on(crate::enroll::enroll(&settings, &token))?;
+            println!(
+                "enrolled as {} in fleet {}; broker {}:{}",
+                enrolled.device, enrolled.fleet, enrolled.mqtt_host, enrolled.mqtt_port
+            );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Sub::Status { config, json } => with_settings(&config, |s| status(&s.state_dir, json)),
+    }
+}
+
+fn with_settings(
+    config: &ConfigArg,
+    then: impl FnOnce(Settings) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    // A second call in one process finds the provider installed, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let settings = match Settings::load(&config.config) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    then(settings).unwrap_or_else(|e| {
+        eprintln!("dunlin-agent: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("runtime")
+}
+
+fn log_to_stderr(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DUNLIN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+fn read_token(file: Option<&Path>) -> anyhow::Result<ClaimToken> {
+    let text = match (file, std::env::var("DUNLIN_CLAIM_TOKEN")) {
+        (Some(path), _) => {
+            let bytes = crate::files::read_bounded(path, TOKEN_MAX_BYTES)?;
+            String::from_utf8(bytes).context("the claim token is no text")?
+        }
+        (None, Ok(text)) => text,
+        (None, Err(_)) => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(TOKEN_MAX_BYTES)
+                .read_to_string(&mut text)
+                .context("claim token from standard input")?;
+            text
+        }
+    };
+    Ok(text.parse::<ClaimToken>()?)
+}
+
+fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let identity = Identity::load(state_dir)?;
+    let state = Ledger::new(state_dir).load()?;
+    let running = is_running(state_dir);
+    let reported = state.as_ref().map(|s| s.reported(crate::VERSION));
+    if json {
+        let document = serde_json::json!({
+            "running": running,
+            "device": identity.as_ref().map(|i| &i.enrolled.device),
+            "fleet": identity.as_ref().map(|i| &i.enrolled.fleet),
+            "reported": reported,
+        });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        print_status(identity.as_ref(), state.as_ref(), reported.as_ref(), running);
+    }
+    Ok(if running && identity.is_some() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print_status(
+    identity: Option<&Identity>,
+    state: Option<&State>,
+    reported: Option<&Reported>,
+    running: bool,
+) {
+    println!("agent      {}, {}", crate::VERSION, if running { "running" } else { "not running" });
+    match identity {
+        None => println!("device     not enrolled: run `dunlin-agent enroll`"),
+        Some(i) => println!("device     {} in fleet {}", i.enrolled.device, i.enrolled.fleet),
+    }
+    let (Some(state), Some(reported)) = (state, reported) else {
+        return println!("model      none yet");
+    };
+    match &reported.active {
+        None => println!("model      none yet"),
+        Some(a) => println!("model      {} version {} ({})", a.family, a.version, a.digest.short()),
+    }
+    println!("desired    {}", state.revision);
+    let phase = match &state.phase {
+        Phase::Idle { last } => format!("idle, last update: {last:?}"),
+        Phase::Receiving { want, attempts, .. } => {
+            format!("receiving version {}, {attempts} failed attempts", want.version)
+        }
+        Phase::Trial { want, .. } => format!("golden cases of version {}", want.version),
+        Phase::Probation { want, served_ms, .. } => format!(
+            "version {} on probation for {} s",
+            want.version,
+            served_ms / 1000
+        ),
+        Phase::RollingBack { want, failure } => {
+            format!("going back from version {}: {}", want.version, failure.detail)
+        }
+    };
+    println!("update     {phase}");
+}
+
+/// Whether an agent holds the lock of this state folder.
+fn is_running(state_dir: &Path) -> bool {
+    std::fs::File::open(state_dir.join("agent.lock"))
+        .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}

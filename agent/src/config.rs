@@ -1,1 +1,598 @@
-//! (being written)
+//! Configuration: a TOML file in which every bad key is reported at once.
+//!
+//! Three types: [`Fragment`] (a file as written) → `Inputs` (every key with its default) →
+//! [`Settings`] (checked). Only settings travel.
+
+use crate::files;
+use dunlin_protocol::id::DeviceId;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+const FILE_MAX_BYTES: u64 = 64 * 1024;
+/// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
+const SOCKET_PATH_MAX_BYTES: usize = 107;
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// One thing wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Path of the key, such as `inference.window_ms`; empty for the file as a whole.
+    pub key: String,
+    /// What belongs there.
+    pub expected: String,
+    /// What is there.
+    pub got: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        write!(f, "expected {}, got {}", self.expected, self.got)
+    }
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one, wrong types first, then bad values, unknown keys last.
+    pub errors: Vec<ConfigError>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.errors.len();
+        let plural = if n == 1 { "" } else { "s" };
+        write!(f, "{}: {n} error{plural}", self.file.display())?;
+        for error in &self.errors {
+            write!(f, "\n  {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// How the worker runs models and serves them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferenceSettings {
+    /// Unix socket of the inference API, at most 107 bytes long.
+    pub socket: PathBuf,
+    /// Loopback address of the inference API, if it is to have one; port 0: any free one.
+    pub listen: Option<SocketAddr>,
+    /// Length of a telemetry window, 100 to 86,400,000 ms.
+    pub window_ms: u64,
+    /// Memory the worker may use, 16 to 1,048,576 MiB.
+    pub memory_limit_mib: u64,
+}
+
+/// How telemetry is kept until the server has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// Most space the buffer takes on disk, 1 to 65,536 MiB.
+    pub max_mib: u64,
+    /// Time between two reports of metrics, 100 to 86,400,000 ms.
+    pub metrics_every_ms: u64,
+}
+
+/// How updates are fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateSettings {
+    /// Most bandwidth taken, in KiB a second; 0: no limit.
+    pub bandwidth_kib_s: u64,
+    /// Longest time to connect, 100 to 600,000 ms.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for an answer to begin, and for its next bytes, 100 to 600,000 ms.
+    pub request_timeout_ms: u64,
+}
+
+/// What the agent runs by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Folder of everything the agent keeps.
+    pub state_dir: PathBuf,
+    /// What this device is, as targets' hardware lists name it.
+    pub hardware: String,
+    /// The id to ask for at enrolment; the server chooses one otherwise.
+    pub device: Option<DeviceId>,
+    /// Inference.
+    pub inference: InferenceSettings,
+    /// Telemetry.
+    pub telemetry: TelemetrySettings,
+    /// Updates.
+    pub update: UpdateSettings,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+}
+
+/// A configuration file as written: TOML, its keys not looked at.
+#[derive(Debug, Clone)]
+pub struct Fragment {
+    file: PathBuf,
+    table: Table,
+}
+
+/// Every key with its default, of the right type, its value not checked.
+struct Inputs {
+    state_dir: String,
+    hardware: String,
+    device: Option<String>,
+    socket: Option<String>,
+    listen: Option<String>,
+    window_ms: i64,
+    memory_limit_mib: i64,
+    max_mib: i64,
+    metrics_every_ms: i64,
+    bandwidth_kib_s: i64,
+    connect_timeout_ms: i64,
+    request_timeout_ms: i64,
+    level: String,
+}
+
+impl Settings {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let whole = |expected: &str, got: String| ConfigErrors {
+            file: path.to_owned(),
+            errors: vec![ConfigError {
+                key: String::new(),
+                expected: expected.to_owned(),
+                got,
+            }],
+        };
+        let bytes = files::read_bounded(path, FILE_MAX_BYTES)
+            .map_err(|e| whole("a readable file", e.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|e| whole("UTF-8 text", e.to_string()))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a text; `file` is for messages.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        Self::from_fragment(Fragment::parse(text, file)?)
+    }
+
+    /// Takes every default, but for the folder.
+    ///
+    /// # Errors
+    /// A folder whose path is too long for a socket in it.
+    pub fn in_folder(state_dir: &Path) -> Result<Self, ConfigErrors> {
+        let mut table = Table::new();
+        let folder = state_dir.display().to_string();
+        table.insert("state_dir".to_owned(), Value::String(folder));
+        Self::from_fragment(Fragment {
+            file: PathBuf::from("(defaults)"),
+            table,
+        })
+    }
+
+    fn from_fragment(fragment: Fragment) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader {
+            table: fragment.table,
+            errors: Vec::new(),
+        };
+        let inputs = Inputs::read(&mut reader);
+        let settings = inputs.check(&mut reader.errors);
+        reader.finish();
+        if reader.errors.is_empty() {
+            return Ok(settings);
+        }
+        Err(ConfigErrors {
+            file: fragment.file,
+            errors: reader.errors,
+        })
+    }
+}
+
+impl Fragment {
+    fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        match text.parse::<Table>() {
+            Ok(table) => Ok(Self {
+                file: file.to_owned(),
+                table,
+            }),
+            Err(e) => Err(ConfigErrors {
+                file: file.to_owned(),
+                errors: vec![ConfigError {
+                    key: String::new(),
+                    expected: "TOML".to_owned(),
+                    got: e.to_string().trim_end().to_owned(),
+                }],
+            }),
+        }
+    }
+}
+
+impl Inputs {
+    fn read(from: &mut Reader) -> Self {
+        let text = |from: &mut Reader, key, default: &str| {
+            from.text(key).unwrap_or_else(|| default.to_owned())
+        };
+        Self {
+            state_dir: text(from, "state_dir", "/var/lib/dunlin-agent"),
+            hardware: text(from, "hardware", "generic"),
+            device: from.text("device"),
+            socket: from.text("inference.socket"),
+            listen: from.text("inference.listen"),
+            window_ms: from.number("inference.window_ms", 60_000),
+            memory_limit_mib: from.number("inference.memory_limit_mib", 512),
+            max_mib: from.number("telemetry.max_mib", 64),
+            metrics_every_ms: from.number("telemetry.metrics_every_ms", 60_000),
+            bandwidth_kib_s: from.number("update.bandwidth_kib_s", 0),
+            connect_timeout_ms: from.number("update.connect_timeout_ms", 10_000),
+            request_timeout_ms: from.number("update.request_timeout_ms", 30_000),
+            level: text(from, "log.level", "info"),
+        }
+    }
+
+    fn check(self, errors: &mut Vec<ConfigError>) -> Settings {
+        let mut check = Check(errors);
+        let state_dir = check.folder("state_dir", self.state_dir);
+        let socket = match self.socket {
+            Some(path) => PathBuf::from(path),
+            None => state_dir.join("run/inference.sock"),
+        };
+        Settings {
+            hardware: check.hardware(self.hardware),
+            device: check.device(self.device),
+            inference: InferenceSettings {
+                socket: check.socket(socket),
+                listen: check.listen(self.listen),
+                window_ms: check.range("inference.window_ms", self.window_ms, 100, 86_400_000),
+                memory_limit_mib: check.range(
+                    "inference.memory_limit_mib",
+                    self.memory_limit_mib,
+                    16,
+                    1 << 20,
+                ),
+            },
+            telemetry: TelemetrySettings {
+                max_mib: check.range("telemetry.max_mib", self.max_mib, 1, 65_536),
+                metrics_every_ms: check.range(
+                    "telemetry.metrics_every_ms",
+                    self.metrics_every_ms,
+                    100,
+                    86_400_000,
+                ),
+            },
+            update: UpdateSettings {
+                bandwidth_kib_s: check.range(
+                    "update.bandwidth_kib_s",
+                    self.bandwidth_kib_s,
+                    0,
+                    1 << 32,
+                ),
+                connect_timeout_ms: check.range(
+                    "update.connect_timeout_ms",
+                    self.connect_timeout_ms,
+                    100,
+                    600_000,
+                ),
+                request_timeout_ms: check.range(
+                    "update.request_timeout_ms",
+                    self.request_timeout_ms,
+                    100,
+                    600_000,
+                ),
+            },
+            log_level: check.level(self.level),
+            state_dir,
+        }
+    }
+}
+
+/// Takes known keys out of a table; what is left over is unknown.
+struct Reader {
+    table: Table,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader {
+    fn take(&mut self, key: &str) -> Option<Value> {
+        match key.split_once('.') {
+            None => self.table.remove(key),
+            Some((section, key)) => match self.table.get_mut(section)? {
+                Value::Table(table) => table.remove(key),
+                _ => None,
+            },
+        }
+    }
+
+    fn wrong(&mut self, key: &str, expected: &str, got: &Value) {
+        self.errors.push(ConfigError {
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+            got: format!("{got} ({})", got.type_str()),
+        });
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong(key, "a string", &other);
+                None
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, default: i64) -> i64 {
+        match self.take(key) {
+            None => default,
+            Some(Value::Integer(n)) => n,
+            Some(other) => {
+                self.wrong(key, "a whole number", &other);
+                default
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        const SECTIONS: [&str; 4] = ["inference", "telemetry", "update", "log"];
+        for (key, value) in std::mem::take(&mut self.table) {
+            match value {
+                Value::Table(inner) if SECTIONS.contains(&key.as_str()) => {
+                    for (name, value) in inner {
+                        self.unknown(format!("{key}.{name}"), &value);
+                    }
+                }
+                other if SECTIONS.contains(&key.as_str()) => {
+                    self.wrong(&key, "a section", &other);
+                }
+                other => self.unknown(key, &other),
+            }
+        }
+    }
+
+    fn unknown(&mut self, key: String, value: &Value) {
+        self.errors.push(ConfigError {
+            key,
+            expected: "no such key (see the default file)".to_owned(),
+            got: format!("a {}", value.type_str()),
+        });
+    }
+}
+
+struct Check<'a>(&'a mut Vec<ConfigError>);
+
+impl Check<'_> {
+    fn wrong(&mut self, key: &str, expected: impl Into<String>, got: impl Into<String>) {
+        self.0.push(ConfigError {
+            key: key.to_owned(),
+            expected: expected.into(),
+            got: got.into(),
+        });
+    }
+
+    fn range(&mut self, key: &str, value: i64, min: u64, max: u64) -> u64 {
+        match u64::try_from(value) {
+            Ok(n) if (min..=max).contains(&n) => n,
+            _ => {
+                self.wrong(key, format!("{min} to {max}"), value.to_string());
+                min
+            }
+        }
+    }
+
+    fn folder(&mut self, key: &str, text: String) -> PathBuf {
+        let path = PathBuf::from(&text);
+        if !path.is_absolute() {
+            self.wrong(key, "an absolute path", format!("{text:?}"));
+        }
+        path
+    }
+
+    fn hardware(&mut self, text: String) -> String {
+        let allowed =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/');
+        if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+            self.wrong(
+                "hardware",
+                "1 to 64 letters, digits, '-', '_', '.', ':', '/'",
+                format!("{text:?}"),
+            );
+        }
+        text
+    }
+
+    fn device(&mut self, text: Option<String>) -> Option<DeviceId> {
+        match text?.parse() {
+            Ok(id) => Some(id),
+            Err(e) => {
+                let e: dunlin_protocol::id::IdError = e;
+                self.wrong("device", "a device id", e.to_string());
+                None
+            }
+        }
+    }
+
+    fn socket(&mut self, path: PathBuf) -> PathBuf {
+        let length = path.as_os_str().len();
+        if !path.is_absolute() || length > SOCKET_PATH_MAX_BYTES {
+            self.wrong(
+                "inference.socket",
+                format!("an absolute path of at most {SOCKET_PATH_MAX_BYTES} bytes"),
+                format!("{path:?}, {length} bytes (default: in state_dir)"),
+            );
+        }
+        path
+    }
+
+    fn listen(&mut self, text: Option<String>) -> Option<SocketAddr> {
+        let text = text?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => return Some(address),
+            // The inference API has no authentication of its own.
+            Ok(_) => self.wrong(
+                "inference.listen",
+                "a loopback address, such as 127.0.0.1:8601",
+                format!("{text:?}, which other machines can reach"),
+            ),
+            Err(_) => self.wrong(
+                "inference.listen",
+                "address and port, such as 127.0.0.1:8601",
+                format!("{text:?}"),
+            ),
+        }
+        None
+    }
+
+    fn level(&mut self, text: String) -> String {
+        if !LEVELS.contains(&text.as_str()) {
+            self.wrong("log.level", LEVELS.join(", "), format!("{text:?}"));
+        }
+        text
+    }
+}
+
+/// A configuration file with every key at its default, explained.
+#[must_use]
+pub fn agent_default_toml() -> String {
+    r#"# Dunlin's device agent. Every key is optional; the values here are the defaults.
+
+# Folder of everything the agent keeps: identity, trust, bundles, telemetry not yet sent.
+state_dir = "/var/lib/dunlin-agent"
+
+# What this device is, as bundles' hardware lists name it ("any" in a bundle fits every device).
+hardware = "generic"
+
+# The id to ask for at enrolment; without it the server chooses one.
+# device = "edge-07"
+
+[inference]
+# Unix socket of the inference API (Open Inference Protocol v2); default: in state_dir.
+# socket = "/var/lib/dunlin-agent/run/inference.sock"
+# The same API on a loopback port; off by default, other addresses are refused.
+# listen = "127.0.0.1:8601"
+# Length of a telemetry window (100 to 86400000).
+window_ms = 60000
+# Memory the inference worker may use.
+memory_limit_mib = 512
+
+[telemetry]
+# Most space that records take on disk while the server is out of reach; then the oldest go.
+max_mib = 64
+# Time between two reports of metrics.
+metrics_every_ms = 60000
+
+[update]
+# Most bandwidth a download takes, in KiB a second; 0: no limit.
+bandwidth_kib_s = 0
+# Longest time to connect.
+connect_timeout_ms = 10000
+# Longest wait for an answer to begin, and for its next bytes.
+request_timeout_ms = 30000
+
+[log]
+# error, warn, info, debug or trace.
+level = "info"
+"#
+    .to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, ConfigErrors> {
+        Settings::parse(text, Path::new("agent.toml"))
+    }
+
+    #[test]
+    fn the_default_file_says_what_no_file_says() {
+        assert_eq!(parse(&agent_default_toml()).unwrap(), parse("").unwrap());
+        // The commented keys are right as well.
+        let all: String = agent_default_toml()
+            .lines()
+            .map(|l| match l.strip_prefix("# ") {
+                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                _ => format!("{l}\n"),
+            })
+            .collect();
+        let settings = parse(&all).unwrap();
+        assert_eq!(settings.device.unwrap().as_str(), "edge-07");
+        assert_eq!(settings.inference.listen.unwrap().port(), 8601);
+        assert_eq!(
+            settings.inference.socket,
+            parse("").unwrap().inference.socket
+        );
+    }
+
+    #[test]
+    fn every_bad_key_is_reported_at_once() {
+        let errors = parse(
+            r#"
+            state_dir = "relative"
+            hardware = ""
+            device = "a/b"
+            colour = "green"
+            log = 3
+            [inference]
+            socket = "/s"
+            listen = "0.0.0.0:80"
+            window_ms = 99
+            memory_limit_mib = "much"
+            threads = 4
+            [telemetry]
+            max_mib = 0
+            metrics_every_ms = -1
+            [update]
+            bandwidth_kib_s = -5
+            connect_timeout_ms = 1.5
+            request_timeout_ms = 9999999
+            "#,
+        )
+        .unwrap_err();
+        let keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+        assert_eq!(
+            keys,
+            [
+                "inference.memory_limit_mib",
+                "update.connect_timeout_ms",
+                "state_dir",
+                "hardware",
+                "device",
+                "inference.listen",
+                "inference.window_ms",
+                "telemetry.max_mib",
+                "telemetry.metrics_every_ms",
+                "update.bandwidth_kib_s",
+                "update.request_timeout_ms",
+                "colour",
+                "inference.threads",
+                "log",
+            ]
+        );
+        let text = errors.to_string();
+        assert!(text.starts_with("agent.toml: 14 errors\n"), "{text}");
+        assert!(
+            text.contains("inference.window_ms: expected 100 to 86400000, got 99"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn syntax_errors_missing_files_and_long_paths_are_named() {
+        assert!(
+            parse("a = = 1")
+                .unwrap_err()
+                .to_string()
+                .contains("expected TOML")
+        );
+        let missing = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+        assert!(missing.to_string().contains("/nonexistent/agent.toml"));
+        let long = Settings::in_folder(&Path::new("/").join("x".repeat(120))).unwrap_err();
+        assert_eq!(long.errors[0].key, "inference.socket");
+    }
+}

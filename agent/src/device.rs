@@ -181,7 +181,7 @@ pub enum Event {
         /// Why.
         detail: String,
     },
-    /// The worker died and is started again.
+    /// The worker died; the shell starts another and has it serve [`State::serving`].
     WorkerDied {
         /// Exit status in words.
         detail: String,
@@ -628,10 +628,8 @@ impl Step {
                 rolled = Some(format!("the worker died {deaths} times, last: {detail}"));
             }
         }
-        match (rolled, self.state.serving()) {
-            (Some(detail), _) => self.roll_back(Failure::new("crash_loop", detail)),
-            (None, Some(slot)) => self.effects.push(Effect::Serve { slot }),
-            (None, None) => {}
+        if let Some(detail) = rolled {
+            self.roll_back(Failure::new("crash_loop", detail));
         }
     }
 

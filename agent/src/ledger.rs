@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "dunlin.ledger/1";
-const LEDGER_MAX_BYTES: usize = 256 * 1024;
+const LEDGER_MAX_BYTES: u64 = 256 * 1024;
 
 /// Why the ledger cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -1,1 +1,291 @@
-//! (being written)
+//! The child process that runs models: started, spoken to, watched, started again.
+
+use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker, TrialReport};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
+
+const QUEUE: usize = 256;
+/// A trial loads a model and runs its golden cases.
+const TRIAL_TIMEOUT_MS: u64 = 120_000;
+const DRAIN_TIMEOUT_MS: u64 = 10_000;
+/// A worker that dies at once is started again no faster than this.
+const RESTART_MIN_MS: u64 = 250;
+const RESTART_MAX_MS: u64 = 10_000;
+/// A worker that lived this long counts as healthy again.
+const HEALTHY_MS: u128 = 30_000;
+
+/// How the worker is started.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The binary that understands `infer`.
+    pub program: PathBuf,
+    /// Arguments before `infer` (the all-in-one binary needs `agent`).
+    pub prefix: Vec<String>,
+    /// Unix socket for applications.
+    pub socket: PathBuf,
+    /// Loopback address for applications.
+    pub listen: Option<std::net::SocketAddr>,
+    /// Length of a drift window in milliseconds.
+    pub window_ms: u64,
+    /// Most memory the worker may map, in bytes.
+    pub memory_limit_bytes: u64,
+}
+
+/// What the worker does.
+#[derive(Debug)]
+pub enum WorkerEvent {
+    /// It speaks.
+    Says(FromWorker),
+    /// It is gone and will be started again.
+    Died(String),
+    /// A new one was started; it serves nothing yet.
+    Started,
+}
+
+/// The supervisor's end of the worker.
+#[derive(Clone)]
+pub struct Worker {
+    say: mpsc::Sender<Order>,
+}
+
+enum Order {
+    Say(ToWorker),
+    Restart,
+}
+
+impl Worker {
+    /// Tells the worker something; lost if it dies meanwhile (its owner tells the next one again).
+    pub async fn say(&self, message: ToWorker) {
+        let _ = self.say.send(Order::Say(message)).await;
+    }
+
+    /// Ends the worker and starts an empty one.
+    pub async fn restart(&self) {
+        let _ = self.say.send(Order::Restart).await;
+    }
+}
+
+/// Starts the worker and keeps it running until every [`Worker`] handle is dropped; it is drained
+/// then, and the returned receiver ends after its last word.
+#[must_use]
+pub fn start(settings: WorkerSettings) -> (Worker, mpsc::Receiver<WorkerEvent>) {
+    let (say, orders) = mpsc::channel(QUEUE);
+    let (events, event_rx) = mpsc::channel(QUEUE);
+    tokio::spawn(keep_running(settings, orders, events));
+    (Worker { say }, event_rx)
+}
+
+async fn keep_running(
+    settings: WorkerSettings,
+    mut orders: mpsc::Receiver<Order>,
+    events: mpsc::Sender<WorkerEvent>,
+) {
+    let mut quick_deaths = 0_u32;
+    loop {
+        let born = std::time::Instant::now();
+        let died = match spawn(&settings) {
+            Ok((child, stdin, stdout)) => {
+                if events.send(WorkerEvent::Started).await.is_err() {
+                    return;
+                }
+                match one_life(child, stdin, stdout, &mut orders, &events).await {
+                    Life::Drained => return,
+                    Life::Restarted => {
+                        quick_deaths = 0;
+                        continue;
+                    }
+                    Life::Died(how) => how,
+                }
+            }
+            Err(e) => format!("cannot start {}: {e}", settings.program.display()),
+        };
+        if events.send(WorkerEvent::Died(died)).await.is_err() {
+            return;
+        }
+        quick_deaths = if born.elapsed().as_millis() > HEALTHY_MS {
+            0
+        } else {
+            quick_deaths.saturating_add(1)
+        };
+        let wait = RESTART_MIN_MS
+            .saturating_mul(1 << quick_deaths.saturating_sub(1).min(8))
+            .min(RESTART_MAX_MS);
+        let wait = tokio::time::sleep(Duration::from_millis(wait));
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => break,
+                order = orders.recv() => if order.is_none() { return },
+            }
+        }
+    }
+}
+
+enum Life {
+    Drained,
+    Restarted,
+    Died(String),
+}
+
+fn base_command(settings: &WorkerSettings) -> Command {
+    let mut command = Command::new(&settings.program);
+    command
+        .args(&settings.prefix)
+        .arg("infer")
+        .arg("--memory-limit-bytes")
+        .arg(settings.memory_limit_bytes.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+fn spawn(settings: &WorkerSettings) -> std::io::Result<(Child, ChildStdin, ChildStdout)> {
+    let mut command = base_command(settings);
+    command
+        .arg("--socket")
+        .arg(&settings.socket)
+        .arg("--window-ms")
+        .arg(settings.window_ms.to_string());
+    if let Some(listen) = settings.listen {
+        command.arg("--listen").arg(listen.to_string());
+    }
+    let mut child = command.spawn()?;
+    match (child.stdin.take(), child.stdout.take()) {
+        (Some(stdin), Some(stdout)) => Ok((child, stdin, stdout)),
+        _ => Err(std::io::Error::other("the worker has no pipes")),
+    }
+}
+
+async fn one_life(
+    mut child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    orders: &mut mpsc::Receiver<Order>,
+    events: &mpsc::Sender<WorkerEvent>,
+) -> Life {
+    let mut stdin = stdin;
+    // Reading is a task of its own, so that a line is never cut by the select below.
+    let (line_tx, mut lines) = mpsc::channel(QUEUE);
+    tokio::spawn(read_lines(stdout, line_tx));
+    let mut drain: Option<Life> = None;
+    let deadline = tokio::time::sleep(Duration::from_secs(u64::MAX >> 32));
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            line = lines.recv() => match line {
+                Some(Ok(said)) => {
+                    if events.send(WorkerEvent::Says(said)).await.is_err() {
+                        return Life::Drained;
+                    }
+                }
+                Some(Err(problem)) => {
+                    let _ = child.kill().await;
+                    return Life::Died(problem);
+                }
+                None => {
+                    let how = ended(&mut child).await;
+                    return drain.unwrap_or(Life::Died(how));
+                }
+            },
+            order = orders.recv(), if drain.is_none() => {
+                let (message, last) = match order {
+                    Some(Order::Say(message)) => (message, None),
+                    Some(Order::Restart) => (ToWorker::Drain, Some(Life::Restarted)),
+                    None => (ToWorker::Drain, Some(Life::Drained)),
+                };
+                if last.is_some() {
+                    deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(DRAIN_TIMEOUT_MS));
+                    drain = last;
+                }
+                // A worker that cannot be written to is dying; its end is seen above.
+                let _ = write_line(&mut stdin, &message).await;
+            }
+            () = &mut deadline => {
+                let _ = child.kill().await;
+                return drain.unwrap_or(Life::Died("did not drain".to_owned()));
+            }
+        }
+    }
+}
+
+async fn ended(child: &mut Child) -> String {
+    match tokio::time::timeout(Duration::from_secs(2), child.wait()).await {
+        Ok(Ok(status)) => in_words(status),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => {
+            let _ = child.kill().await;
+            "closed its pipe and went on running: killed".to_owned()
+        }
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+async fn write_line(stdin: &mut ChildStdin, message: &ToWorker) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stdin.write_all(&line).await?;
+    stdin.flush().await
+}
+
+async fn read_lines(stdout: ChildStdout, to: mpsc::Sender<Result<FromWorker, String>>) {
+    let mut reader = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        let max = u64::try_from(LINE_MAX_BYTES).unwrap_or(u64::MAX);
+        let read = (&mut reader).take(max).read_until(b'\n', &mut line).await;
+        let said = match read {
+            Ok(0) => return,
+            Ok(_) if line.last() != Some(&b'\n') && line.len() >= LINE_MAX_BYTES => {
+                Err(format!("the worker wrote a line of over {LINE_MAX_BYTES} bytes"))
+            }
+            // The worker died in the middle of a line.
+            Ok(_) if line.last() != Some(&b'\n') => return,
+            Ok(_) => serde_json::from_slice(&line)
+                .map_err(|e| format!("the worker wrote what is no message: {e}")),
+            Err(e) => Err(format!("reading from the worker: {e}")),
+        };
+        let last = said.is_err();
+        if to.send(said).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Runs the golden cases of a staged bundle in a process of its own, with a memory limit: a model
+/// that eats the machine takes neither the supervisor nor the serving worker along.
+pub async fn trial(settings: &WorkerSettings, slot: &Path) -> TrialReport {
+    let failed = |detail: String| TrialReport::Failed {
+        code: "trial".to_owned(),
+        detail,
+    };
+    let child = base_command(settings).arg("--trial").arg(slot).spawn();
+    let child = match child {
+        Ok(child) => child,
+        Err(e) => return failed(format!("cannot start {}: {e}", settings.program.display())),
+    };
+    let run = child.wait_with_output();
+    match tokio::time::timeout(Duration::from_millis(TRIAL_TIMEOUT_MS), run).await {
+        Err(_) => failed(format!("not finished after {TRIAL_TIMEOUT_MS} ms: killed")),
+        Ok(Err(e)) => failed(e.to_string()),
+        Ok(Ok(output)) if !output.status.success() => failed(format!(
+            "the trial process died: {} (memory limit {} bytes)",
+            in_words(output.status),
+            settings.memory_limit_bytes
+        )),
+        Ok(Ok(output)) => serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| failed(format!("the trial wrote what is no report: {e}"))),
+    }
+}

@@ -68,7 +68,9 @@ pub struct Period {
 
 impl Period {
     fn outputs_total(&self) -> u64 {
-        self.outputs.iter().fold(0, |total, count| total.saturating_add(*count))
+        self.outputs
+            .iter()
+            .fold(0, |total, count| total.saturating_add(*count))
     }
 
     /// Inferences with both confidence and class, which is what both metrics need.
@@ -159,7 +161,13 @@ pub struct Shortage {
 
 impl Shortage {
     fn sentence(&self) -> String {
-        let Self { device, before, after, needed, .. } = self;
+        let Self {
+            device,
+            before,
+            after,
+            needed,
+            ..
+        } = self;
         if *before == 0 {
             format!("{device} has no inferences on the version before")
         } else if before < needed {
@@ -193,7 +201,10 @@ pub fn judge(policy: &GatePolicy, input: &GateInput) -> Verdict {
         verdict.reason = reason;
         return verdict;
     }
-    let seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+    let seed = digest
+        .iter()
+        .take(8)
+        .fold(0, |seed, byte| seed << 8 | u64::from(*byte));
     let alpha = policy.alpha.divided_by(METRICS);
     let metrics = [
         Metric {
@@ -209,10 +220,19 @@ pub fn judge(policy: &GatePolicy, input: &GateInput) -> Verdict {
             change: |device| mix_distance_nano(&device.before.outputs, &device.after.outputs),
         },
     ];
-    verdict.metrics =
-        metrics.iter().map(|metric| metric.compare(&canaries, &controls, alpha, seed)).collect();
-    let is_stop = verdict.metrics.iter().any(|m| m.is_significant && m.is_beyond_margin);
-    verdict.decision = if is_stop { Decision::Stop } else { Decision::Pass };
+    verdict.metrics = metrics
+        .iter()
+        .map(|metric| metric.compare(&canaries, &controls, alpha, seed))
+        .collect();
+    let is_stop = verdict
+        .metrics
+        .iter()
+        .any(|m| m.is_significant && m.is_beyond_margin);
+    verdict.decision = if is_stop {
+        Decision::Stop
+    } else {
+        Decision::Pass
+    };
     verdict.reason = reason(&verdict);
     verdict
 }
@@ -224,9 +244,17 @@ fn sorted(samples: &[DeviceSample]) -> Vec<&DeviceSample> {
 }
 
 fn sort_key(sample: &DeviceSample) -> (&str, [u64; 4], [&[u64]; 2]) {
-    let DeviceSample { device, before, after } = sample;
-    let sums =
-        [before.inferences, before.confidence_sum_micro, after.inferences, after.confidence_sum_micro];
+    let DeviceSample {
+        device,
+        before,
+        after,
+    } = sample;
+    let sums = [
+        before.inferences,
+        before.confidence_sum_micro,
+        after.inferences,
+        after.confidence_sum_micro,
+    ];
     (device, sums, [&before.outputs, &after.outputs])
 }
 
@@ -243,7 +271,13 @@ fn split(
         if before >= needed && after >= needed {
             enough.push(sample);
         } else {
-            short.push(Shortage { device: sample.device.clone(), is_canary, before, after, needed });
+            short.push(Shortage {
+                device: sample.device.clone(),
+                is_canary,
+                before,
+                after,
+                needed,
+            });
         }
     }
     (enough, short)
@@ -255,14 +289,23 @@ fn why_hold(policy: &GatePolicy, input: &GateInput, verdict: &Verdict) -> Option
         *seen.entry(&sample.device).or_default() += 1;
     }
     if let Some((device, times)) = seen.iter().find(|(_, times)| **times > 1) {
-        return Some(format!("{device} is in the comparison {times} times, expected once"));
+        return Some(format!(
+            "{device} is in the comparison {times} times, expected once"
+        ));
     }
     let given = input.canaries.len() as u64;
     if given < u64::from(policy.min_canaries) {
-        return Some(format!("{given} canaries, the policy needs {}", policy.min_canaries));
+        return Some(format!(
+            "{given} canaries, the policy needs {}",
+            policy.min_canaries
+        ));
     }
-    let short: Vec<String> =
-        verdict.shortages.iter().filter(|s| s.is_canary).map(Shortage::sentence).collect();
+    let short: Vec<String> = verdict
+        .shortages
+        .iter()
+        .filter(|s| s.is_canary)
+        .map(Shortage::sentence)
+        .collect();
     if !short.is_empty() {
         return Some(format!("canary {}", name_some(&short, "; ")));
     }
@@ -285,7 +328,12 @@ fn why_hold(policy: &GatePolicy, input: &GateInput, verdict: &Verdict) -> Option
 
 /// Joins the first few texts and says how many more there are.
 pub(crate) fn name_some(texts: &[String], separator: &str) -> String {
-    let named = texts.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(separator);
+    let named = texts
+        .iter()
+        .take(NAMED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(separator);
     match texts.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named}{separator}and {more} more"),
@@ -297,7 +345,11 @@ pub(crate) fn name_some(texts: &[String], separator: &str) -> String {
 /// The difference of a class's two shares is about normal with variance p(1−p)(1/A+1/B), whose
 /// mean absolute value is √(2/π) standard deviations.
 fn mix_distance_nano(before: &[u64], after: &[u64]) -> i64 {
-    let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let total = |counts: &[u64]| {
+        counts
+            .iter()
+            .fold(0_u64, |sum, count| sum.saturating_add(*count))
+    };
     let (size_before, size_after) = (u128::from(total(before)), u128::from(total(after)));
     if size_before == 0 || size_after == 0 {
         return 0;
@@ -336,9 +388,11 @@ impl Metric {
         alpha: Ratio,
         seed: u64,
     ) -> MetricVerdict {
-        let changes = |samples: &[&DeviceSample]| samples.iter().map(|s| (self.change)(s)).collect();
+        let changes =
+            |samples: &[&DeviceSample]| samples.iter().map(|s| (self.change)(s)).collect();
         let (canary, control): (Vec<i64>, Vec<i64>) = (changes(canaries), changes(controls));
-        let as_falls = |values: &[i64]| values.iter().map(|v| -self.worse * v).collect::<Vec<i64>>();
+        let as_falls =
+            |values: &[i64]| values.iter().map(|v| -self.worse * v).collect::<Vec<i64>>();
         let test = permutation::falls(&as_falls(&canary), &as_falls(&control), seed);
         let (canary_mean, control_mean) = (mean(&canary), mean(&control));
         let effect = canary_mean - control_mean;
@@ -365,7 +419,10 @@ fn mean(values: &[i64]) -> i64 {
 }
 
 /// 10⁻⁹ as a plain number.
-#[allow(clippy::cast_precision_loss, reason = "changes are at most 1 and so below 2^53 nano")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "changes are at most 1 and so below 2^53 nano"
+)]
 fn plain(nano: i64) -> f64 {
     nano as f64 / NANO as f64
 }
@@ -373,7 +430,11 @@ fn plain(nano: i64) -> f64 {
 fn reason(verdict: &Verdict) -> String {
     let (canaries, controls) = (verdict.canaries.len(), verdict.controls.len());
     let metric = |m: &MetricVerdict| {
-        let name = if m.name == "confidence" { "confidence" } else { "output mix" };
+        let name = if m.name == "confidence" {
+            "confidence"
+        } else {
+            "output mix"
+        };
         format!(
             "{name} {:+.3} against {:+.3} (effect {:+.3}, margin {:.2}, p {} {} {})",
             m.canary_mean,
@@ -387,8 +448,15 @@ fn reason(verdict: &Verdict) -> String {
     };
     let metrics: Vec<String> = verdict.metrics.iter().map(metric).collect();
     let left_out = verdict.shortages.len();
-    let without = if left_out == 0 { String::new() } else { format!(", {left_out} controls left out") };
-    format!("{canaries} canaries against {controls} controls{without}: {}", metrics.join("; "))
+    let without = if left_out == 0 {
+        String::new()
+    } else {
+        format!(", {left_out} controls left out")
+    };
+    format!(
+        "{canaries} canaries against {controls} controls{without}: {}",
+        metrics.join("; ")
+    )
 }
 
 /// SHA-256 over the samples in canonical order, every number and length 8 bytes big-endian.
@@ -404,7 +472,10 @@ fn digest(input: &GateInput) -> [u8; 32] {
                 hash.update(period.inferences.to_be_bytes());
                 hash.update(period.confidence_sum_micro.to_be_bytes());
                 hash.update((period.outputs.len() as u64).to_be_bytes());
-                period.outputs.iter().for_each(|count| hash.update(count.to_be_bytes()));
+                period
+                    .outputs
+                    .iter()
+                    .for_each(|count| hash.update(count.to_be_bytes()));
             }
         }
     }

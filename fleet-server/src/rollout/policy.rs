@@ -120,7 +120,11 @@ pub struct GatePolicy {
 
 fn default_stages() -> Vec<Stage> {
     let soak_ms = 600_000;
-    let stage = |name: &str, size| Stage { name: name.to_owned(), size, soak_ms };
+    let stage = |name: &str, size| Stage {
+        name: name.to_owned(),
+        size,
+        soak_ms,
+    };
     vec![
         stage("canary", StageSize::Count(3)),
         stage("half", StageSize::Percent(Ratio::percent(50))),
@@ -194,7 +198,10 @@ struct Problems(Vec<PolicyProblem>);
 impl Problems {
     fn check(&mut self, holds: bool, field: impl Into<String>, problem: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(PolicyProblem { field: field.into(), problem: problem() });
+            self.0.push(PolicyProblem {
+                field: field.into(),
+                problem: problem(),
+            });
         }
     }
 }
@@ -225,7 +232,11 @@ impl Policy {
         });
         if !takes_everyone {
             let soak_ms = stages.last().map_or(0, |stage| stage.soak_ms);
-            stages.push(Stage { name: REST.to_owned(), size: StageSize::Rest, soak_ms });
+            stages.push(Stage {
+                name: REST.to_owned(),
+                size: StageSize::Rest,
+                soak_ms,
+            });
         }
         stages
     }
@@ -236,25 +247,45 @@ impl Policy {
     /// Every problem at once.
     pub fn validate(&self) -> Result<(), PolicyError> {
         let mut problems = Problems::default();
-        problems.check((1..=STAGES_MAX).contains(&self.stages.len()), "stages", || {
-            format!("expected 1 to {STAGES_MAX} stages, got {}", self.stages.len())
-        });
+        problems.check(
+            (1..=STAGES_MAX).contains(&self.stages.len()),
+            "stages",
+            || {
+                format!(
+                    "expected 1 to {STAGES_MAX} stages, got {}",
+                    self.stages.len()
+                )
+            },
+        );
         self.check_stages(&mut problems);
         let (success, error) = (self.success.0, self.error.0);
-        problems.check(success > Ratio::ZERO && success <= Ratio::ONE, "success", || {
-            format!("expected more than 0 and at most 1, got {success}")
-        });
+        problems.check(
+            success > Ratio::ZERO && success <= Ratio::ONE,
+            "success",
+            || format!("expected more than 0 and at most 1, got {success}"),
+        );
         problems.check(error < Ratio::ONE, "error", || {
             format!("expected less than 1, got {error}: no number of errors would stop the rollout")
         });
         let silence_range = SILENCE_MS_MIN..=DURATION_MS_MAX;
-        problems.check(silence_range.contains(&self.silence_ms), "silence_ms", || {
-            format!("expected {SILENCE_MS_MIN} to {DURATION_MS_MAX} ms, got {}", self.silence_ms)
-        });
+        problems.check(
+            silence_range.contains(&self.silence_ms),
+            "silence_ms",
+            || {
+                format!(
+                    "expected {SILENCE_MS_MIN} to {DURATION_MS_MAX} ms, got {}",
+                    self.silence_ms
+                )
+            },
+        );
         if let Some(gate) = &self.gate {
             self.check_gate(gate, &mut problems);
         }
-        if problems.0.is_empty() { Ok(()) } else { Err(PolicyError(problems.0)) }
+        if problems.0.is_empty() {
+            Ok(())
+        } else {
+            Err(PolicyError(problems.0))
+        }
     }
 
     fn check_stages(&self, problems: &mut Problems) {
@@ -270,22 +301,33 @@ impl Policy {
             problems.check(names.insert(&stage.name), field("name"), || {
                 format!("{:?} names two stages", stage.name)
             });
-            problems.check(stage.name != REST || stage.size == StageSize::Rest, field("name"), || {
-                format!("{REST:?} is kept for a stage of size \"rest\"")
-            });
+            problems.check(
+                stage.name != REST || stage.size == StageSize::Rest,
+                field("name"),
+                || format!("{REST:?} is kept for a stage of size \"rest\""),
+            );
             problems.check(stage.soak_ms <= DURATION_MS_MAX, field("soak_ms"), || {
-                format!("expected at most {DURATION_MS_MAX} ms, got {}", stage.soak_ms)
+                format!(
+                    "expected at most {DURATION_MS_MAX} ms, got {}",
+                    stage.soak_ms
+                )
             });
             match stage.size {
                 StageSize::Count(count) => {
-                    problems.check(count > 0, field("size"), || "a count must be at least 1".to_owned());
+                    problems.check(count > 0, field("size"), || {
+                        "a count must be at least 1".to_owned()
+                    });
                 }
                 StageSize::Percent(share) => {
-                    problems.check(share > Ratio::ZERO && share <= Ratio::ONE, field("size"), || {
-                        format!("expected more than 0 % and at most 100 %, got {share}")
-                    });
+                    problems.check(
+                        share > Ratio::ZERO && share <= Ratio::ONE,
+                        field("size"),
+                        || format!("expected more than 0 % and at most 100 %, got {share}"),
+                    );
                     problems.check(share > reached, field("size"), || {
-                        format!("{share} adds no device: an earlier stage already reaches {reached}")
+                        format!(
+                            "{share} adds no device: an earlier stage already reaches {reached}"
+                        )
                     });
                     reached = reached.max(share);
                 }
@@ -297,23 +339,37 @@ impl Policy {
     }
 
     fn check_gate(&self, gate: &GatePolicy, problems: &mut Problems) {
-        problems.check(gate.alpha > Ratio::ZERO && gate.alpha <= Ratio::percent(50), "gate.alpha", || {
-            format!("expected more than 0 and at most 1/2, got {}", gate.alpha)
-        });
-        problems.check(gate.min_canaries >= CANARIES_MIN, "gate.min_canaries", || {
-            format!("expected at least {CANARIES_MIN}, got {}", gate.min_canaries)
-        });
+        problems.check(
+            gate.alpha > Ratio::ZERO && gate.alpha <= Ratio::percent(50),
+            "gate.alpha",
+            || format!("expected more than 0 and at most 1/2, got {}", gate.alpha),
+        );
+        problems.check(
+            gate.min_canaries >= CANARIES_MIN,
+            "gate.min_canaries",
+            || {
+                format!(
+                    "expected at least {CANARIES_MIN}, got {}",
+                    gate.min_canaries
+                )
+            },
+        );
         problems.check(gate.min_inferences >= 1, "gate.min_inferences", || {
             "expected at least 1, got 0: a gate without data would pass everything".to_owned()
         });
-        for (field, margin) in
-            [("gate.confidence_margin", gate.confidence_margin), ("gate.mix_margin", gate.mix_margin)]
-        {
+        for (field, margin) in [
+            ("gate.confidence_margin", gate.confidence_margin),
+            ("gate.mix_margin", gate.mix_margin),
+        ] {
             problems.check((0.0..=1.0).contains(&margin), field, || {
                 format!("expected 0 to 1, got {margin}")
             });
         }
-        if let Some(Stage { size: StageSize::Count(count), .. }) = self.stages.first() {
+        if let Some(Stage {
+            size: StageSize::Count(count),
+            ..
+        }) = self.stages.first()
+        {
             problems.check(*count >= gate.min_canaries, "stages[0].size", || {
                 format!(
                     "{count} devices can never satisfy gate.min_canaries = {}: the gate would hold for ever",
@@ -328,7 +384,9 @@ impl Policy {
     /// cannot decide holds for ever.
     #[must_use]
     pub fn check_feasible(&self, stage_sizes: &[u32]) -> Vec<PolicyProblem> {
-        let Some(gate) = &self.gate else { return Vec::new() };
+        let Some(gate) = &self.gate else {
+            return Vec::new();
+        };
         let total: u32 = stage_sizes.iter().sum();
         let mut problems = Problems::default();
         let mut canaries = 0;
@@ -340,7 +398,10 @@ impl Policy {
             }
             let field = || format!("stages[{index}].size");
             problems.check(canaries >= gate.min_canaries, field(), || {
-                format!("the gate needs {} canaries, the stage brings {canaries}", gate.min_canaries)
+                format!(
+                    "the gate needs {} canaries, the stage brings {canaries}",
+                    gate.min_canaries
+                )
             });
             let smallest = permutation::smallest_p(canaries.into(), controls.into());
             let alpha = gate.alpha.divided_by(2);
@@ -361,7 +422,11 @@ mod tests {
     use super::*;
 
     fn stage(name: &str, size: StageSize) -> Stage {
-        Stage { name: name.to_owned(), size, soak_ms: 1000 }
+        Stage {
+            name: name.to_owned(),
+            size,
+            soak_ms: 1000,
+        }
     }
 
     #[test]
@@ -370,7 +435,10 @@ mod tests {
         policy.validate().unwrap();
         let json = serde_json::to_string(&policy).unwrap();
         assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
-        assert_eq!(serde_json::from_str::<Policy>("{\"seed\":7}").unwrap(), policy);
+        assert_eq!(
+            serde_json::from_str::<Policy>("{\"seed\":7}").unwrap(),
+            policy
+        );
         assert!(serde_json::from_str::<Policy>("{\"seed\":7,\"sucess\":\"1/2\"}").is_err());
     }
 
@@ -379,8 +447,17 @@ mod tests {
         let mut policy = Policy::with_seed(7);
         assert_eq!(policy.effective_stages().len(), 3);
         policy.stages.pop();
-        assert_eq!(policy.effective_stages()[2], Stage { name: REST.into(), size: StageSize::Rest, soak_ms: 600_000 });
-        policy.stages.push(stage("all", StageSize::Percent(Ratio::ONE)));
+        assert_eq!(
+            policy.effective_stages()[2],
+            Stage {
+                name: REST.into(),
+                size: StageSize::Rest,
+                soak_ms: 600_000
+            }
+        );
+        policy
+            .stages
+            .push(stage("all", StageSize::Percent(Ratio::ONE)));
         assert_eq!(policy.effective_stages().len(), 3);
     }
 
@@ -406,13 +483,29 @@ mod tests {
             seed: 1,
         };
         let error = policy.validate().unwrap_err();
-        let fields: Vec<&str> = error.0.iter().map(|problem| problem.field.as_str()).collect();
+        let fields: Vec<&str> = error
+            .0
+            .iter()
+            .map(|problem| problem.field.as_str())
+            .collect();
         assert_eq!(
             fields,
             [
-                "stages[0].size", "stages[1].name", "stages[1].size", "stages[2].size", "stages[3].name",
-                "stages[3].size", "success", "error", "silence_ms", "gate.alpha", "gate.min_canaries",
-                "gate.min_inferences", "gate.confidence_margin", "gate.mix_margin", "stages[0].size",
+                "stages[0].size",
+                "stages[1].name",
+                "stages[1].size",
+                "stages[2].size",
+                "stages[3].name",
+                "stages[3].size",
+                "success",
+                "error",
+                "silence_ms",
+                "gate.alpha",
+                "gate.min_canaries",
+                "gate.min_inferences",
+                "gate.confidence_margin",
+                "gate.mix_margin",
+                "stages[0].size",
             ]
         );
     }

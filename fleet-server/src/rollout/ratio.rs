@@ -31,7 +31,9 @@ pub enum RatioError {
         den: u32,
     },
     /// Not of the form `1/50`, `50%` or `12.5%`.
-    #[error("ratio {text:?}: expected a fraction such as \"1/50\" or a percentage such as \"50%\" or \"12.5%\"")]
+    #[error(
+        "ratio {text:?}: expected a fraction such as \"1/50\" or a percentage such as \"50%\" or \"12.5%\""
+    )]
     Syntax {
         /// The text, cut to 32 characters.
         text: String,
@@ -81,7 +83,10 @@ impl Ratio {
         while b != 0 {
             (a, b) = (b, a % b);
         }
-        Self { num: num / a, den: den / a }
+        Self {
+            num: num / a,
+            den: den / a,
+        }
     }
 
     /// The numerator in lowest terms.
@@ -166,7 +171,9 @@ impl FromStr for Ratio {
     type Err = RatioError;
 
     fn from_str(text: &str) -> Result<Self, RatioError> {
-        let syntax = || RatioError::Syntax { text: text.chars().take(TEXT_BYTES_MAX).collect() };
+        let syntax = || RatioError::Syntax {
+            text: text.chars().take(TEXT_BYTES_MAX).collect(),
+        };
         if text.len() > TEXT_BYTES_MAX {
             return Err(syntax());
         }
@@ -181,8 +188,15 @@ impl FromStr for Ratio {
             return Err(syntax());
         }
         let scale = 10_u32.pow(u32::try_from(decimals.len()).unwrap_or(0));
-        let fraction = if decimals.is_empty() { 0 } else { whole(decimals).ok_or_else(syntax)? };
-        let num = whole(units).ok_or_else(syntax)?.checked_mul(scale).ok_or_else(syntax)?;
+        let fraction = if decimals.is_empty() {
+            0
+        } else {
+            whole(decimals).ok_or_else(syntax)?
+        };
+        let num = whole(units)
+            .ok_or_else(syntax)?
+            .checked_mul(scale)
+            .ok_or_else(syntax)?;
         Self::new(num.checked_add(fraction).ok_or_else(syntax)?, 100 * scale)
     }
 }
@@ -210,7 +224,9 @@ impl PartialSchema for Ratio {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .description(Some("Exact ratio: a fraction such as 1/50 or a percentage such as 50%"))
+            .description(Some(
+                "Exact ratio: a fraction such as 1/50 or a percentage such as 50%",
+            ))
             .examples(["1/50", "50%"])
             .into()
     }
@@ -226,23 +242,41 @@ mod tests {
 
     #[test]
     fn reads_fractions_and_percentages() {
-        for (text, num, den) in
-            [("1/50", 1, 50), ("50%", 1, 2), ("12.5%", 1, 8), ("2/100", 1, 50), ("0%", 0, 1)]
-        {
+        for (text, num, den) in [
+            ("1/50", 1, 50),
+            ("50%", 1, 2),
+            ("12.5%", 1, 8),
+            ("2/100", 1, 50),
+            ("0%", 0, 1),
+        ] {
             let ratio: Ratio = text.parse().unwrap();
             assert_eq!((ratio.num(), ratio.den()), (num, den), "{text}");
         }
-        assert_eq!(serde_json::to_string(&Ratio::percent(2)).unwrap(), "\"1/50\"");
-        assert_eq!(serde_json::from_str::<Ratio>("\"10%\"").unwrap(), Ratio::percent(10));
+        assert_eq!(
+            serde_json::to_string(&Ratio::percent(2)).unwrap(),
+            "\"1/50\""
+        );
+        assert_eq!(
+            serde_json::from_str::<Ratio>("\"10%\"").unwrap(),
+            Ratio::percent(10)
+        );
     }
 
     #[test]
     fn refuses_what_is_not_a_ratio() {
-        for text in ["", "%", "1/", "/2", "+1/2", "-1/2", "1.%", ".5%", "0.5", "1/2/3", "1.23456%"] {
+        for text in [
+            "", "%", "1/", "/2", "+1/2", "-1/2", "1.%", ".5%", "0.5", "1/2/3", "1.23456%",
+        ] {
             assert!(text.parse::<Ratio>().is_err(), "{text}");
         }
-        assert_eq!("1/0".parse::<Ratio>(), Err(RatioError::ZeroDenominator { num: 1 }));
-        assert!(matches!("1/2000000".parse::<Ratio>(), Err(RatioError::TooLarge { .. })));
+        assert_eq!(
+            "1/0".parse::<Ratio>(),
+            Err(RatioError::ZeroDenominator { num: 1 })
+        );
+        assert!(matches!(
+            "1/2000000".parse::<Ratio>(),
+            Err(RatioError::TooLarge { .. })
+        ));
         assert!("9".repeat(4000).parse::<Ratio>().is_err());
     }
 

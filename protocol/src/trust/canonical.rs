@@ -199,7 +199,7 @@ mod tests {
             ("18446744073709551616", "not a 64-bit integer"),
             ("{} {}", "trailing characters"),
             ("{\"a\":", "EOF"),
-            ("\"\\ud800\"", "surrogate"),
+            ("\"\\ud800\"", "hex escape"),
             ("", "EOF"),
         ] {
             let message = parse(bad.as_bytes()).unwrap_err().to_string();

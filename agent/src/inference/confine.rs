@@ -1,0 +1,53 @@
+//! What the worker gives up before it reads its first byte of a model.
+
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::set_no_new_privs;
+
+/// A restriction that the kernel refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cannot confine the inference worker: {what}: {errno}")]
+pub struct ConfineError {
+    what: &'static str,
+    errno: Errno,
+}
+
+/// Confines this process for good: no new privileges, no core dump (it would hold weights and
+/// samples), death with the supervisor, and at most `memory_limit_bytes` of private writable memory.
+///
+/// The limit is on data (`RLIMIT_DATA`, which counts every private writable mapping since Linux 4.7),
+/// not on address space: allocators reserve far more of that than they use.
+///
+/// # Errors
+/// The first restriction that the kernel refused; the worker must not go on then.
+pub fn confine(memory_limit_bytes: Option<u64>) -> Result<(), ConfineError> {
+    let refused = |what| move |errno| ConfineError { what, errno };
+    set_no_new_privs(true).map_err(refused("no new privileges"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("not dumpable"))?;
+    setrlimit(Resource::Core, limit(0)).map_err(refused("no core dumps"))?;
+    if let Some(bytes) = memory_limit_bytes {
+        setrlimit(Resource::Data, limit(bytes)).map_err(refused("memory limit"))?;
+    }
+    die_with_parent().map_err(refused("death with the supervisor"))
+}
+
+fn limit(value: u64) -> Rlimit {
+    Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    }
+}
+
+/// A parent that died before the request took effect shows as another parent after it.
+fn die_with_parent() -> Result<(), Errno> {
+    let before = getppid();
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    if getppid() == before {
+        Ok(())
+    } else {
+        Err(Errno::CHILD)
+    }
+}

@@ -1,0 +1,149 @@
+//! The bundles being served, one a family, and their swap while requests are in flight.
+
+use super::engine::Engine;
+use super::observe::{Observation, Windows};
+use super::tensor::Values;
+use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::telemetry::Window;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// Milliseconds since 1970 by the device's clock.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A bundle being served.
+#[derive(Debug)]
+pub(crate) struct Served {
+    engine: Engine,
+    windows: Mutex<Windows>,
+    in_flight: watch::Sender<()>,
+}
+
+impl Served {
+    pub(crate) fn new(engine: Engine, window_ms: i64) -> Self {
+        let windows = Mutex::new(Windows::new(&engine, window_ms));
+        Self {
+            engine,
+            windows,
+            in_flight: watch::Sender::new(()),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn bundle(&self) -> Digest {
+        self.engine.bundle()
+    }
+
+    /// Counts a request. The clock is read under the lock, so that times never go back by a race.
+    pub(crate) fn count(&self, seen: Option<&Observation>, latency: Duration) {
+        let mut windows = self.windows();
+        match seen {
+            Some(seen) => {
+                let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                windows.answered(now_ms(), seen, latency_us);
+            }
+            None => windows.failed(now_ms()),
+        }
+    }
+
+    /// Takes the windows whose time has passed, or all of them.
+    pub(crate) fn take(&self, all: bool) -> Vec<Window> {
+        let mut windows = self.windows();
+        let now = now_ms();
+        if all {
+            windows.take_all(now)
+        } else {
+            windows.take_due(now)
+        }
+    }
+
+    /// Requests answered and failed since activation.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        self.windows().totals()
+    }
+
+    /// Waits until no request is in flight. Ends only after the bundle has been replaced, or when
+    /// no more requests come.
+    pub(crate) async fn idle(&self) {
+        self.in_flight.closed().await;
+    }
+
+    /// Every count is written in one step, so a panic in another thread cannot have torn them.
+    fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A bundle held for one request: it stays loaded, and its last window open, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    served: Arc<Served>,
+    _in_flight: watch::Receiver<()>,
+}
+
+impl Held {
+    pub(crate) fn engine(&self) -> &Engine {
+        self.served.engine()
+    }
+
+    /// Computes and counts, also when the engine fails.
+    pub(crate) fn infer(
+        &self,
+        inputs: &[Values],
+        latency: impl FnOnce() -> Duration,
+    ) -> Result<Vec<Values>, super::engine::EngineError> {
+        let result = self.served.engine.infer(inputs);
+        match &result {
+            Ok(outputs) => {
+                let seen = Observation::of(&self.served.engine, inputs, outputs);
+                self.served.count(Some(&seen), latency());
+            }
+            Err(_) => self.served.count(None, latency()),
+        }
+        result
+    }
+}
+
+/// Every bundle being served.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    current: RwLock<BTreeMap<Family, Arc<Served>>>,
+}
+
+impl Models {
+    /// Serves a bundle from now on and gives back the one of its family that served until now.
+    pub(crate) fn swap(&self, served: Arc<Served>) -> Option<Arc<Served>> {
+        let family = served.engine().family().clone();
+        self.current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(family, served)
+    }
+
+    /// The bundle of a family, for one request.
+    pub(crate) fn hold(&self, family: &str) -> Option<Held> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let served = current.get(&family.parse::<Family>().ok()?)?;
+        // Under the lock: whoever swaps afterwards sees this request in flight.
+        Some(Held {
+            served: Arc::clone(served),
+            _in_flight: served.in_flight.subscribe(),
+        })
+    }
+
+    /// All bundles being served, by family.
+    pub(crate) fn all(&self) -> Vec<Arc<Served>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.values().cloned().collect()
+    }
+}

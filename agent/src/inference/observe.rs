@@ -1,0 +1,382 @@
+//! What answered requests leave behind: counts in windows. Pure: time is an argument.
+
+use super::engine::Engine;
+use super::tensor::Values;
+use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::sketch::{Edges, Histogram, Latency, to_micro};
+use dunlin_protocol::telemetry::Window;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Most closed windows that wait for the supervisor. When it is slower than that, the open window
+/// grows beyond its span instead: nothing is lost, and memory stays bounded.
+const CLOSED_MAX: usize = 8;
+
+/// One answered request.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Observation {
+    /// Values of the profile's features as the application sent them, in the profile's order.
+    features: Vec<f64>,
+    /// Index of the first output's largest element; `None` if an element is NaN.
+    class: Option<usize>,
+    /// The first output's largest element; NaN if an element is.
+    confidence: f64,
+    /// Entropy of the first output in nats; NaN if an element is NaN or negative.
+    entropy: f64,
+}
+
+impl Observation {
+    /// What inputs (before the processing steps) and outputs (after them) show.
+    pub(crate) fn of(engine: &Engine, inputs: &[Values], outputs: &[Values]) -> Self {
+        let features = engine.profile().map_or(&[][..], |(_, p)| &p.features);
+        let specs = &engine.manifest().inputs;
+        let features = features
+            .iter()
+            .map(|f| {
+                let values = specs.iter().zip(inputs).find(|(s, _)| s.name == f.tensor);
+                values
+                    .and_then(|(_, v)| v.get(f.index))
+                    .unwrap_or(f64::NAN)
+            })
+            .collect();
+        let (class, confidence, entropy) = outputs.first().map_or((None, f64::NAN, f64::NAN), top);
+        Self {
+            features,
+            class,
+            confidence,
+            entropy,
+        }
+    }
+}
+
+fn top(values: &Values) -> (Option<usize>, f64, f64) {
+    let mut best: (Option<usize>, f64) = (None, f64::NEG_INFINITY);
+    let mut entropy = 0.0;
+    for (index, p) in values.iter_f64().enumerate() {
+        if p.is_nan() {
+            return (None, f64::NAN, f64::NAN);
+        }
+        if best.0.is_none() || p > best.1 {
+            best = (Some(index), p);
+        }
+        if p != 0.0 {
+            entropy -= p * p.ln();
+        }
+    }
+    (best.0, best.1, entropy)
+}
+
+/// The windows of one active bundle: one open, those closed that wait to be taken, and totals.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    bundle: Digest,
+    family: Family,
+    version: u64,
+    classes: usize,
+    profile: Option<Arc<(Digest, Profile)>>,
+    window_ms: i64,
+    open: Option<Window>,
+    closed: VecDeque<Window>,
+    /// When a window was last closed before its end; the next one starts there.
+    resumed_ms: i64,
+    answered_total: u64,
+    failed_total: u64,
+}
+
+impl Windows {
+    /// No window yet. `window_ms` is at least 1.
+    pub(crate) fn new(engine: &Engine, window_ms: i64) -> Self {
+        let manifest = engine.manifest();
+        let profile = engine.profile_shared();
+        let named = profile
+            .as_ref()
+            .map_or(0, |shared| shared.1.outputs.classes.len());
+        Self {
+            bundle: engine.bundle(),
+            family: manifest.family.clone(),
+            version: manifest.version,
+            classes: manifest.labels.len().max(named),
+            profile,
+            window_ms: window_ms.max(1),
+            open: None,
+            closed: VecDeque::new(),
+            resumed_ms: i64::MIN,
+            answered_total: 0,
+            failed_total: 0,
+        }
+    }
+
+    /// Requests answered and failed since the bundle was activated.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.answered_total, self.failed_total)
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn answered(&mut self, now_ms: i64, seen: &Observation, latency_us: u64) {
+        self.answered_total = self.answered_total.saturating_add(1);
+        let profile = self.profile.clone();
+        let window = self.window_at(now_ms);
+        window.inferences += 1;
+        window.latency.add_us(latency_us);
+        window.confidence_sum_micro = window
+            .confidence_sum_micro
+            .saturating_add(to_micro(seen.confidence));
+        window.entropy_sum_micro = window
+            .entropy_sum_micro
+            .saturating_add(to_micro(seen.entropy));
+        if let Some(count) = seen.class.and_then(|c| window.outputs.get_mut(c)) {
+            *count += 1;
+        }
+        if let Some((_, profile)) = profile.as_deref() {
+            window
+                .confidence
+                .add(&profile.confidence.edges, seen.confidence);
+            window.entropy.add(&profile.entropy.edges, seen.entropy);
+            let features = profile.features.iter().zip(&seen.features);
+            for (histogram, (feature, value)) in window.features.iter_mut().zip(features) {
+                histogram.add(&feature.edges, *value);
+            }
+        }
+    }
+
+    /// Counts a request that the engine failed.
+    pub(crate) fn failed(&mut self, now_ms: i64) {
+        self.failed_total = self.failed_total.saturating_add(1);
+        self.window_at(now_ms).errors += 1;
+    }
+
+    /// Takes the windows whose time has passed, oldest first.
+    pub(crate) fn take_due(&mut self, now_ms: i64) -> Vec<Window> {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|w| !(w.start_ms..w.end_ms).contains(&now_ms))
+        {
+            self.closed.extend(self.open.take());
+        }
+        self.closed.drain(..).collect()
+    }
+
+    /// Closes the open window now and takes all, oldest first.
+    pub(crate) fn take_all(&mut self, now_ms: i64) -> Vec<Window> {
+        let mut taken = self.take_due(now_ms);
+        if let Some(mut window) = self.open.take() {
+            window.end_ms = now_ms.saturating_add(1).min(window.end_ms);
+            self.resumed_ms = now_ms;
+            taken.push(window);
+        }
+        taken
+    }
+
+    /// The window that a request finished now belongs to. The clock may be set in either
+    /// direction at any time.
+    fn window_at(&mut self, now_ms: i64) -> &mut Window {
+        let aligned_ms = now_ms.div_euclid(self.window_ms) * self.window_ms;
+        let end_ms = aligned_ms.saturating_add(self.window_ms);
+        if let Some(window) = &mut self.open
+            && !(window.start_ms..window.end_ms).contains(&now_ms)
+        {
+            if self.closed.len() < CLOSED_MAX {
+                self.closed.extend(self.open.take());
+            } else {
+                window.start_ms = window.start_ms.min(aligned_ms);
+                window.end_ms = window.end_ms.max(end_ms);
+            }
+        }
+        let start_ms = if (aligned_ms..=now_ms).contains(&self.resumed_ms) {
+            self.resumed_ms
+        } else {
+            aligned_ms
+        };
+        let (profile, windows) = (self.profile.as_deref(), &mut self.open);
+        windows.get_or_insert_with(|| {
+            let reference = profile.map(|(_, p)| p);
+            let bins = |edges: &Edges| Histogram::new(edges.bins());
+            Window {
+                bundle: self.bundle,
+                family: self.family.clone(),
+                version: self.version,
+                start_ms,
+                end_ms,
+                inferences: 0,
+                errors: 0,
+                confidence_sum_micro: 0,
+                entropy_sum_micro: 0,
+                outputs: vec![0; self.classes],
+                confidence: reference.map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
+                entropy: reference.map_or_else(Histogram::default, |p| bins(&p.entropy.edges)),
+                features: reference
+                    .map_or(&[][..], |p| &p.features)
+                    .iter()
+                    .map(|f| bins(&f.edges))
+                    .collect(),
+                profile: profile.map(|(digest, _)| *digest),
+                latency: Latency::default(),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile};
+    use proptest::prelude::*;
+
+    fn edges(values: &[f64]) -> Edges {
+        Edges::try_from(values.to_vec()).unwrap()
+    }
+
+    fn windows(window_ms: i64) -> Windows {
+        let output = |values: &[f64]| OutputProfile {
+            edges: edges(values),
+            counts: vec![0; values.len() - 1],
+        };
+        let profile = Profile {
+            schema: String::new(),
+            rows: 1,
+            features: vec![FeatureProfile {
+                name: "f".to_owned(),
+                tensor: "x".to_owned(),
+                index: 0,
+                edges: edges(&[0.0, 1.0, 2.0]),
+                counts: vec![0, 0],
+            }],
+            outputs: ClassProfile {
+                classes: vec!["a".to_owned(), "b".to_owned()],
+                counts: vec![0, 0],
+            },
+            confidence: output(&[0.0, 0.5, 1.1]),
+            entropy: output(&[0.0, 0.3, 0.8]),
+        };
+        Windows {
+            bundle: Digest([1; 32]),
+            family: "digits".parse().unwrap(),
+            version: 1,
+            classes: 2,
+            profile: Some(Arc::new((Digest([2; 32]), profile))),
+            window_ms,
+            open: None,
+            closed: VecDeque::new(),
+            resumed_ms: i64::MIN,
+            answered_total: 0,
+            failed_total: 0,
+        }
+    }
+
+    fn seen(feature: f64, outputs: Vec<f32>) -> Observation {
+        let (class, confidence, entropy) = top(&Values::FP32(outputs));
+        Observation {
+            features: vec![feature],
+            class,
+            confidence,
+            entropy,
+        }
+    }
+
+    #[test]
+    fn outputs_give_class_confidence_and_entropy() {
+        let (class, confidence, entropy) = top(&Values::FP32(vec![0.25, 0.75, 0.0]));
+        assert_eq!((class, confidence), (Some(1), 0.75));
+        assert!((entropy - 0.562_335_144_618_808_3).abs() < 1e-12);
+        assert_eq!(top(&Values::FP32(vec![0.5, 0.5])).0, Some(0));
+        let (class, confidence, entropy) = top(&Values::FP32(vec![0.5, f32::NAN]));
+        assert!(class.is_none() && confidence.is_nan() && entropy.is_nan());
+        assert!(top(&Values::FP32(vec![-1.0, 2.0])).2.is_nan());
+    }
+
+    #[test]
+    fn windows_are_aligned_and_close_when_their_time_has_passed() {
+        let mut w = windows(1000);
+        w.answered(1500, &seen(0.5, vec![0.9, 0.1]), 10);
+        w.failed(1999);
+        assert_eq!(w.take_due(1999), []);
+        w.answered(2000, &seen(9.0, vec![0.5, 0.5]), 10);
+        let due = w.take_due(2500);
+        assert_eq!(due.len(), 1);
+        assert_eq!((due[0].start_ms, due[0].end_ms), (1000, 2000));
+        assert_eq!((due[0].inferences, due[0].errors), (1, 1));
+        assert_eq!(due[0].outputs, [1, 0]);
+        assert_eq!(due[0].features[0].counts, [1, 0]);
+        assert_eq!(due[0].confidence.counts, [0, 1]);
+        assert_eq!(due[0].confidence_sum_micro, 900_000);
+        assert_eq!(due[0].profile, Some(Digest([2; 32])));
+        // Also without any further request.
+        let idle = w.take_due(3000);
+        assert_eq!(idle[0].features[0].over, 1);
+        assert_eq!(w.take_due(9000), []);
+        assert_eq!(w.take_all(9000), []);
+        assert_eq!(w.totals(), (2, 1));
+    }
+
+    #[test]
+    fn a_flush_splits_the_span() {
+        let mut w = windows(1000);
+        w.answered(100, &seen(0.0, vec![1.0, 0.0]), 1);
+        let first = w.take_all(200);
+        w.answered(300, &seen(0.0, vec![1.0, 0.0]), 1);
+        let second = w.take_due(1000);
+        assert_eq!((first[0].start_ms, first[0].end_ms), (0, 201));
+        assert_eq!((second[0].start_ms, second[0].end_ms), (200, 1000));
+    }
+
+    #[test]
+    fn not_a_number_is_counted_as_such() {
+        let mut w = windows(1000);
+        w.answered(0, &seen(f64::NAN, vec![f32::NAN, 0.1]), 1);
+        let window = w.take_all(1).remove(0);
+        assert_eq!(window.inferences, 1);
+        assert_eq!((window.confidence.nan, window.entropy.nan), (1, 1));
+        assert_eq!(window.features[0].nan, 1);
+        assert_eq!(window.outputs, [0, 0]);
+        assert_eq!(window.confidence_sum_micro, 0);
+    }
+
+    #[test]
+    fn a_clock_set_back_closes_the_window() {
+        let mut w = windows(1000);
+        w.answered(10_000, &seen(0.0, vec![1.0, 0.0]), 1);
+        w.answered(500, &seen(0.0, vec![1.0, 0.0]), 1);
+        let spans: Vec<_> = w.take_all(600).iter().map(|w| (w.start_ms, w.end_ms)).collect();
+        assert_eq!(spans, [(10_000, 11_000), (0, 601)]);
+    }
+
+    #[test]
+    fn a_slow_supervisor_costs_resolution_but_no_counts() {
+        let mut w = windows(10);
+        for n in 0..100 {
+            w.answered(n * 10, &seen(0.0, vec![1.0, 0.0]), 1);
+        }
+        let all = w.take_due(5000);
+        assert_eq!(all.len(), CLOSED_MAX + 1);
+        assert_eq!(all.iter().map(|w| w.inferences).sum::<u64>(), 100);
+        assert_eq!(all.last().unwrap().end_ms, 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_is_in_exactly_one_window(
+            events in prop::collection::vec((0_i64..5000, 0_u8..6), 0..300),
+        ) {
+            let mut w = windows(100);
+            let mut taken = Vec::new();
+            let (mut answered, mut failed) = (0, 0);
+            for (now, action) in events {
+                match action {
+                    0 => taken.extend(w.take_due(now)),
+                    1 => taken.extend(w.take_all(now)),
+                    2 => { w.failed(now); failed += 1; }
+                    _ => { w.answered(now, &seen(1.5, vec![0.2, 0.8]), 5); answered += 1; }
+                }
+            }
+            taken.extend(w.take_all(5000));
+            prop_assert_eq!(taken.iter().map(|w| w.inferences).sum::<u64>(), answered);
+            prop_assert_eq!(taken.iter().map(|w| w.errors).sum::<u64>(), failed);
+            prop_assert_eq!(taken.iter().map(|w| w.latency.total()).sum::<u64>(), answered);
+            prop_assert_eq!(taken.iter().map(|w| w.outputs[1]).sum::<u64>(), answered);
+            prop_assert!(taken.iter().all(|w| w.start_ms < w.end_ms && w.inferences + w.errors > 0));
+        }
+    }
+}

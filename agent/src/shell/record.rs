@@ -1,0 +1,103 @@
+//! Telemetry records made by the supervisor itself.
+
+use crate::device::{Count, State};
+use crate::telemetry::Stats;
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::telemetry::{Body, Event, Record, Scalar};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// What is counted while the agent runs.
+pub(super) struct Live {
+    started: Instant,
+    workers: u64,
+    bundle: Option<Digest>,
+    /// Of worker lives that ended, and of bundles served before.
+    before: Count,
+    now: Count,
+    deaths: u64,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            workers: 0,
+            bundle: None,
+            before: Count::default(),
+            now: Count::default(),
+            deaths: 0,
+        }
+    }
+
+    /// Whether the worker that started is the first one.
+    pub(super) fn first_worker(&mut self) -> bool {
+        self.workers += 1;
+        self.workers == 1
+    }
+
+    pub(super) fn worker_died(&mut self) {
+        self.deaths += 1;
+        self.bank();
+    }
+
+    pub(super) fn counted(&mut self, bundle: Digest, count: Count) {
+        if self.bundle != Some(bundle) {
+            self.bank();
+            self.bundle = Some(bundle);
+        }
+        self.now = count;
+    }
+
+    fn bank(&mut self) {
+        let now = std::mem::take(&mut self.now);
+        self.before.inferences = self.before.inferences.saturating_add(now.inferences);
+        self.before.errors = self.before.errors.saturating_add(now.errors);
+        self.bundle = None;
+    }
+
+    pub(super) fn metrics(&self, time_ms: i64, state: &State, buffer: &Stats) -> Record {
+        let mut values = BTreeMap::new();
+        let mut put = |name: &str, n: u64| {
+            let n = Scalar::Integer(i64::try_from(n).unwrap_or(i64::MAX));
+            values.insert(name.to_owned(), n);
+        };
+        put("uptime_s", self.started.elapsed().as_secs());
+        put(
+            "inferences",
+            self.before.inferences.saturating_add(self.now.inferences),
+        );
+        put("errors", self.before.errors.saturating_add(self.now.errors));
+        put("worker_deaths", self.deaths);
+        put("buffer_segments", buffer.segments);
+        put("buffer_bytes", buffer.bytes_on_disk);
+        put("buffer_evicted_records", buffer.evicted_records);
+        if let Some(active) = state.active() {
+            put("version", active.version);
+            values.insert(
+                "family".to_owned(),
+                Scalar::Text(active.family.to_string()),
+            );
+            values.insert(
+                "bundle".to_owned(),
+                Scalar::Text(active.digest.to_string()),
+            );
+        }
+        Record {
+            time_ms,
+            body: Body::Metrics { values },
+        }
+    }
+}
+
+/// An event record.
+pub(super) fn event(time_ms: i64, code: &str, detail: String, bundle: Option<Digest>) -> Record {
+    Record {
+        time_ms,
+        body: Body::Event(Event {
+            code: code.to_owned(),
+            detail,
+            bundle,
+        }),
+    }
+}

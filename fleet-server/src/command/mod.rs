@@ -1,0 +1,4 @@
+//! Desired state on its way to devices.
+
+pub mod deliver;
+pub mod outbox;

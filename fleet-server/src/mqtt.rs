@@ -1,0 +1,330 @@
+//! The server as an MQTT 5 client: one code path to the embedded broker and to an external one.
+//!
+//! Two tasks: a poll loop that never waits for anybody else (so that a publisher can always wait
+//! for it), and whoever reads the [`Inbound`] channel. Back-pressure is MQTT's own: a message is
+//! acknowledged (PUBACK) by the reader, after its commit, and the broker keeps at most
+//! [`RECEIVE_MAX`] of them unacknowledged.
+//!
+//! Reported state and telemetry come by a shared subscription (several servers share the work),
+//! presence by a plain one (every server sees it, and the retained ones at every connect).
+//!
+//! Wiring:
+//! ```text
+//! let (mqtt, inbound) = mqtt::start(MqttConfig { host, port, client_id, fleet, tls });
+//! let deliver = deliver::start(store.clone(), mqtt.clone(), DeliverSettings::default());
+//! let ingest = ingest::start(store.clone(), mqtt.clone(), inbound, deliver.wake(), IngestSettings { .. });
+//! …                                     // shutdown, in this order:
+//! ingest.shutdown().await; deliver.shutdown().await; mqtt.shutdown().await; broker.shutdown().await;
+//! ```
+
+use bytes::Bytes;
+use dunlin_protocol::id::{DeviceId, FleetId};
+use dunlin_protocol::topic::{Channel, Topic};
+use rumqttc::mqttbytes::v5::{Packet, Publish, PublishProperties, SubscribeReasonCode};
+use rumqttc::{
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
+    NetworkOptions, PublishOptions, QoS, SubscribeFilterInput, TlsConfiguration, Transport,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Messages the broker may leave unacknowledged with us.
+pub const RECEIVE_MAX: u16 = 256;
+const PACKET_MAX_BYTES: u32 = 2 * 1024 * 1024;
+const OUTGOING_INFLIGHT_MAX: u16 = 100;
+const REQUESTS_MAX: usize = 256;
+const SESSION_EXPIRY_S: u32 = 3600;
+const KEEP_ALIVE_S: u16 = 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Name of the servers' shared subscription.
+const SHARE: &str = "dunlin";
+
+/// Where and as whom to connect.
+pub struct MqttConfig {
+    /// Broker's host, a name or address that its certificate carries.
+    pub host: String,
+    /// Broker's port.
+    pub port: u16,
+    /// Client id: the common name of the client certificate in `tls`.
+    pub client_id: String,
+    /// The fleet whose topics are read.
+    pub fleet: FleetId,
+    /// The broker's CA, and our certificate and key.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// Why a message was not handed to the broker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There is no connection; what matters is sent again later.
+    #[error("MQTT: {topic}: not published, the broker is not connected")]
+    NotConnected {
+        /// The topic.
+        topic: String,
+    },
+    /// The queue to the broker stayed full.
+    #[error("MQTT: {topic}: not published within {PUBLISH_TIMEOUT:?}, the broker does not keep up")]
+    Timeout {
+        /// The topic.
+        topic: String,
+    },
+    /// The library refused.
+    #[error("MQTT: {topic}: {problem}")]
+    Client {
+        /// The topic.
+        topic: String,
+        /// Its reason.
+        problem: String,
+    },
+}
+
+/// A message from a device.
+#[derive(Debug)]
+pub struct Inbound {
+    publish: Publish,
+    connection: u64,
+}
+
+impl Inbound {
+    /// The topic; `?` for one that is not UTF-8.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        std::str::from_utf8(&self.publish.topic).unwrap_or("?")
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.publish.payload
+    }
+
+    /// Whether the broker had it in store before we subscribed.
+    #[must_use]
+    pub fn is_retained(&self) -> bool {
+        self.publish.retain
+    }
+}
+
+/// The connection, for everybody who publishes.
+#[derive(Clone)]
+pub struct MqttClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: AsyncClient,
+    fleet: FleetId,
+    connection: AtomicU64,
+    subscribed: watch::Sender<bool>,
+    poll: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts connecting, in the background and for ever.
+#[must_use]
+pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
+    let fleet = config.fleet.clone();
+    let broker = format!("{}:{}", config.host, config.port);
+    let (client, events) = AsyncClient::builder(options(config)).capacity(REQUESTS_MAX).build();
+    // Twice what may be unacknowledged: after a reconnect the broker sends it all again.
+    let (to_reader, inbound) = mpsc::channel(2 * usize::from(RECEIVE_MAX));
+    let shared = Arc::new(Shared {
+        client,
+        fleet,
+        connection: AtomicU64::new(0),
+        subscribed: watch::Sender::new(false),
+        poll: Mutex::new(None),
+    });
+    let poll = tokio::spawn(poll(events, Arc::clone(&shared), to_reader, broker));
+    *shared.poll.lock().unwrap_or_else(PoisonError::into_inner) = Some(poll);
+    (MqttClient { shared }, inbound)
+}
+
+fn options(config: MqttConfig) -> MqttOptions {
+    let mut options = MqttOptions::new(config.client_id, (config.host, config.port));
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.tls)));
+    options.set_keep_alive(KEEP_ALIVE_S);
+    options.set_connect_timeout(CONNECT_TIMEOUT);
+    options.set_clean_start(false);
+    options.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
+    options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+    options.set_outgoing_inflight_upper_limit(OUTGOING_INFLIGHT_MAX);
+    options.set_receive_maximum(Some(RECEIVE_MAX));
+    options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_MAX_BYTES));
+    options.set_ack_mode(AckMode::Manual);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    options
+}
+
+impl MqttClient {
+    /// The fleet whose topics are read.
+    #[must_use]
+    pub fn fleet(&self) -> &FleetId {
+        &self.shared.fleet
+    }
+
+    /// Whether there is a connection with its subscriptions.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.shared.subscribed.borrow()
+    }
+
+    /// Waits until there is one.
+    pub async fn ready(&self) {
+        let mut subscribed = self.shared.subscribed.subscribe();
+        // The sender lives in `self`.
+        let _ = subscribed.wait_for(|subscribed| *subscribed).await;
+    }
+
+    /// Publishes on a device's channel at QoS 1, as JSON, not retained. Returns once the message
+    /// is on its way to the broker, which is no promise: what matters is sent until answered.
+    ///
+    /// # Errors
+    /// No connection, or a broker that does not keep up.
+    pub async fn publish(
+        &self,
+        device: &DeviceId,
+        channel: Channel,
+        json: Vec<u8>,
+        expiry_s: Option<u32>,
+    ) -> Result<(), PublishError> {
+        let topic = Topic::new(&self.shared.fleet, device, channel).to_string();
+        if !self.is_ready() {
+            return Err(PublishError::NotConnected { topic });
+        }
+        let properties = PublishProperties {
+            content_type: Some("application/json".to_owned()),
+            message_expiry_interval: expiry_s,
+            user_properties: vec![("schema".to_owned(), format!("dunlin.{}/1", channel.as_str()))],
+            ..PublishProperties::default()
+        };
+        let options = PublishOptions::new(QoS::AtLeastOnce).properties(properties);
+        let sent = self.shared.client.publish(topic.clone(), json, options);
+        match tokio::time::timeout(PUBLISH_TIMEOUT, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(PublishError::Client { topic, problem: e.to_string() }),
+            Err(_) => Err(PublishError::Timeout { topic }),
+        }
+    }
+
+    /// Tells the broker (PUBACK) that a message is dealt with. One of an earlier connection is
+    /// left alone: the broker sends it again.
+    pub async fn acknowledge(&self, message: &Inbound) {
+        if self.shared.connection.load(Ordering::Acquire) != message.connection {
+            return;
+        }
+        let acknowledged = self.shared.client.ack(&message.publish);
+        match tokio::time::timeout(PUBLISH_TIMEOUT, acknowledged).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "MQTT: PUBACK not sent"),
+            Err(_) => tracing::warn!("MQTT: PUBACK not sent within {PUBLISH_TIMEOUT:?}"),
+        }
+    }
+
+    /// Sends what is queued, says DISCONNECT and ends the poll loop.
+    pub async fn shutdown(&self) {
+        let poll = self.shared.poll.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut poll) = poll else { return };
+        let asked = self.shared.client.disconnect_with_timeout(SHUTDOWN_TIMEOUT);
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, asked).await;
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut poll).await.is_err() {
+            tracing::warn!("MQTT: no orderly goodbye within {SHUTDOWN_TIMEOUT:?}");
+            poll.abort();
+        }
+    }
+}
+
+async fn poll(mut events: EventLoop, shared: Arc<Shared>, to_reader: mpsc::Sender<Inbound>, broker: String) {
+    let mut failures = 0_u32;
+    loop {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                failures = 0;
+                shared.connection.fetch_add(1, Ordering::AcqRel);
+                tracing::info!(%broker, "MQTT: connected");
+                tokio::spawn(subscribe(Arc::clone(&shared)));
+            }
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                let connection = shared.connection.load(Ordering::Acquire);
+                let message = Inbound { publish, connection };
+                match to_reader.try_send(message) {
+                    Ok(()) => {}
+                    // Only QoS 0 can be so many; a device's agent never sends it.
+                    Err(mpsc::error::TrySendError::Full(message)) => {
+                        tracing::warn!(topic = message.topic(), "MQTT: message dropped, ingest is behind");
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => {}
+                }
+            }
+            Ok(_) => {}
+            Err(rumqttc::ConnectionError::RequestsDone) => break,
+            Err(error) => {
+                shared.subscribed.send_replace(false);
+                let wait = backoff(failures, random());
+                tracing::warn!(%broker, %error, wait_ms = wait.as_millis(), "MQTT: not connected, will try again");
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+    shared.subscribed.send_replace(false);
+    tracing::info!(%broker, "MQTT: disconnected");
+}
+
+/// Done at every connect: a resumed session has the subscriptions already, but only a new request
+/// makes the broker send the retained presences.
+async fn subscribe(shared: Arc<Shared>) {
+    let connection = shared.connection.load(Ordering::Acquire);
+    let shared_channels = [Channel::Reported, Channel::Metrics, Channel::Sketch, Channel::Event, Channel::Log];
+    let mut filters: Vec<SubscribeFilterInput> = shared_channels
+        .map(|channel| SubscribeFilterInput::new(Topic::filter_shared(SHARE, &shared.fleet, channel), QoS::AtLeastOnce))
+        .into();
+    filters.push(SubscribeFilterInput::new(Topic::filter_all_devices(&shared.fleet, Channel::Presence), QoS::AtLeastOnce));
+    let outcome = async {
+        let notice = shared.client.subscribe_many_tracked(filters).await.map_err(|e| e.to_string())?;
+        let answer = notice.wait_async().await.map_err(|e| e.to_string())?;
+        let refused = answer.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+        refused.map_or(Ok(()), |code| Err(format!("the broker refused a subscription: {code:?}")))
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, outcome).await {
+        Ok(Ok(())) if connection == shared.connection.load(Ordering::Acquire) => {
+            shared.subscribed.send_replace(true);
+        }
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "MQTT: not subscribed; no device can be heard"),
+        Err(_) => tracing::error!("MQTT: no answer to the subscription within {CONNECT_TIMEOUT:?}"),
+    }
+}
+
+/// Doubling from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], of which a random half to whole is waited.
+fn backoff(failures: u32, random: u8) -> Duration {
+    let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+    whole.mul_f64(0.5 + f64::from(random) / 510.0)
+}
+
+fn random() -> u8 {
+    let mut byte = [0_u8];
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_doubles_with_jitter_up_to_its_limit() {
+        assert_eq!(backoff(0, 0), BACKOFF_MIN / 2);
+        assert_eq!(backoff(0, 255), BACKOFF_MIN);
+        assert_eq!(backoff(1, 255), BACKOFF_MIN * 2);
+        assert_eq!(backoff(u32::MAX, 255), BACKOFF_MAX);
+    }
+}

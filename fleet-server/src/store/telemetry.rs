@@ -1,0 +1,445 @@
+//! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
+
+use super::{ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json};
+use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
+use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
+use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
+use std::collections::BTreeSet;
+
+/// Most windows one query gives.
+pub const WINDOW_ROWS_MAX: u32 = 200_000;
+/// How much longer a segment's number is remembered than its rows, in milliseconds (90 days).
+const MEMORY_MS: i64 = 90 * 24 * 3_600_000;
+
+/// A segment as it arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IncomingSegment {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// Its class.
+    pub class: Class,
+    /// The segment.
+    pub segment: Segment,
+    /// When it arrived, in milliseconds since 1970.
+    pub received_ms: i64,
+}
+
+/// One device's windows of one bundle within a time span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeriodQuery {
+    /// The device.
+    pub device: DeviceId,
+    /// The bundle that computed the outputs.
+    pub bundle: Digest,
+    /// Windows that begin at or after this, in milliseconds since 1970.
+    pub from_ms: i64,
+    /// Windows that end at or before this, in milliseconds since 1970.
+    pub until_ms: i64,
+}
+
+/// Sums over the windows of a [`PeriodQuery`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeriodSum {
+    /// Inferences that gave an answer.
+    pub inferences: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Sum of top-1 confidences, in millionths.
+    pub confidence_sum_micro: u64,
+    /// Answers by class.
+    pub outputs: Vec<u64>,
+}
+
+/// Which windows to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowQuery {
+    /// Their family.
+    pub family: Family,
+    /// Their version; `None`: every one.
+    pub version: Option<u64>,
+    /// Only of these devices.
+    pub devices: Option<BTreeSet<DeviceId>>,
+    /// Windows that begin at or after this, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// Windows that end at or before this, in milliseconds since 1970.
+    pub until_ms: Option<i64>,
+}
+
+/// A record that is no window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRecord {
+    /// When it arrived, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// The record.
+    pub record: Record,
+}
+
+/// A segment's identity, as acknowledged.
+type SegmentId = (DeviceId, BootId, u64);
+
+fn identity(incoming: &IncomingSegment) -> SegmentId {
+    (
+        incoming.device.clone(),
+        incoming.segment.boot,
+        incoming.segment.segment,
+    )
+}
+
+impl Store {
+    /// Takes segments in, in one transaction, each at most once.
+    ///
+    /// Gives the identities of all of them, those that were stored before included: all are on
+    /// disk now and may be acknowledged.
+    ///
+    /// # Errors
+    /// The database failed; nothing is stored then.
+    pub async fn ingest(&self, batch: &[IncomingSegment]) -> Result<Vec<SegmentId>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.begin().await?;
+        let mut fresh = claim_segments(&mut tx, batch).await?;
+        let new: Vec<&IncomingSegment> = batch
+            .iter()
+            .filter(|incoming| fresh.remove(&identity(incoming)))
+            .collect();
+        write_windows(&mut tx, &new).await?;
+        write_records(&mut tx, &new).await?;
+        write_gaps(&mut tx, &new).await?;
+        tx.commit().await?;
+        Ok(batch.iter().map(identity).collect())
+    }
+
+    /// Sums over each period, in the order asked.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn periods(
+        &self,
+        family: &Family,
+        queries: &[PeriodQuery],
+    ) -> Result<Vec<PeriodSum>> {
+        // One transaction, so that all sums are of one moment.
+        let mut tx = self.reader.begin().await?;
+        let mut sums = Vec::with_capacity(queries.len());
+        for query in queries {
+            let rows = sqlx::query_scalar::<_, String>(
+                "SELECT window FROM windows
+                 WHERE device = ? AND bundle = ? AND start_ms >= ? AND end_ms <= ? AND family = ?",
+            )
+            .bind(query.device.as_str())
+            .bind(&query.bundle.0[..])
+            .bind(query.from_ms)
+            .bind(query.until_ms)
+            .bind(family.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+            let mut sum = PeriodSum::default();
+            for text in &rows {
+                sum.add(&from_json("window", text)?);
+            }
+            sums.push(sum);
+        }
+        Ok(sums)
+    }
+
+    /// Windows, by device and start, at most [`WINDOW_ROWS_MAX`].
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn windows(&self, query: &WindowQuery) -> Result<Vec<(DeviceId, Window)>> {
+        let mut sql =
+            QueryBuilder::<Sqlite>::new("SELECT device, window FROM windows WHERE family = ");
+        sql.push_bind(query.family.as_str());
+        if let Some(version) = query.version {
+            sql.push(" AND version = ").push_bind(int(version));
+        }
+        if let Some(devices) = &query.devices {
+            let ids: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();
+            sql.push(" AND device IN (SELECT value FROM json_each(")
+                .push_bind(to_json("device ids", &ids)?)
+                .push("))");
+        }
+        if let Some(since_ms) = query.since_ms {
+            sql.push(" AND start_ms >= ").push_bind(since_ms);
+        }
+        if let Some(until_ms) = query.until_ms {
+            sql.push(" AND end_ms <= ").push_bind(until_ms);
+        }
+        sql.push(" ORDER BY device, start_ms, id LIMIT ")
+            .push_bind(WINDOW_ROWS_MAX);
+        let rows = sql.build().fetch_all(&self.reader).await?;
+        rows.iter()
+            .map(|row| {
+                let device = parsed("device id", row.try_get("device")?)?;
+                Ok((device, from_json("window", row.try_get("window")?)?))
+            })
+            .collect()
+    }
+
+    /// A device's newest events and gaps, the newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn events(&self, device: &DeviceId, limit: u32) -> Result<Vec<StoredRecord>> {
+        self.records(device, Class::Event, limit).await
+    }
+
+    /// A device's newest records of a class other than windows, the newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn records(
+        &self,
+        device: &DeviceId,
+        class: Class,
+        limit: u32,
+    ) -> Result<Vec<StoredRecord>> {
+        let rows = sqlx::query(
+            "SELECT time_ms, received_ms, body FROM records WHERE device = ? AND class = ?
+             ORDER BY id DESC LIMIT ?",
+        )
+        .bind(device.as_str())
+        .bind(class.as_str())
+        .bind(limit)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(StoredRecord {
+                    received_ms: row.try_get("received_ms")?,
+                    record: Record {
+                        time_ms: row.try_get("time_ms")?,
+                        body: from_json("record", row.try_get("body")?)?,
+                    },
+                })
+            })
+            .collect()
+    }
+
+    /// The numbers of a device's segments stored under a boot.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn segment_numbers(&self, device: &DeviceId, boot: &BootId) -> Result<BTreeSet<u64>> {
+        self.numbers(
+            "SELECT segment FROM segments WHERE device = ? AND boot = ?",
+            device,
+            boot,
+        )
+        .await
+    }
+
+    /// The numbers of a device's segments that it said it dropped under a boot.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn gap_segments(&self, device: &DeviceId, boot: &BootId) -> Result<BTreeSet<u64>> {
+        self.numbers(
+            "SELECT segment FROM gaps WHERE device = ? AND boot = ?",
+            device,
+            boot,
+        )
+        .await
+    }
+
+    async fn numbers(
+        &self,
+        sql: &'static str,
+        device: &DeviceId,
+        boot: &BootId,
+    ) -> Result<BTreeSet<u64>> {
+        let numbers = sqlx::query_scalar::<_, i64>(sql)
+            .bind(device.as_str())
+            .bind(&boot.0[..])
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(numbers.into_iter().map(i64::cast_unsigned).collect())
+    }
+
+    /// Every boot under which a device's segments are stored.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn boots(&self, device: &DeviceId) -> Result<BTreeSet<BootId>> {
+        let raw =
+            sqlx::query_scalar::<_, Vec<u8>>("SELECT DISTINCT boot FROM segments WHERE device = ?")
+                .bind(device.as_str())
+                .fetch_all(&self.reader)
+                .await?;
+        raw.into_iter()
+            .map(|bytes| {
+                let got = bytes.len();
+                <[u8; 16]>::try_from(bytes)
+                    .map(BootId)
+                    .map_err(|_| StoreError::Damaged {
+                        what: "boot id",
+                        problem: format!("expected 16 bytes, got {got}"),
+                    })
+            })
+            .collect()
+    }
+
+    /// Deletes rows received before a moment; segment numbers are remembered 90 days longer.
+    /// Gives the number of rows deleted.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn prune(&self, older_than_ms: i64) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        let mut deleted = 0;
+        for (sql, bound_ms) in [
+            ("DELETE FROM windows WHERE received_ms < ?", older_than_ms),
+            ("DELETE FROM records WHERE received_ms < ?", older_than_ms),
+            (
+                "DELETE FROM segments WHERE received_ms < ?",
+                older_than_ms.saturating_sub(MEMORY_MS),
+            ),
+        ] {
+            let done = sqlx::query(sql).bind(bound_ms).execute(&mut *tx).await?;
+            deleted += done.rows_affected();
+        }
+        tx.commit().await?;
+        Ok(deleted)
+    }
+}
+
+impl PeriodSum {
+    fn add(&mut self, window: &Window) {
+        self.inferences = self.inferences.saturating_add(window.inferences);
+        self.errors = self.errors.saturating_add(window.errors);
+        self.confidence_sum_micro = self
+            .confidence_sum_micro
+            .saturating_add(window.confidence_sum_micro);
+        if self.outputs.len() < window.outputs.len() {
+            self.outputs.resize(window.outputs.len(), 0);
+        }
+        for (slot, n) in self.outputs.iter_mut().zip(&window.outputs) {
+            *slot = slot.saturating_add(*n);
+        }
+    }
+}
+
+/// Remembers the segments' identities; gives those not known before.
+async fn claim_segments(
+    tx: &mut Transaction<'static, Sqlite>,
+    batch: &[IncomingSegment],
+) -> Result<BTreeSet<SegmentId>> {
+    let mut fresh = BTreeSet::new();
+    for chunk in batch.chunks(ROWS_IN_STATEMENT) {
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT OR IGNORE INTO segments (device, boot, segment, received_ms) ",
+        );
+        sql.push_values(chunk, |mut tuple, incoming| {
+            tuple
+                .push_bind(incoming.device.as_str())
+                .push_bind(&incoming.segment.boot.0[..])
+                // The same 64 bits: a number above 2^63 must stay distinct.
+                .push_bind(incoming.segment.segment.cast_signed())
+                .push_bind(incoming.received_ms);
+        });
+        sql.push(" RETURNING device, boot, segment");
+        for row in sql.build().fetch_all(&mut **tx).await? {
+            let boot: Vec<u8> = row.try_get("boot")?;
+            let boot = <[u8; 16]>::try_from(boot).map_err(|bytes| StoreError::Damaged {
+                what: "boot id",
+                problem: format!("expected 16 bytes, got {}", bytes.len()),
+            })?;
+            let number: i64 = row.try_get("segment")?;
+            let device = parsed("device id", row.try_get("device")?)?;
+            fresh.insert((device, BootId(boot), number.cast_unsigned()));
+        }
+    }
+    Ok(fresh)
+}
+
+fn records<'a>(
+    batch: &[&'a IncomingSegment],
+) -> impl Iterator<Item = (&'a IncomingSegment, &'a Record)> {
+    let owned: Vec<&'a IncomingSegment> = batch.to_vec();
+    owned
+        .into_iter()
+        .flat_map(|incoming| incoming.segment.records.iter().map(move |r| (incoming, r)))
+}
+
+async fn write_windows(
+    tx: &mut Transaction<'static, Sqlite>,
+    batch: &[&IncomingSegment],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for (incoming, record) in records(batch) {
+        if let Body::Window(window) = &record.body {
+            rows.push((incoming, window, to_json("window", window)?));
+        }
+    }
+    for chunk in rows.chunks(ROWS_IN_STATEMENT) {
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO windows
+               (device, bundle, family, version, start_ms, end_ms, received_ms, window) ",
+        );
+        sql.push_values(chunk, |mut tuple, (incoming, window, json)| {
+            tuple
+                .push_bind(incoming.device.as_str())
+                .push_bind(&window.bundle.0[..])
+                .push_bind(window.family.as_str())
+                .push_bind(int(window.version))
+                .push_bind(window.start_ms)
+                .push_bind(window.end_ms)
+                .push_bind(incoming.received_ms)
+                .push_bind(json);
+        });
+        sql.build().execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+async fn write_records(
+    tx: &mut Transaction<'static, Sqlite>,
+    batch: &[&IncomingSegment],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for (incoming, record) in records(batch) {
+        if !matches!(record.body, Body::Window(_)) {
+            rows.push((incoming, record, to_json("record", &record.body)?));
+        }
+    }
+    for chunk in rows.chunks(ROWS_IN_STATEMENT) {
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO records (device, class, time_ms, received_ms, body) ",
+        );
+        sql.push_values(chunk, |mut tuple, (incoming, record, json)| {
+            tuple
+                .push_bind(incoming.device.as_str())
+                .push_bind(incoming.class.as_str())
+                .push_bind(record.time_ms)
+                .push_bind(incoming.received_ms)
+                .push_bind(json);
+        });
+        sql.build().execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+async fn write_gaps(
+    tx: &mut Transaction<'static, Sqlite>,
+    batch: &[&IncomingSegment],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for (incoming, record) in records(batch) {
+        if let Body::Gap(gap) = &record.body {
+            rows.extend(gap.segments.iter().map(|number| (incoming, *number)));
+        }
+    }
+    for chunk in rows.chunks(ROWS_IN_STATEMENT) {
+        let mut sql =
+            QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO gaps (device, boot, segment) ");
+        sql.push_values(chunk, |mut tuple, (incoming, number)| {
+            tuple
+                .push_bind(incoming.device.as_str())
+                .push_bind(&incoming.segment.boot.0[..])
+                .push_bind(number.cast_signed());
+        });
+        sql.build().execute(&mut **tx).await?;
+    }
+    Ok(())
+}

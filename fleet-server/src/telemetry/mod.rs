@@ -1,0 +1,3 @@
+//! Telemetry: from the broker into the store.
+
+pub mod ingest;

@@ -1,0 +1,280 @@
+//! Golden messages: what goes over the wire is committed, read back, and written again to the same
+//! bytes. A change here is a change of the protocol: it may only ever add optional fields.
+//!
+//! `DUNLIN_WRITE_GOLDEN=1 cargo test -p dunlin-protocol --test messages` writes them anew.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use dunlin_protocol::bundle::Manifest;
+use dunlin_protocol::command::{
+    Ack, Action, Command, Desired, DesiredBundle, Probation, parse,
+};
+use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
+use dunlin_protocol::id::{BootId, Digest, Revision};
+use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported};
+use dunlin_protocol::sketch::{Histogram, Latency};
+use dunlin_protocol::telemetry::{
+    Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages")
+}
+
+fn compare(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = folder().join(format!("{name}.json"));
+    if std::env::var_os("DUNLIN_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let golden = std::fs::read(&path).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(bytes),
+        String::from_utf8_lossy(&golden),
+        "{name}: the wire format changed"
+    );
+    golden
+}
+
+fn golden<T: Serialize + DeserializeOwned>(name: &'static str, value: &T) {
+    let bytes = serde_json::to_vec(value).unwrap();
+    let read: T = parse(name, 1 << 20, &compare(name, &bytes)).unwrap();
+    assert_eq!(serde_json::to_vec(&read).unwrap(), bytes, "{name}");
+
+    // A newer sender's unknown field is ignored.
+    let mut newer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    newer["field_of_a_later_release"] = 1.into();
+    let newer = serde_json::to_vec(&newer).unwrap();
+    let read: T = parse(name, 1 << 20, &newer).unwrap();
+    assert_eq!(serde_json::to_vec(&read).unwrap(), bytes, "{name}");
+}
+
+fn segment(name: &str, class: Class, bodies: Vec<Body>) {
+    let segment = Segment {
+        boot: BootId([0xb0; 16]),
+        segment: 42,
+        records: bodies
+            .into_iter()
+            .map(|body| Record {
+                time_ms: 1_700_000_000_123,
+                body,
+            })
+            .collect(),
+    };
+    let bytes = segment.encode(class).unwrap();
+    let golden = compare(name, &bytes);
+    assert_eq!(Segment::decode(class, &golden).unwrap(), segment);
+}
+
+fn installed() -> Installed {
+    Installed {
+        family: "digits".parse().unwrap(),
+        version: 2,
+        digest: Digest::of(b"manifest"),
+    }
+}
+
+fn revision() -> Revision {
+    Revision {
+        epoch: 1,
+        generation: 7,
+    }
+}
+
+#[test]
+fn control_messages() {
+    golden(
+        "desired",
+        &Desired {
+            revision: revision(),
+            bundles: vec![DesiredBundle {
+                family: "digits".parse().unwrap(),
+                version: 2,
+                target: "digits/2/manifest.json".to_owned(),
+                digest: Digest::of(b"manifest"),
+                rollout: Some("r-1".parse().unwrap()),
+                probation: Probation::default(),
+            }],
+        },
+    );
+    golden(
+        "command",
+        &Command {
+            revision: revision(),
+            action: Action::Report,
+        },
+    );
+    golden(
+        "ack",
+        &Ack {
+            boot: BootId([0xb0; 16]),
+            segments: vec![3, 5, 42],
+        },
+    );
+}
+
+#[test]
+fn reports() {
+    golden(
+        "presence",
+        &Presence {
+            online: true,
+            connection: "00112233".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+        },
+    );
+    let states = [
+        ("reported-idle", Progress::Idle),
+        (
+            "reported-receiving",
+            Progress::Receiving {
+                done_bytes: 10,
+                total_bytes: 100,
+            },
+        ),
+        ("reported-trial", Progress::Trial),
+        (
+            "reported-probation",
+            Progress::Probation {
+                inferences: 3,
+                needed: 50,
+            },
+        ),
+        ("reported-succeeded", Progress::Succeeded),
+        (
+            "reported-refused",
+            Progress::Refused(Failure::new("threshold", "1 of 2 signatures")),
+        ),
+        (
+            "reported-failed",
+            Progress::Failed(Failure::new("golden", "case a: expected 1, got 2")),
+        ),
+        (
+            "reported-rolled-back",
+            Progress::RolledBack(Failure::new("errors", "3 of 40")),
+        ),
+    ];
+    for (name, progress) in states {
+        golden(
+            name,
+            &Reported {
+                sequence: 9,
+                revision: revision(),
+                target: Some(installed()),
+                rollout: Some("r-1".parse().unwrap()),
+                progress,
+                active: Some(installed()),
+                agent_version: "0.1.0".to_owned(),
+            },
+        );
+    }
+}
+
+#[test]
+fn enrolment() {
+    golden(
+        "enroll-request",
+        &EnrollRequest {
+            secret: "00".repeat(32),
+            device: Some("edge-01".parse().unwrap()),
+            csr_pem: "-----BEGIN CERTIFICATE REQUEST-----".to_owned(),
+            arch: "aarch64".to_owned(),
+            hardware: "generic".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+        },
+    );
+    golden(
+        "enroll-response",
+        &EnrollResponse {
+            fleet: "demo".parse().unwrap(),
+            device: "edge-01".parse().unwrap(),
+            certificate_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+            ca_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+            root_json: "{}".to_owned(),
+            mqtt_host: "fleet.example".to_owned(),
+            mqtt_port: 8883,
+            repository_url: "https://fleet.example:8443".to_owned(),
+            labels: [("site".to_owned(), "north".to_owned())].into(),
+        },
+    );
+}
+
+#[test]
+fn telemetry() {
+    let mut histogram = Histogram::new(3);
+    histogram.counts = vec![1, 0, 4];
+    histogram.under = 2;
+    histogram.nan = 1;
+    let window = Window {
+        bundle: Digest::of(b"manifest"),
+        family: "digits".parse().unwrap(),
+        version: 2,
+        start_ms: 1_700_000_000_000,
+        end_ms: 1_700_000_060_000,
+        inferences: 8,
+        errors: 1,
+        confidence_sum_micro: 7_400_000,
+        entropy_sum_micro: 900_000,
+        outputs: vec![3, 5],
+        confidence: histogram.clone(),
+        entropy: histogram.clone(),
+        features: vec![histogram],
+        profile: Some(Digest::of(b"profile")),
+        latency: Latency {
+            buckets: vec![0, 0, 8],
+        },
+    };
+    segment(
+        "sketch",
+        Class::Sketch,
+        vec![Body::Window(Box::new(window))],
+    );
+    segment(
+        "event",
+        Class::Event,
+        vec![
+            Body::Event(Event {
+                code: "update_refused".to_owned(),
+                detail: "hash: expected a, got b".to_owned(),
+                bundle: Some(Digest::of(b"manifest")),
+            }),
+            Body::Gap(Gap {
+                class: Class::Metrics,
+                segments: vec![1, 2],
+                records: 2,
+                reason: "space".to_owned(),
+            }),
+        ],
+    );
+    segment(
+        "log",
+        Class::Log,
+        vec![Body::Log(LogLine {
+            level: "warn".to_owned(),
+            text: "x".to_owned(),
+        })],
+    );
+    let values = [
+        ("inferences".to_owned(), Scalar::Integer(8)),
+        ("latency_p50_us".to_owned(), Scalar::Number(812.5)),
+        ("throttled".to_owned(), Scalar::Flag(false)),
+        ("family".to_owned(), Scalar::Text("digits".to_owned())),
+    ];
+    segment(
+        "metrics",
+        Class::Metrics,
+        vec![Body::Metrics {
+            values: values.into(),
+        }],
+    );
+}
+
+#[test]
+fn the_manifest() {
+    let path = folder().join("manifest.json");
+    let bytes = std::fs::read(path).unwrap();
+    let manifest = Manifest::parse(&bytes).unwrap();
+    assert_eq!(manifest.to_bytes().unwrap(), bytes.trim_ascii_end());
+    assert_eq!(manifest.target_path(), "digits/2/manifest.json");
+}
