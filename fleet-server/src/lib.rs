@@ -7,6 +7,7 @@ pub mod command;
 pub mod config;
 pub mod drift;
 pub mod enroll;
+mod files;
 pub mod mqtt;
 pub mod pki;
 pub mod repository;

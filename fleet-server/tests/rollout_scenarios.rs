@@ -54,10 +54,7 @@ fn compare(name: &str, got: &str) {
         got == expected,
         "{} differs from line {}: if that is meant, run with UPDATE_SCENARIOS=1 and review the diff. Got:\n{got}",
         path.display(),
-        differing.map_or_else(
-            || got.lines().count().min(expected.lines().count()),
-            |line| line
-        ) + 1
+        differing.unwrap_or(got.lines().count().min(expected.lines().count())) + 1
     );
 }
 

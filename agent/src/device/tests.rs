@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use super::step::{ATTEMPTS_MAX, BACKOFF_MAX_MS};
 use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;

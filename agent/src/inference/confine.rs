@@ -2,8 +2,7 @@
 
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit,
+    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit,
 };
 use rustix::thread::set_no_new_privs;
 
@@ -16,7 +15,7 @@ pub struct ConfineError {
 }
 
 /// Confines this process for good: no new privileges, no core dump (it would hold weights and
-/// samples), death with the supervisor, and at most `memory_limit_bytes` of private writable memory.
+/// samples), and at most `memory_limit_bytes` of private writable memory.
 ///
 /// The limit is on data (`RLIMIT_DATA`, which counts every private writable mapping since Linux 4.7),
 /// not on address space: allocators reserve far more of that than they use.
@@ -31,23 +30,12 @@ pub fn confine(memory_limit_bytes: Option<u64>) -> Result<(), ConfineError> {
     if let Some(bytes) = memory_limit_bytes {
         setrlimit(Resource::Data, limit(bytes)).map_err(refused("memory limit"))?;
     }
-    die_with_parent().map_err(refused("death with the supervisor"))
+    Ok(())
 }
 
 fn limit(value: u64) -> Rlimit {
     Rlimit {
         current: Some(value),
         maximum: Some(value),
-    }
-}
-
-/// A parent that died before the request took effect shows as another parent after it.
-fn die_with_parent() -> Result<(), Errno> {
-    let before = getppid();
-    set_parent_process_death_signal(Some(Signal::TERM))?;
-    if getppid() == before {
-        Ok(())
-    } else {
-        Err(Errno::CHILD)
     }
 }

@@ -315,11 +315,11 @@ macro_rules! float {
             const NAME: &'static str = $name;
             #[allow(clippy::cast_precision_loss)]
             fn from_i64(n: i64) -> Result<Self, String> {
-                Self::from_f64(n as f64)
+                <Self as Element>::from_f64(n as f64)
             }
             #[allow(clippy::cast_precision_loss)]
             fn from_u64(n: u64) -> Result<Self, String> {
-                Self::from_f64(n as f64)
+                <Self as Element>::from_f64(n as f64)
             }
             fn from_f64(n: f64) -> Result<Self, String> {
                 let narrow: Self = $narrow(n);

@@ -162,8 +162,8 @@ fn switch(state_dir: &Path, to: Option<Slot>) -> Result<(), FileError> {
             let fresh = slots.join("current.new");
             files::remove_if_there(&fresh)?;
             std::os::unix::fs::symlink(slot.name(), &fresh)
-                .map_err(|e| FileError::new("link", &fresh, e))?;
-            std::fs::rename(&fresh, &link).map_err(|e| FileError::new("rename", &link, e))?;
+                .map_err(files::at("link", &fresh))?;
+            std::fs::rename(&fresh, &link).map_err(files::at("rename", &link))?;
         }
     }
     files::sync_dir(&slots)

@@ -380,14 +380,15 @@ fn read_heads(db: &sled::Db, boot: BootId) -> Result<Vec<(u64, Meta)>, StoreErro
     Ok(heads)
 }
 
-/// Makes sled's files durable: those that exist, whoever wrote them.
-fn sync_files(path: &Path, blobs_synced: &mut BTreeSet<OsString>) -> io::Result<()> {
+/// Makes sled's files durable: those that exist, whoever wrote them. `synced` holds the blobs that
+/// are durable already and, once the folder itself is, the empty name.
+fn sync_files(path: &Path, synced: &mut BTreeSet<OsString>) -> io::Result<()> {
     let blobs = path.join("blobs");
-    let mut there = BTreeSet::new();
+    let mut there = BTreeSet::from([OsString::new()]);
     let mut news = false;
     for blob in std::fs::read_dir(&blobs)? {
         let name = blob?.file_name();
-        if !blobs_synced.contains(&name) {
+        if !synced.contains(&name) {
             news = true;
             match File::open(blobs.join(&name)) {
                 Ok(file) => file.sync_all()?,
@@ -400,15 +401,11 @@ fn sync_files(path: &Path, blobs_synced: &mut BTreeSet<OsString>) -> io::Result<
     if news {
         sync_dir(&blobs)?;
     }
-    // The folder changes only when sled makes it, or one of its snapshots.
-    if blobs_synced.is_empty() {
+    if !synced.contains(&OsString::new()) {
         File::open(path.join("conf"))?.sync_all()?;
         sync_dir(path)?;
-        there.insert(OsString::new());
-    } else {
-        there.insert(OsString::new());
     }
-    *blobs_synced = there;
+    *synced = there;
     File::open(path.join("db"))?.sync_data()
 }
 

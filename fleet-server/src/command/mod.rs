@@ -1,4 +1,5 @@
-//! Desired state on its way to devices.
+//! Desired state on its way to devices. It is kept in the database (`store::Store::set_desired`,
+//! `apply_plan`), never in broker queues; what is here only sends it, again and again until the
+//! device says that it has it.
 
 pub mod deliver;
-pub mod outbox;

@@ -336,7 +336,7 @@ impl<'a> Planner<'a> {
             self.say(ReasonCode::GateDue, sentence);
             return false;
         };
-        let verdict = gate::judge(policy, input);
+        let verdict = gate::judge(policy, &request.complete(input));
         self.verdict = Some(verdict.clone());
         match verdict.decision {
             Decision::Pass => {

@@ -257,7 +257,8 @@ fn an_unfed_and_a_starved_gate_hold() {
     assert_eq!(plan.actions, []);
     assert_eq!(
         report.headline(),
-        "stage canary: gate holds: 0 canaries, the policy needs 3"
+        "stage canary: gate holds: canary s0-0 has no inferences on the version before; s0-1 has no \
+         inferences on the version before; s0-2 has no inferences on the version before"
     );
     assert!(report.gate_request.is_some() && report.verdict.is_some());
 }

@@ -1,8 +1,9 @@
 //! What the planner tells people: counts per stage, and why nothing moves.
 
 use super::model::{DeviceState, RolloutState};
-use crate::drift::gate::Verdict;
+use crate::drift::gate::{DeviceSample, GateInput, Period, Verdict};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use utoipa::ToSchema;
 
@@ -178,6 +179,38 @@ pub struct GateRequest {
     pub after_from_ms: i64,
     /// `after` of every device ends here, unix ms. Grows with each tick while the gate holds.
     pub after_until_ms: i64,
+}
+
+impl GateRequest {
+    /// Exactly the devices asked for, sorted: one that the telemetry does not know gets empty
+    /// periods, so that a canary without data makes the gate hold instead of dropping out of it;
+    /// one that was not asked for is dropped. This is what is judged, and what to store beside
+    /// the verdict so that it can be replayed.
+    #[must_use]
+    pub fn complete(&self, found: &GateInput) -> GateInput {
+        let side = |wanted: &[String], samples: &[DeviceSample]| {
+            let mut by_device = BTreeMap::<&str, Vec<&DeviceSample>>::new();
+            for sample in samples {
+                by_device.entry(&sample.device).or_default().push(sample);
+            }
+            let empty = |device: &String| DeviceSample {
+                device: device.clone(),
+                before: Period::default(),
+                after: Period::default(),
+            };
+            wanted
+                .iter()
+                .flat_map(|device| match by_device.get(device.as_str()) {
+                    Some(found) => found.iter().copied().cloned().collect(),
+                    None => vec![empty(device)],
+                })
+                .collect()
+        };
+        GateInput {
+            canaries: side(&self.canaries, &found.canaries),
+            controls: side(&self.controls, &found.controls),
+        }
+    }
 }
 
 impl fmt::Display for RolloutState {

@@ -1,1 +1,395 @@
-//! (being written)
+//! Messages from devices into the database: batches, one transaction each, and then the
+//! application's own acknowledgement, which alone lets a device delete what it has sent.
+//!
+//! ```text
+//! inbound ─▶ sort (pure) ─▶ presence, reported: one row each
+//!                        └▶ segments: store.ingest(batch) ─ commit ─▶ ack {boot, segments}
+//!                        └▶ refused: counted, logged (at most one line a device in ten seconds)
+//! ```
+//! A failing database holds everything back: nothing is acknowledged, the batch is tried again,
+//! the broker's window fills and devices keep their buffers.
+
+use crate::clock;
+use crate::command::deliver::Wake;
+use crate::mqtt::{Inbound, MqttClient};
+use crate::store::{IncomingSegment, Store, StoreError};
+use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
+use dunlin_protocol::command::{Ack, MessageError, parse};
+use dunlin_protocol::id::{BootId, DeviceId, FleetId};
+use dunlin_protocol::report::{Presence, Reported};
+use dunlin_protocol::telemetry::{Class, Segment};
+use dunlin_protocol::topic::{Channel, Topic, TopicError};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Broker-side life of an acknowledgement; a lost one is made up for by the device sending again.
+const ACK_EXPIRY_S: u32 = 300;
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Tries of a whole batch before its segments are tried one by one.
+const BATCH_TRIES: u32 = 3;
+/// A device's rows are touched at most this often.
+const TOUCH_MS: i64 = 1000;
+const COMPLAINT_MS: i64 = 10_000;
+/// Names remembered for rate limits; beyond that all are forgotten at once.
+const NAMES_MAX: usize = 10_000;
+
+/// How messages are gathered.
+#[derive(Debug, Clone, Copy)]
+pub struct IngestSettings {
+    /// Most messages in one transaction.
+    pub batch_max: usize,
+    /// Longest wait for more of them.
+    pub batch_wait: Duration,
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        Self { batch_max: 256, batch_wait: Duration::from_millis(20) }
+    }
+}
+
+/// Why a message is left out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not a topic of ours.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// Of another fleet.
+    #[error("topic of fleet {got}, expected {expected}")]
+    Fleet {
+        /// This server's fleet.
+        expected: FleetId,
+        /// The topic's.
+        got: FleetId,
+    },
+    /// A channel on which only the server speaks.
+    #[error("channel {0} is the server's, devices only read it")]
+    Direction(&'static str),
+    /// Too long, or not of the channel's shape.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+}
+
+impl Refusal {
+    /// Short and stable, for metrics.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Topic(_) => "topic",
+            Self::Fleet { .. } => "fleet",
+            Self::Direction(_) => "direction",
+            Self::Message(MessageError::TooLarge { .. }) => "too_large",
+            Self::Message(MessageError::Malformed { .. }) => "malformed",
+        }
+    }
+}
+
+/// What a device said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Connected or not.
+    Presence(Presence),
+    /// The state it is in.
+    Reported(Box<Reported>),
+    /// Records.
+    Segment(Class, Box<Segment>),
+}
+
+/// Reads one message. The topic's device is who sent it: the broker lets nobody else publish there.
+///
+/// # Errors
+/// Why it is left out.
+pub fn read(fleet: &FleetId, topic: &str, payload: &[u8]) -> Result<(DeviceId, Message), Refusal> {
+    let topic: Topic = topic.parse()?;
+    if topic.fleet != *fleet {
+        return Err(Refusal::Fleet { expected: fleet.clone(), got: topic.fleet });
+    }
+    let message = match topic.channel {
+        Channel::Presence => Message::Presence(parse("presence", CONTROL_MESSAGE_MAX_BYTES, payload)?),
+        Channel::Reported => Message::Reported(Box::new(parse("reported", CONTROL_MESSAGE_MAX_BYTES, payload)?)),
+        channel => {
+            let class = Class::of_channel(channel).ok_or(Refusal::Direction(channel.as_str()))?;
+            Message::Segment(class, Box::new(Segment::decode(class, payload)?))
+        }
+    };
+    Ok((topic.device, message))
+}
+
+/// Runs until `stop` becomes true; the batch in hand is finished first.
+pub async fn run(
+    store: Store,
+    mqtt: MqttClient,
+    mut inbound: mpsc::Receiver<Inbound>,
+    wake: Wake,
+    settings: IngestSettings,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut ingest = Ingest { store, mqtt, wake, touched: BTreeMap::new(), complaints: Complaints::default() };
+    loop {
+        let first = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            first = inbound.recv() => match first {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let batch = gather(first, &mut inbound, settings).await;
+        if !ingest.take_in(batch, &mut stop).await {
+            return;
+        }
+    }
+}
+
+async fn gather(first: Inbound, inbound: &mut mpsc::Receiver<Inbound>, settings: IngestSettings) -> Vec<Inbound> {
+    let mut batch = vec![first];
+    let full = async {
+        while batch.len() < settings.batch_max {
+            match inbound.recv().await {
+                Some(message) => batch.push(message),
+                None => break,
+            }
+        }
+    };
+    // An elapsed wait is the ordinary end of a batch.
+    let _ = tokio::time::timeout(settings.batch_wait, full).await;
+    batch
+}
+
+struct Ingest {
+    store: Store,
+    mqtt: MqttClient,
+    wake: Wake,
+    touched: BTreeMap<DeviceId, i64>,
+    complaints: Complaints,
+}
+
+impl Ingest {
+    /// Whether to go on; `false` if `stop` came while the database failed.
+    async fn take_in(&mut self, batch: Vec<Inbound>, stop: &mut watch::Receiver<bool>) -> bool {
+        let now_ms = clock::now_ms();
+        let mut segments = Vec::new();
+        for message in &batch {
+            metrics::counter!("dunlin_ingest_messages_total").increment(1);
+            match read(self.mqtt.fleet(), message.topic(), message.payload()) {
+                Ok((device, Message::Segment(class, segment))) => {
+                    segments.push(IncomingSegment { device, class, segment: *segment, received_ms: now_ms });
+                }
+                Ok((device, state)) => {
+                    if !self.until_stored(stop, &device, &state, now_ms).await {
+                        return false;
+                    }
+                }
+                // A retained presence that was cleared, by an operator.
+                Err(_) if message.payload().is_empty() => {}
+                Err(refusal) => self.refuse(message, &refusal, now_ms),
+            }
+        }
+        self.touch(&segments, now_ms).await;
+        let Some(stored) = self.store_segments(&segments, stop).await else { return false };
+        self.acknowledge(stored).await;
+        for message in &batch {
+            self.mqtt.acknowledge(message).await;
+        }
+        true
+    }
+
+    async fn until_stored(&self, stop: &mut watch::Receiver<bool>, device: &DeviceId, state: &Message, now_ms: i64) -> bool {
+        let mut tries = 0;
+        loop {
+            let done = match state {
+                Message::Presence(presence) => self.presence(device, presence, now_ms).await,
+                Message::Reported(reported) => self.reported(device, reported, now_ms).await,
+                Message::Segment(..) => Ok(()),
+            };
+            let Err(error) = done else { return true };
+            tracing::error!(%device, %error, "state of a device not stored, will try again");
+            tries += 1;
+            if !pause(tries, stop).await {
+                return false;
+            }
+        }
+    }
+
+    async fn presence(&self, device: &DeviceId, presence: &Presence, now_ms: i64) -> Result<(), StoreError> {
+        if !self.store.set_presence(device, presence, now_ms).await? {
+            tracing::debug!(%device, online = presence.online, "presence ignored: of an earlier connection, or not let in");
+        } else if presence.online {
+            self.wake.connected(device);
+        }
+        Ok(())
+    }
+
+    async fn reported(&self, device: &DeviceId, reported: &Reported, now_ms: i64) -> Result<(), StoreError> {
+        if self.store.set_reported(device, reported, now_ms).await? {
+            self.wake.changed();
+        } else {
+            tracing::debug!(%device, sequence = reported.sequence, "report ignored: not newer than the one known");
+            self.store.touch(device, now_ms).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes who was heard of. Not worth holding anything up for.
+    async fn touch(&mut self, segments: &[IncomingSegment], now_ms: i64) {
+        if self.touched.len() > NAMES_MAX {
+            self.touched.clear();
+        }
+        for incoming in segments {
+            let last_ms = self.touched.get(&incoming.device);
+            if last_ms.is_some_and(|last_ms| (0..TOUCH_MS).contains(&(now_ms - last_ms))) {
+                continue;
+            }
+            if let Err(error) = self.store.touch(&incoming.device, now_ms).await {
+                tracing::warn!(device = %incoming.device, %error, "last sign of life not stored");
+                return;
+            }
+            self.touched.insert(incoming.device.clone(), now_ms);
+        }
+    }
+
+    /// The identities of the segments that are on disk; `None` if `stop` came first.
+    async fn store_segments(
+        &self,
+        segments: &[IncomingSegment],
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<Vec<(DeviceId, BootId, u64)>> {
+        let mut tries = 0;
+        loop {
+            match self.store.ingest(segments).await {
+                Ok(stored) => {
+                    metrics::counter!("dunlin_ingest_segments_total").increment(stored.len() as u64);
+                    return Some(stored);
+                }
+                Err(error) => {
+                    tries += 1;
+                    let count = segments.len();
+                    tracing::error!(%error, count, tries, "segments not stored, will try again; nothing is acknowledged");
+                }
+            }
+            if tries >= BATCH_TRIES && segments.len() > 1 {
+                let stored = self.one_by_one(segments).await;
+                // None at all: it is the database, not one of the segments.
+                if !stored.is_empty() {
+                    return Some(stored);
+                }
+            }
+            if !pause(tries, stop).await {
+                return None;
+            }
+        }
+    }
+
+    async fn one_by_one(&self, segments: &[IncomingSegment]) -> Vec<(DeviceId, BootId, u64)> {
+        let mut stored = Vec::new();
+        for one in segments {
+            match self.store.ingest(std::slice::from_ref(one)).await {
+                Ok(identities) => stored.extend(identities),
+                Err(error) => {
+                    metrics::counter!("dunlin_ingest_refused_total", "reason" => "store").increment(1);
+                    tracing::error!(device = %one.device, segment = one.segment.segment, %error, "segment left out");
+                }
+            }
+        }
+        stored
+    }
+
+    async fn acknowledge(&self, stored: Vec<(DeviceId, BootId, u64)>) {
+        let mut by_boot = BTreeMap::<(DeviceId, BootId), Vec<u64>>::new();
+        for (device, boot, segment) in stored {
+            by_boot.entry((device, boot)).or_default().push(segment);
+        }
+        for ((device, boot), mut segments) in by_boot {
+            segments.sort_unstable();
+            segments.dedup();
+            let Ok(json) = serde_json::to_vec(&Ack { boot, segments }) else { continue };
+            if let Err(error) = self.mqtt.publish(&device, Channel::Ack, json, Some(ACK_EXPIRY_S)).await {
+                // The device sends them again and is answered then.
+                tracing::debug!(%error, "acknowledgement not sent");
+            }
+        }
+    }
+
+    fn refuse(&mut self, message: &Inbound, refusal: &Refusal, now_ms: i64) {
+        metrics::counter!("dunlin_ingest_refused_total", "reason" => refusal.code()).increment(1);
+        let topic: String = message.topic().chars().take(200).collect();
+        let who = topic.split('/').nth(3).unwrap_or(&topic).to_owned();
+        if let Some(left_out) = self.complaints.may_speak(&who, now_ms) {
+            let bytes = message.payload().len();
+            tracing::warn!(device = %who, topic, bytes, left_out, "message refused: {refusal}");
+        }
+    }
+}
+
+/// Waits before the next try; `false` if `stop` came first.
+async fn pause(tries: u32, stop: &mut watch::Receiver<bool>) -> bool {
+    let wait = RETRY_MIN.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => false,
+        () = tokio::time::sleep(wait) => true,
+    }
+}
+
+/// One line a device in ten seconds, so that a broken device does not fill the log.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: BTreeMap<String, (i64, u64)>,
+}
+
+impl Complaints {
+    /// `Some(how many were left out since the last line)` if one may be written now.
+    fn may_speak(&mut self, who: &str, now_ms: i64) -> Option<u64> {
+        if self.last.len() > NAMES_MAX {
+            self.last.clear();
+        }
+        let entry = self.last.entry(who.to_owned()).or_insert((i64::MIN, 0));
+        if entry.0 <= now_ms && now_ms.saturating_sub(entry.0) < COMPLAINT_MS {
+            entry.1 += 1;
+            return None;
+        }
+        let left_out = entry.1;
+        *entry = (now_ms, 0);
+        Some(left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use dunlin_protocol::SEGMENT_MAX_BYTES;
+    use proptest::prelude::*;
+
+    fn fleet() -> FleetId {
+        "demo".parse().unwrap()
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_reason() {
+        let read = |topic: &str, payload: &[u8]| read(&fleet(), topic, payload).unwrap_err().code();
+        assert_eq!(read("other/topic", b"{}"), "topic");
+        assert_eq!(read("dunlin/v1/demo/d/nope", b"{}"), "topic");
+        assert_eq!(read("dunlin/v1/else/d/event", b"{}"), "fleet");
+        assert_eq!(read("dunlin/v1/demo/d/desired", b"{}"), "direction");
+        assert_eq!(read("dunlin/v1/demo/d/presence", b"{\"online\":3}"), "malformed");
+        assert_eq!(read("dunlin/v1/demo/d/reported", &vec![b' '; CONTROL_MESSAGE_MAX_BYTES + 1]), "too_large");
+        assert_eq!(read("dunlin/v1/demo/d/sketch", &vec![b'['; SEGMENT_MAX_BYTES + 1]), "too_large");
+    }
+
+    #[test]
+    fn a_broken_device_gets_one_line_in_a_while() {
+        let mut complaints = Complaints::default();
+        assert_eq!(complaints.may_speak("a", 0), Some(0));
+        assert_eq!(complaints.may_speak("a", 1), None);
+        assert_eq!(complaints.may_speak("b", 1), Some(0));
+        assert_eq!(complaints.may_speak("a", 10_000), Some(1));
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(topic in "(dunlin/v1/demo/d/(event|sketch|metrics|log|presence|reported))|.{0,40}", payload: Vec<u8>) {
+            let _ = read(&fleet(), &topic, &payload);
+        }
+    }
+}

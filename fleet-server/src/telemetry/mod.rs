@@ -1,3 +1,3 @@
-//! Telemetry: from the broker into the store.
+//! Telemetry: from the broker into the store, acknowledged once it is on disk.
 
 pub mod ingest;

@@ -1,0 +1,442 @@
+//! The transitions. Each is named and reads on its own.
+
+use super::{
+    Count, Effect, Event, Held, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State, installed,
+};
+use crate::pipe::TrialReport;
+use dunlin_protocol::command::{Desired, DesiredBundle};
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::report::{Failure, Progress};
+
+/// Failed fetches in a row before the update counts as failed.
+pub(super) const ATTEMPTS_MAX: u32 = 20;
+/// Trials begun before a model that never finishes one is given up.
+const TRIAL_STARTS_MAX: u32 = 2;
+/// Worker deaths in probation that roll back.
+const DEATHS_MAX: u32 = 2;
+/// Supervisor starts in one probation that roll back: the model may take the whole device down.
+const RESTARTS_MAX: u32 = 5;
+/// Longest span one tick counts as time in service: clock jumps and suspends count no more.
+const TICK_MAX_MS: i64 = 5_000;
+
+/// One step. `now_ms` is the device's clock in milliseconds since 1970.
+#[must_use]
+pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
+    let mut next = Step {
+        state,
+        effects: Vec::new(),
+        now_ms,
+    };
+    match event {
+        Event::Started => next.started(),
+        Event::Desired(desired) => next.desired(desired),
+        Event::Received { digest, result } => next.received(digest, result),
+        Event::TrialDone { digest, report } => next.trial_done(digest, report),
+        Event::ActivateFailed { slot, detail } => next.activate_failed(slot, &detail),
+        Event::WorkerDied { detail } => next.worker_died(&detail),
+        Event::Counted { digest, count } => next.counted(digest, count),
+        Event::Tick => next.tick(),
+    }
+    (next.state, next.effects)
+}
+
+struct Step {
+    state: State,
+    effects: Vec<Effect>,
+    now_ms: i64,
+}
+
+impl Step {
+    fn report(&mut self) {
+        self.state.sequence = self.state.sequence.saturating_add(1);
+        self.effects.push(Effect::Report);
+    }
+
+    fn event(&mut self, code: &'static str, detail: String, bundle: Option<Digest>) {
+        self.effects.push(Effect::Event {
+            code,
+            detail,
+            bundle,
+        });
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.state.phase = phase;
+        self.report();
+    }
+
+    fn idle(&mut self, last: Progress) {
+        self.enter(Phase::Idle { last });
+    }
+
+    fn serve_kept(&mut self) {
+        self.effects.push(match &self.state.kept {
+            Some(held) => Effect::Serve { slot: held.slot },
+            None => Effect::ServeNothing,
+        });
+    }
+
+    fn started(&mut self) {
+        if let Some(slot) = self.state.serving() {
+            self.effects.push(Effect::Serve { slot });
+        }
+        match self.state.phase.clone() {
+            Phase::Idle { .. } => self.report(),
+            Phase::Receiving { want, .. } => self.receive(want, 0),
+            Phase::Trial { want, starts } => self.trial(want, starts),
+            Phase::Probation { restarts, .. } => {
+                if let Phase::Probation {
+                    restarts,
+                    looked_at_ms,
+                    before,
+                    live,
+                    ..
+                } = &mut self.state.phase
+                {
+                    *restarts += 1;
+                    *looked_at_ms = self.now_ms;
+                    *before = before.plus(std::mem::take(live));
+                }
+                if restarts + 1 > RESTARTS_MAX {
+                    let detail = format!("the agent was started again {} times", restarts + 1);
+                    self.roll_back(Failure::new("crash_loop", detail));
+                } else {
+                    self.report();
+                }
+            }
+            Phase::RollingBack { failure, .. } => self.rolled_back(failure),
+        }
+    }
+
+    fn desired(&mut self, desired: Desired) {
+        if desired.revision < self.state.revision {
+            let detail = format!(
+                "desired state {} is older than the accepted {}",
+                desired.revision, self.state.revision
+            );
+            self.event("stale_desired", detail, None);
+            return self.report();
+        }
+        if desired.revision == self.state.revision {
+            return self.report();
+        }
+        self.state.revision = desired.revision;
+        let mut bundles = desired.bundles.into_iter();
+        let (want, more) = (bundles.next(), bundles.next());
+        self.state.target = want.as_ref().map(installed);
+        self.state.rollout = want.as_ref().and_then(|w| w.rollout.clone());
+        let busy = !matches!(
+            self.state.phase,
+            Phase::Idle { .. } | Phase::Probation { .. } | Phase::RollingBack { .. }
+        );
+        if busy {
+            self.effects.push(Effect::Cancel);
+        }
+        match want {
+            None => self.nothing_wanted(),
+            Some(want) if more.is_some() => {
+                self.leave_probation(&want);
+                let failure = Failure::new("one_family", "this agent runs one model family");
+                self.refuse(&want, failure);
+            }
+            Some(want) => self.wanted(want),
+        }
+    }
+
+    /// Nothing is asked for: what is kept goes on serving, an unkept version is given up.
+    fn nothing_wanted(&mut self) {
+        if matches!(self.state.phase, Phase::Probation { .. }) {
+            self.serve_kept();
+        }
+        self.idle(Progress::Idle);
+    }
+
+    fn wanted(&mut self, want: DesiredBundle) {
+        // The same bundle under a newer revision goes on where it is.
+        if let Phase::Probation { want: on, .. } = &mut self.state.phase
+            && on.digest == want.digest
+        {
+            *on = want;
+            return self.report();
+        }
+        self.leave_probation(&want);
+        let kept = self.state.kept.as_ref();
+        if kept.is_some_and(|h| h.bundle.digest == want.digest) {
+            return self.idle(Progress::Succeeded);
+        }
+        self.receive(want, 0);
+    }
+
+    /// An unkept version gives way to what is wanted now; the kept one serves meanwhile.
+    fn leave_probation(&mut self, want: &DesiredBundle) {
+        if let Phase::Probation { want: old, .. } = &self.state.phase {
+            let detail = format!(
+                "version {} gave way in its probation: version {} is wanted",
+                old.version, want.version
+            );
+            let digest = old.digest;
+            self.event("probation_ended", detail, Some(digest));
+            self.serve_kept();
+        }
+    }
+
+    fn receive(&mut self, want: DesiredBundle, attempts: u32) {
+        let slot = self.state.spare();
+        self.effects.push(Effect::Receive {
+            want: want.clone(),
+            slot,
+        });
+        self.enter(Phase::Receiving {
+            want,
+            attempts,
+            retry_at_ms: 0,
+            busy: true,
+        });
+    }
+
+    fn received(&mut self, digest: Digest, result: Result<(), ReceiveFailure>) {
+        let Phase::Receiving { want, attempts, .. } = self.state.phase.clone() else {
+            return;
+        };
+        if want.digest != digest {
+            return;
+        }
+        match result {
+            Ok(()) => self.trial(want, 0),
+            Err(ReceiveFailure { kind, failure }) => match kind {
+                ReceiveFailureKind::Refused => self.refuse(&want, failure),
+                ReceiveFailureKind::Failed => self.fail(&want, failure),
+                ReceiveFailureKind::Transient if attempts + 1 >= ATTEMPTS_MAX => {
+                    let detail = format!("{} attempts, last: {}", attempts + 1, failure.detail);
+                    self.fail(&want, Failure::new("unreachable", detail));
+                }
+                ReceiveFailureKind::Transient => {
+                    let attempts = attempts + 1;
+                    let retry_at_ms = self
+                        .now_ms
+                        .saturating_add(backoff_ms(attempts, self.state.jitter_seed));
+                    self.state.phase = Phase::Receiving {
+                        want,
+                        attempts,
+                        retry_at_ms,
+                        busy: false,
+                    };
+                }
+            },
+        }
+    }
+
+    fn trial(&mut self, want: DesiredBundle, starts: u32) {
+        if starts >= TRIAL_STARTS_MAX {
+            let detail = format!("the trial was begun {starts} times and never ended");
+            return self.fail(&want, Failure::new("trial_interrupted", detail));
+        }
+        self.effects.push(Effect::Trial {
+            slot: self.state.spare(),
+            digest: want.digest,
+        });
+        self.enter(Phase::Trial {
+            want,
+            starts: starts + 1,
+        });
+    }
+
+    fn trial_done(&mut self, digest: Digest, report: TrialReport) {
+        let Phase::Trial { want, .. } = self.state.phase.clone() else {
+            return;
+        };
+        if want.digest != digest {
+            return;
+        }
+        match report {
+            TrialReport::Failed { code, detail } => {
+                self.fail(&want, Failure::new(&code, detail));
+            }
+            TrialReport::Passed { .. } => {
+                self.effects.push(Effect::Serve {
+                    slot: self.state.spare(),
+                });
+                self.enter(Phase::Probation {
+                    want,
+                    served_ms: 0,
+                    looked_at_ms: self.now_ms,
+                    before: Count::default(),
+                    live: Count::default(),
+                    deaths: 0,
+                    restarts: 0,
+                });
+            }
+        }
+    }
+
+    fn activate_failed(&mut self, slot: Slot, detail: &str) {
+        match &self.state.phase {
+            Phase::Probation { .. } if slot == self.state.spare() => {
+                self.roll_back(Failure::new("load", detail));
+            }
+            _ => self.event("serve_failed", detail.to_owned(), None),
+        }
+    }
+
+    fn worker_died(&mut self, detail: &str) {
+        self.event(
+            "worker_died",
+            detail.to_owned(),
+            self.state.active().map(|a| a.digest),
+        );
+        let mut rolled = None;
+        if let Phase::Probation {
+            before,
+            live,
+            deaths,
+            ..
+        } = &mut self.state.phase
+        {
+            *before = before.plus(std::mem::take(live));
+            *deaths += 1;
+            if *deaths >= DEATHS_MAX {
+                rolled = Some(format!("the worker died {deaths} times, last: {detail}"));
+            }
+        }
+        if let Some(detail) = rolled {
+            self.roll_back(Failure::new("crash_loop", detail));
+        }
+    }
+
+    fn counted(&mut self, digest: Digest, count: Count) {
+        if let Phase::Probation { want, live, .. } = &mut self.state.phase
+            && want.digest == digest
+        {
+            *live = count;
+            self.judge();
+        }
+    }
+
+    fn tick(&mut self) {
+        match &mut self.state.phase {
+            Phase::Receiving {
+                want,
+                attempts,
+                retry_at_ms,
+                busy: false,
+            } if *retry_at_ms <= self.now_ms
+                || retry_at_ms.saturating_sub(self.now_ms) > BACKOFF_MAX_MS * 2 =>
+            {
+                let (want, attempts) = (want.clone(), *attempts);
+                self.receive(want, attempts);
+            }
+            Phase::Probation {
+                served_ms,
+                looked_at_ms,
+                ..
+            } => {
+                let passed = self
+                    .now_ms
+                    .saturating_sub(*looked_at_ms)
+                    .clamp(0, TICK_MAX_MS);
+                *served_ms = served_ms.saturating_add(passed.unsigned_abs());
+                *looked_at_ms = self.now_ms;
+                self.judge();
+            }
+            _ => {}
+        }
+    }
+
+    fn judge(&mut self) {
+        let Phase::Probation {
+            want,
+            served_ms,
+            before,
+            live,
+            ..
+        } = &self.state.phase
+        else {
+            return;
+        };
+        let (rules, count) = (want.probation, before.plus(*live));
+        if count.errors > rules.errors_max {
+            let detail = format!(
+                "{} failed inferences of {}, at most {} are allowed",
+                count.errors,
+                count.errors.saturating_add(count.inferences),
+                rules.errors_max
+            );
+            self.roll_back(Failure::new("errors", detail));
+        } else if count.inferences >= rules.inferences && *served_ms >= rules.time_ms {
+            self.keep();
+        } else if *served_ms >= rules.deadline_ms {
+            let detail = format!(
+                "{} of {} inferences after {} ms",
+                count.inferences, rules.inferences, served_ms
+            );
+            self.roll_back(Failure::new("probation_deadline", detail));
+        }
+    }
+
+    fn keep(&mut self) {
+        let Phase::Probation { want, .. } = &self.state.phase else {
+            return;
+        };
+        let (held, digest) = (
+            Held {
+                slot: self.state.spare(),
+                bundle: installed(want),
+            },
+            want.digest,
+        );
+        let detail = format!("version {} is kept", want.version);
+        self.state.kept = Some(held);
+        self.event("update_succeeded", detail, Some(digest));
+        self.idle(Progress::Succeeded);
+    }
+
+    fn roll_back(&mut self, failure: Failure) {
+        if let Phase::Probation { want, .. } = self.state.phase.clone() {
+            self.event(
+                "update_rolled_back",
+                format!("{}: {}", failure.code, failure.detail),
+                Some(want.digest),
+            );
+            self.state.phase = Phase::RollingBack {
+                want,
+                failure: failure.clone(),
+            };
+            self.rolled_back(failure);
+        }
+    }
+
+    fn rolled_back(&mut self, failure: Failure) {
+        self.serve_kept();
+        self.idle(Progress::RolledBack(failure));
+    }
+
+    fn refuse(&mut self, want: &DesiredBundle, failure: Failure) {
+        self.event(
+            "update_refused",
+            format!("{}: {}", failure.code, failure.detail),
+            Some(want.digest),
+        );
+        self.idle(Progress::Refused(failure));
+    }
+
+    fn fail(&mut self, want: &DesiredBundle, failure: Failure) {
+        self.event(
+            "update_failed",
+            format!("{}: {}", failure.code, failure.detail),
+            Some(want.digest),
+        );
+        self.idle(Progress::Failed(failure));
+    }
+}
+
+pub(super) const BACKOFF_MAX_MS: i64 = 300_000;
+
+/// 1 s doubled each time, at most five minutes, then spread over the upper half.
+fn backoff_ms(attempts: u32, seed: u64) -> i64 {
+    let full = 1_000_i64
+        .saturating_mul(1 << attempts.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX_MS);
+    let mixed = (seed ^ u64::from(attempts)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+    let half = full / 2;
+    half + i64::try_from(mixed).unwrap_or(0) % (half + 1)
+}

@@ -1,0 +1,595 @@
+//! Keeps the segments: writes, evicts, sends, deletes, and gets over a store that fails.
+//!
+//! A failed store is closed and opened anew, on a full disk after giving the ballast back and
+//! dropping the least precious half. What was written since the last sync waits in memory until
+//! it is written again. While there is no store, new segments wait in memory up to
+//! [`WAITING_BYTES_MAX`]; what is dropped beyond is named in gaps once there is a store again.
+
+use super::boot::Counter;
+use super::buffer::{Folder, OPENINGS_MAX, SledStore};
+use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
+use super::store::{
+    BATCH_MAX, Eviction, Index, Limits, SegmentStore, StoreError, eviction_down_to, next_eviction,
+};
+use super::sync::{Outbox, Outgoing};
+use dunlin_protocol::command::Ack;
+use dunlin_protocol::id::BootId;
+use dunlin_protocol::telemetry::{Body, Class, Event, Gap, Record};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Most bytes of entries that wait in memory while the store fails.
+pub const WAITING_BYTES_MAX: usize = 2 << 20;
+/// Most numbers a gap names for segments that never reached the store.
+const LOST_NUMBERS_MAX: usize = 4096;
+/// Most bytes written in one batch, so that a batch stays within sled's write buffer.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// A store below this many bytes on disk is not worth compacting.
+const COMPACT_BYTES_MIN: u64 = 4 << 20;
+
+/// What was found when the telemetry store was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Life of the store.
+    pub boot: BootId,
+    /// Segments that were buffered.
+    pub segments: usize,
+    /// Their records.
+    pub records: u64,
+    /// Why an earlier store had to be set aside, and where it is now. Also buffered as an event.
+    pub set_aside: Option<String>,
+    /// Why there is no store at the moment; records wait in memory, and opening is tried again.
+    pub problem: Option<String>,
+}
+
+/// What is buffered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Segments, sealed and not acknowledged.
+    pub segments: usize,
+    /// Their records.
+    pub records: u64,
+    /// Disk used by the store, in bytes.
+    pub disk_bytes: u64,
+    /// Records evicted or lost since the agent started.
+    pub evicted_records: u64,
+    /// Time of the oldest buffered record, in milliseconds since 1970.
+    pub oldest_ms: Option<i64>,
+    /// What keeps records from being durable, if anything does.
+    pub problem: Option<String>,
+}
+
+/// The buffer's working parts.
+pub(crate) struct Keeper {
+    folder: Folder,
+    limits: Limits,
+    counter: Counter,
+    store: Option<SledStore>,
+    index: Index,
+    outbox: Outbox,
+    waiting: Vec<Sealed>,
+    unsynced: Vec<Sealed>,
+    lost: BTreeMap<Class, Gap>,
+    evicted_records: u64,
+    dirty: bool,
+    problem: Option<String>,
+}
+
+struct Opened {
+    counter: Counter,
+    store: SledStore,
+    heads: Vec<(u64, Meta)>,
+    set_aside: Option<String>,
+}
+
+impl Keeper {
+    /// Opens the folder; `now_ms` is the wall clock in milliseconds since 1970.
+    pub(crate) fn open(
+        dir: &Path,
+        limits: Limits,
+        now_ms: i64,
+    ) -> Result<(Self, OpenReport), StoreError> {
+        let folder = Folder::take(dir)?;
+        let opened = open_store(&folder).or_else(|e| match e {
+            StoreError::Medium { .. } => {
+                folder.drop_ballast();
+                open_store(&folder)
+            }
+            other => Err(other),
+        });
+        let (counter, opened, problem) = match opened {
+            Ok(o) => (None, Some(o), None),
+            Err(e @ StoreError::Medium { .. }) => match Counter::load(dir)? {
+                Some(counter) => (Some(counter), None, Some(e.to_string())),
+                None => return Err(e),
+            },
+            Err(e) => return Err(e),
+        };
+        let (counter, store, heads, set_aside) = match (counter, opened) {
+            (_, Some(o)) => (o.counter, Some(o.store), o.heads, o.set_aside),
+            (Some(counter), None) => (counter, None, Vec::new(), None),
+            (None, None) => return Err(StoreError::InUse { path: dir.into() }),
+        };
+        let mut keeper = Self {
+            folder,
+            limits,
+            counter,
+            store,
+            index: Index::default(),
+            outbox: Outbox::default(),
+            waiting: Vec::new(),
+            unsynced: Vec::new(),
+            lost: BTreeMap::new(),
+            evicted_records: 0,
+            dirty: false,
+            problem: problem.clone(),
+        };
+        for (number, meta) in heads {
+            keeper.index.insert(number, meta);
+        }
+        let report = OpenReport {
+            boot: keeper.counter.boot(),
+            segments: keeper.index.segments(),
+            records: keeper.index.records(),
+            set_aside: set_aside.clone(),
+            problem,
+        };
+        if let Some(why) = set_aside {
+            keeper.tell_set_aside(why, now_ms);
+        }
+        keeper.write(now_ms);
+        keeper.housekeeping(now_ms);
+        Ok((keeper, report))
+    }
+
+    /// Takes gathered records over, under new numbers.
+    pub(crate) fn seal(&mut self, gathered: Vec<(Class, Vec<Prepared>)>, now_ms: i64) {
+        for (class, records) in gathered {
+            self.seal_one(Kind::of(class), &records);
+        }
+        self.write(now_ms);
+    }
+
+    /// Makes all that was taken over durable.
+    pub(crate) fn sync(&mut self, now_ms: i64) -> Result<(), String> {
+        self.write(now_ms);
+        if self.dirty
+            && let Some(store) = &mut self.store
+        {
+            match store.sync() {
+                Ok(()) => {
+                    self.dirty = false;
+                    self.unsynced.clear();
+                }
+                Err(e) => {
+                    self.recover(&e, now_ms);
+                    if let Some(store) = &mut self.store
+                        && store.sync().is_ok()
+                    {
+                        self.dirty = false;
+                        self.unsynced.clear();
+                    }
+                }
+            }
+        }
+        let durable = self.store.is_some() && self.waiting.is_empty() && !self.dirty;
+        if durable {
+            self.problem = None;
+            Ok(())
+        } else {
+            let problem = self.problem.clone();
+            Err(problem.unwrap_or_else(|| "the store could not be synced".to_owned()))
+        }
+    }
+
+    /// Whether something is not durable yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The messages to send now; `clock_ms` does not go back.
+    pub(crate) fn next_batch(&mut self, clock_ms: u64, max: usize, now_ms: i64) -> Vec<Outgoing> {
+        let chosen = self.outbox.next_unsent(&self.index, clock_ms, max);
+        let boot = self.counter.boot();
+        let mut batch = Vec::with_capacity(chosen.len());
+        for (number, meta) in chosen {
+            let Some(store) = &mut self.store else {
+                self.outbox.forget(number);
+                continue;
+            };
+            let read = match store.peek(number) {
+                Ok(Some(entry)) => read_message(boot, number, &entry).map_err(|e| e.to_string()),
+                Ok(None) => Err("the entry is missing".to_owned()),
+                Err(e) => {
+                    self.recover(&e, now_ms);
+                    break;
+                }
+            };
+            match read {
+                Ok(payload) => batch.push(Outgoing {
+                    segment: number,
+                    class: meta.kind.class(),
+                    payload,
+                }),
+                Err(problem) => {
+                    tracing::warn!(segment = number, problem, "unreadable telemetry dropped");
+                    let eviction = Eviction {
+                        kind: meta.kind,
+                        segments: vec![number],
+                        records: u64::from(meta.records),
+                        reason: "unreadable in the buffer",
+                    };
+                    self.evict(&eviction, now_ms);
+                }
+            }
+        }
+        batch
+    }
+
+    /// When a segment under way will be due again, by the clock that does not go back.
+    pub(crate) fn next_resend_ms(&self) -> Option<u64> {
+        self.outbox.next_resend_ms()
+    }
+
+    /// Deletes exactly what the server names, if it speaks of this boot; how many were there.
+    pub(crate) fn ack(&mut self, ack: &Ack, now_ms: i64) -> usize {
+        if ack.boot != self.counter.boot() {
+            return 0;
+        }
+        let mut there = Vec::new();
+        for number in &ack.segments {
+            if self.index.remove(*number).is_some() {
+                there.push(*number);
+            }
+            self.outbox.forget(*number);
+        }
+        self.unsynced.retain(|s| self.index.get(s.number).is_some());
+        // A deletion that a crash undoes costs a message that the server knows already.
+        if let Some(store) = &mut self.store
+            && !there.is_empty()
+            && let Err(e) = store.ack(&there)
+        {
+            self.recover(&e, now_ms);
+        }
+        there.len()
+    }
+
+    /// The connection is a new one.
+    pub(crate) fn reset_inflight(&mut self) {
+        self.outbox.reset_inflight();
+    }
+
+    /// What is buffered.
+    pub(crate) fn stats(&mut self) -> Stats {
+        let disk = self.store.as_mut().and_then(|s| s.stats().ok());
+        Stats {
+            segments: self.index.segments() + self.waiting.len(),
+            records: self.index.records()
+                + self.waiting.iter().map(|s| u64::from(s.meta.records)).sum::<u64>(),
+            disk_bytes: disk.map_or(0, |d| d.disk_bytes),
+            evicted_records: self.evicted_records,
+            oldest_ms: self.index.oldest_ms(),
+            problem: self.problem.clone(),
+        }
+    }
+
+    /// What needs doing now and then: a failed store is tried again, a bloated one compacted,
+    /// the ballast put back.
+    pub(crate) fn housekeeping(&mut self, now_ms: i64) {
+        if self.store.is_none() {
+            self.reopen(now_ms);
+            self.write(now_ms);
+        }
+        let Some(Ok(stats)) = self.store.as_mut().map(SledStore::stats) else {
+            return;
+        };
+        let disk_max = self.limits.disk_bytes();
+        let live = self.index.bytes();
+        let over = stats.disk_bytes > disk_max;
+        if over {
+            self.evict_down_to(disk_max / 4, "the store has outgrown its disk", now_ms);
+        }
+        let drained = stats.disk_bytes > COMPACT_BYTES_MIN.max(live.saturating_mul(8));
+        if (over || drained)
+            && let Some(store) = &mut self.store
+        {
+            match store.compact() {
+                Ok(()) => self.unsynced.clear(),
+                Err(e) => self.recover(&e, now_ms),
+            }
+        }
+        if let Err(e) = self.folder.put_ballast() {
+            tracing::debug!(problem = %e, "no room for the ballast yet");
+        }
+    }
+
+    /// Ends in order: all durable, unused numbers given back.
+    pub(crate) fn close(mut self, now_ms: i64) -> Result<(), String> {
+        let synced = self.sync(now_ms);
+        drop(self.store.take());
+        if synced.is_ok()
+            && let Err(e) = self.counter.close()
+        {
+            tracing::debug!(problem = %e, "unused segment numbers are skipped");
+        }
+        synced
+    }
+
+    fn seal_one(&mut self, kind: Kind, records: &[Prepared]) {
+        let sealed = self
+            .counter
+            .next()
+            .map_err(|e| e.to_string())
+            .and_then(|n| Sealed::new(n, kind, records).map_err(|e| e.to_string()));
+        match sealed {
+            Ok(sealed) => self.waiting.push(sealed),
+            Err(problem) => {
+                tracing::warn!(problem, "telemetry cannot be sealed");
+                let count = u64::try_from(records.len()).unwrap_or_default();
+                self.lose(kind.class(), None, count);
+                self.problem = Some(problem);
+            }
+        }
+    }
+
+    /// Moves what waits into the store, then evicts what is too much.
+    fn write(&mut self, now_ms: i64) {
+        if let Err(e) = self.write_waiting(now_ms) {
+            self.recover(&e, now_ms);
+        }
+        self.bound_waiting();
+    }
+
+    fn write_waiting(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        self.write_lost(now_ms)?;
+        while !self.waiting.is_empty() {
+            let Some(store) = &mut self.store else {
+                return Ok(());
+            };
+            let mut bytes = 0;
+            let count = self.waiting.iter().take(BATCH_MAX).take_while(|s| {
+                let first = bytes == 0;
+                bytes += s.entry.len();
+                first || bytes <= BATCH_BYTES_MAX
+            });
+            let count = count.count();
+            store.append(&self.waiting[..count], &[])?;
+            self.dirty = true;
+            for sealed in self.waiting.drain(..count) {
+                self.index.insert(sealed.number, sealed.meta);
+                self.unsynced.push(sealed);
+            }
+        }
+        while let Some(eviction) = next_eviction(&self.index, &self.limits) {
+            self.try_evict(&eviction, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Gaps for what never reached the store.
+    fn write_lost(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        while let Some((class, gap)) = self.lost.pop_first() {
+            let number = self.counter.next();
+            let sealed = number.and_then(|n| seal_gap(n, gap.clone(), now_ms));
+            match sealed {
+                Ok(sealed) => self.waiting.push(sealed),
+                Err(e) => {
+                    self.lost.insert(class, gap);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn evict(&mut self, eviction: &Eviction, now_ms: i64) {
+        if let Err(e) = self.try_evict(eviction, now_ms) {
+            self.recover(&e, now_ms);
+        }
+    }
+
+    fn evict_down_to(&mut self, bytes: u64, reason: &'static str, now_ms: i64) {
+        while let Some(eviction) = eviction_down_to(&self.index, bytes, reason) {
+            // A gap is small, yet not nothing: when only gaps are left, that is enough.
+            if eviction.kind == Kind::Gap {
+                return;
+            }
+            if let Err(e) = self.try_evict(&eviction, now_ms) {
+                self.fail(&e);
+                return;
+            }
+        }
+    }
+
+    /// Deletes segments and adds the gap that names them, in one batch.
+    fn try_evict(&mut self, eviction: &Eviction, now_ms: i64) -> Result<(), StoreError> {
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        let gap = Gap {
+            class: eviction.kind.class(),
+            segments: eviction.segments.clone(),
+            records: eviction.records,
+            reason: eviction.reason.to_owned(),
+        };
+        let sealed = seal_gap(self.counter.next()?, gap, now_ms)?;
+        store.append(std::slice::from_ref(&sealed), &eviction.segments)?;
+        self.dirty = true;
+        self.evicted_records += eviction.records;
+        for number in &eviction.segments {
+            self.index.remove(*number);
+            self.outbox.forget(*number);
+        }
+        self.unsynced.retain(|s| self.index.get(s.number).is_some());
+        self.index.insert(sealed.number, sealed.meta);
+        Ok(())
+    }
+
+    fn lose(&mut self, class: Class, number: Option<u64>, records: u64) {
+        self.evicted_records += records;
+        let gap = self.lost.entry(class).or_insert_with(|| Gap {
+            class,
+            segments: Vec::new(),
+            records: 0,
+            reason: "the buffer could not be written".to_owned(),
+        });
+        gap.records += records;
+        if gap.segments.len() < LOST_NUMBERS_MAX {
+            gap.segments.extend(number);
+        }
+    }
+
+    fn bound_waiting(&mut self) {
+        let mut bytes: usize = self.waiting.iter().map(|s| s.entry.len()).sum();
+        while bytes > WAITING_BYTES_MAX {
+            let worst = self.waiting.iter().map(|s| s.meta.kind).max();
+            let Some(at) = self.waiting.iter().position(|s| Some(s.meta.kind) == worst) else {
+                return;
+            };
+            let sealed = self.waiting.remove(at);
+            bytes -= sealed.entry.len();
+            let records = u64::from(sealed.meta.records);
+            self.lose(sealed.meta.kind.class(), Some(sealed.number), records);
+        }
+    }
+
+    /// Closes a store that failed; what is not known to be durable waits to be written again.
+    fn fail(&mut self, error: &StoreError) {
+        tracing::warn!(problem = %error, "telemetry store failed");
+        self.problem = Some(error.to_string());
+        drop(self.store.take());
+        let mut again = std::mem::take(&mut self.unsynced);
+        again.append(&mut self.waiting);
+        self.waiting = again;
+    }
+
+    fn recover(&mut self, error: &StoreError, now_ms: i64) {
+        self.fail(error);
+        if !self.reopen(now_ms) {
+            return;
+        }
+        if matches!(error, StoreError::Medium { .. }) {
+            let half = self.index.bytes() / 2;
+            self.evict_down_to(half, "the disk is full", now_ms);
+        }
+        if let Err(e) = self.write_waiting(now_ms) {
+            self.fail(&e);
+        }
+    }
+
+    fn reopen(&mut self, now_ms: i64) -> bool {
+        self.folder.drop_ballast();
+        let opened = match open_store(&self.folder) {
+            Ok(opened) => opened,
+            Err(e) => {
+                self.problem = Some(e.to_string());
+                return false;
+            }
+        };
+        let new_boot = opened.counter.boot() != self.counter.boot();
+        self.store = Some(opened.store);
+        self.index = Index::default();
+        for (number, meta) in opened.heads {
+            self.index.insert(number, meta);
+        }
+        self.dirty = true;
+        if new_boot {
+            self.counter = opened.counter;
+            self.outbox.reset_inflight();
+            self.renumber();
+        }
+        if let Some(why) = opened.set_aside {
+            self.tell_set_aside(why, now_ms);
+        }
+        true
+    }
+
+    /// Numbers belong to a boot: what waits gets new ones.
+    fn renumber(&mut self) {
+        for sealed in std::mem::take(&mut self.waiting) {
+            match self.counter.next() {
+                Ok(number) => self.waiting.push(Sealed { number, ..sealed }),
+                Err(_) => self.lose(
+                    sealed.meta.kind.class(),
+                    None,
+                    u64::from(sealed.meta.records),
+                ),
+            }
+        }
+    }
+
+    fn tell_set_aside(&mut self, detail: String, now_ms: i64) {
+        tracing::error!(detail, "telemetry store set aside");
+        let record = Record {
+            time_ms: now_ms,
+            body: Body::Event(Event {
+                code: "telemetry_store_set_aside".to_owned(),
+                detail,
+                bundle: None,
+            }),
+        };
+        if let Ok(prepared) = Prepared::new(&record) {
+            self.seal_one(Kind::Event, &[prepared]);
+        }
+    }
+}
+
+fn seal_gap(number: u64, gap: Gap, now_ms: i64) -> Result<Sealed, StoreError> {
+    let record = Record {
+        time_ms: now_ms,
+        body: Body::Gap(gap),
+    };
+    Sealed::of_record(number, Kind::Gap, &record).map_err(|e| StoreError::Medium {
+        path: "memory".into(),
+        what: "sealing a gap",
+        problem: e.to_string(),
+    })
+}
+
+/// Opens the store, or sets it aside and begins a new one under a new boot id.
+fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
+    let died = folder.count_opening();
+    let there = folder.settle()?;
+    let why = match (there, Counter::load(folder.dir())?) {
+        (false, _) => None,
+        (true, None) => Some("its boot id is lost".to_owned()),
+        (true, Some(_)) if died >= OPENINGS_MAX => {
+            Some(format!("{died} starts in a row died while opening it"))
+        }
+        (true, Some(mut counter)) => match SledStore::open(folder, counter.boot()) {
+            Ok((store, heads)) => {
+                folder.opened();
+                if let Some(last) = heads.iter().map(|(n, _)| *n).max() {
+                    counter.skip_past(last);
+                }
+                return Ok(Opened {
+                    counter,
+                    store,
+                    heads,
+                    set_aside: None,
+                });
+            }
+            Err(StoreError::Damaged { problem, .. }) => Some(problem),
+            Err(other) => return Err(other),
+        },
+    };
+    let set_aside = match why {
+        Some(why) => {
+            let aside = folder.set_aside()?;
+            Some(format!("{why}; it is kept as {}", aside.display()))
+        }
+        None => None,
+    };
+    let counter = Counter::begin(folder.dir())?;
+    let store = SledStore::create(folder, counter.boot())?;
+    folder.opened();
+    Ok(Opened {
+        counter,
+        store,
+        heads: Vec::new(),
+        set_aside,
+    })
+}
