@@ -95,7 +95,11 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             log_to_stderr(&settings.log_level);
             let path = std::env::current_exe().context("own program")?;
             let prefix = prefix.iter().map(ToString::to_string).collect();
-            runtime()?.block_on(shell::run(settings, Program { path, prefix }))?;
+            die_with_parent_if_asked();
+            runtime()?.block_on(async {
+                let shutdown = shell::terminated()?;
+                shell::run(settings, Program { path, prefix }, shutdown).await
+            })?;
             Ok(ExitCode::SUCCESS)
         }),
         Sub::Enroll {
@@ -134,6 +138,15 @@ fn with_settings(
         eprintln!("dunlin-agent: {e:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A demo or a test that is killed must not leave agents behind.
+fn die_with_parent_if_asked() {
+    if std::env::var_os("DUNLIN_DIE_WITH_PARENT").is_some() {
+        let term = Some(rustix::process::Signal::TERM);
+        // Where the kernel has no such thing, the agent merely outlives its parent.
+        let _ = rustix::process::set_parent_process_death_signal(term);
+    }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

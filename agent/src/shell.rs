@@ -44,11 +44,33 @@ pub struct Program {
     pub prefix: Vec<String>,
 }
 
-/// Runs the agent until SIGTERM or SIGINT, then drains.
+/// SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signals cannot be listened to.
+pub fn terminated() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+/// Runs the agent until `shutdown` is ready, then drains.
 ///
 /// # Errors
 /// What cannot work without a person: no identity, no state folder, another agent on it.
-pub async fn run(settings: Settings, program: Program) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Settings,
+    program: Program,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let _lock = lock(&settings).context("another agent runs on this state folder")?;
     let identity = Identity::load(&settings.state_dir)?
         .context("this device is not enrolled: run `dunlin-agent enroll` first")?;
@@ -61,7 +83,7 @@ pub async fn run(settings: Settings, program: Program) -> anyhow::Result<()> {
         state = %shell.settings.state_dir.display(),
         "agent started"
     );
-    shell.serve().await?;
+    shell.serve(shutdown).await?;
     shell.drain().await;
     Ok(())
 }
@@ -169,12 +191,8 @@ impl Shell {
         Ok(shell)
     }
 
-    async fn serve(&mut self) -> anyhow::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
+    async fn serve(&mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::pin!(shutdown);
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let every = Duration::from_millis(self.settings.telemetry.metrics_every_ms);
@@ -183,8 +201,7 @@ impl Shell {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
         loop {
             tokio::select! {
-                _ = term.recv() => return Ok(()),
-                _ = int.recv() => return Ok(()),
+                () = &mut shutdown => return Ok(()),
                 Some(event) = self.worker_events.recv() => self.worker_event(event).await,
                 Some(event) = self.job_events.recv() => self.feed(event).await,
                 incoming = self.incoming.recv() => match incoming {

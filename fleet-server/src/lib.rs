@@ -1,6 +1,7 @@
 //! Dunlin's fleet server.
 pub mod acl;
 pub mod api;
+pub mod blobs;
 pub mod broker;
 pub mod clock;
 pub mod command;

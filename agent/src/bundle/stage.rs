@@ -123,7 +123,11 @@ pub(crate) fn write(
     }
     files::write_atomic(&slot.join(MANIFEST), bytes, 0o600)?;
     let digest = Digest::of(bytes);
-    files::write_atomic(&slot.join(COMPLETE), format!("{digest}\n").as_bytes(), 0o600)?;
+    files::write_atomic(
+        &slot.join(COMPLETE),
+        format!("{digest}\n").as_bytes(),
+        0o600,
+    )?;
     Ok(StagedInfo {
         family: manifest.family.clone(),
         version: manifest.version,

@@ -6,7 +6,6 @@
 //! successful refresh). Each accepted file is stored at once, so that what was seen once counts
 //! also after a power cut. The decisions are [`TrustedSet`]'s.
 
-use super::UpdateError;
 use crate::files::{self, FileError};
 use crate::http::Client;
 use dunlin_protocol::command::DesiredBundle;
@@ -18,6 +17,8 @@ use dunlin_protocol::trust::{
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+pub use super::{Kind, UpdateError};
 
 const ENROLLED_ROOT: &str = "enrolled_root.json";
 const FLOORS: &str = "floors.json";
@@ -207,7 +208,9 @@ pub(crate) async fn refresh(
     refresh_root(repository, store, &mut set).await?;
     refresh_timestamp(repository, store, &mut set).await?;
     // 5.5 Snapshot.
-    load(store.read(Role::Snapshot)?, |b| set.load_trusted_snapshot(b));
+    load(store.read(Role::Snapshot)?, |b| {
+        set.load_trusted_snapshot(b)
+    });
     if let Some(file) = set.snapshot_to_fetch()? {
         let bytes = repository.metadata(&file).await?;
         set.update_snapshot(&bytes)?;

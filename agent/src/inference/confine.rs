@@ -1,9 +1,7 @@
 //! What the worker gives up before it reads its first byte of a model.
 
 use rustix::io::Errno;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::set_no_new_privs;
 
 /// A restriction that the kernel refused.

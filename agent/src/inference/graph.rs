@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tract_onnx::Onnx;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::tract_hir::internal::{
-    Factoid, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable,
-    IntoTValue, TVec, ToDim, TractError, TypedRunnableModel,
+    Factoid, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue,
+    TVec, ToDim, TractError, TypedRunnableModel,
 };
 
 /// Longest message taken over from tract, in bytes; its chains can quote whole nodes.
@@ -151,7 +151,9 @@ impl Graph {
             self.outputs
                 .iter()
                 .zip(&results)
-                .map(|(spec, tensor)| Values::from_tensor(spec, tensor).map_err(GraphError::Outputs))
+                .map(|(spec, tensor)| {
+                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
+                })
                 .collect()
         })
     }

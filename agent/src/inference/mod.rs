@@ -1,16 +1,23 @@
 //! The inference worker: loads staged bundles, serves them by the Open Inference Protocol v2, and
 //! turns what it sees into windows. The only part of Dunlin that knows tract.
 //!
-//! `source → serve → steps → engine → observe → window → pipe`; it holds no key and may die.
+//! A request's way: `listen → serve → api → steps → graph → steps → observe`; a window's:
+//! `observe → models → worker → pipe`. It holds no key, and it may die without harming the rest.
 
+mod api;
 pub mod confine;
 pub mod engine;
 pub mod golden;
 pub mod graph;
+mod listen;
 mod models;
 mod observe;
+mod serve;
 mod steps;
 pub mod tensor;
+mod worker;
 
 pub use engine::{Engine, EngineError};
 pub use golden::trial;
+pub use listen::ListenError;
+pub use worker::{WorkerArgs, WorkerError, main, run};

@@ -35,9 +35,7 @@ impl Observation {
             .iter()
             .map(|f| {
                 let values = specs.iter().zip(inputs).find(|(s, _)| s.name == f.tensor);
-                values
-                    .and_then(|(_, v)| v.get(f.index))
-                    .unwrap_or(f64::NAN)
+                values.and_then(|(_, v)| v.get(f.index)).unwrap_or(f64::NAN)
             })
             .collect();
         let (class, confidence, entropy) = outputs.first().map_or((None, f64::NAN, f64::NAN), top);
@@ -204,7 +202,8 @@ impl Windows {
                 confidence_sum_micro: 0,
                 entropy_sum_micro: 0,
                 outputs: vec![0; self.classes],
-                confidence: reference.map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
+                confidence: reference
+                    .map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
                 entropy: reference.map_or_else(Histogram::default, |p| bins(&p.entropy.edges)),
                 features: reference
                     .map_or(&[][..], |p| &p.features)
@@ -339,7 +338,11 @@ mod tests {
         let mut w = windows(1000);
         w.answered(10_000, &seen(0.0, vec![1.0, 0.0]), 1);
         w.answered(500, &seen(0.0, vec![1.0, 0.0]), 1);
-        let spans: Vec<_> = w.take_all(600).iter().map(|w| (w.start_ms, w.end_ms)).collect();
+        let spans: Vec<_> = w
+            .take_all(600)
+            .iter()
+            .map(|w| (w.start_ms, w.end_ms))
+            .collect();
         assert_eq!(spans, [(10_000, 11_000), (0, 601)]);
     }
 

@@ -69,7 +69,11 @@ mod tests {
 
     #[test]
     fn steps_apply_in_order_to_their_own_tensor() {
-        let steps = [scale("x", 2.0, 1.0), scale("y", 9.0, 9.0), scale("x", 0.5, 0.0)];
+        let steps = [
+            scale("x", 2.0, 1.0),
+            scale("y", 9.0, 9.0),
+            scale("x", 0.5, 0.0),
+        ];
         assert_eq!(run(&steps, &[2], vec![1.0, -1.0]), [1.5, -0.5]);
     }
 

@@ -529,7 +529,10 @@ mod tests {
     #[test]
     fn every_element_type_keeps_its_range() {
         let read = |dtype, json: &str| Values::from_json(&spec(dtype, &[1]), json);
-        assert_eq!(read(DType::UINT8, "[255]").unwrap(), Values::UINT8(vec![255]));
+        assert_eq!(
+            read(DType::UINT8, "[255]").unwrap(),
+            Values::UINT8(vec![255])
+        );
         assert_eq!(read(DType::UINT8, "[3.0]").unwrap(), Values::UINT8(vec![3]));
         assert!(read(DType::UINT8, "[256]").is_err());
         assert!(read(DType::UINT8, "[3.5]").is_err());
@@ -542,7 +545,10 @@ mod tests {
             read(DType::UINT64, "[18446744073709551615]").unwrap(),
             Values::UINT64(vec![u64::MAX])
         );
-        assert_eq!(read(DType::BOOL, "[true]").unwrap(), Values::BOOL(vec![true]));
+        assert_eq!(
+            read(DType::BOOL, "[true]").unwrap(),
+            Values::BOOL(vec![true])
+        );
         assert!(read(DType::BOOL, "[2]").is_err());
         assert!(read(DType::FP16, "[65520]").is_err());
         assert!(read(DType::FP64, "[1e300]").is_ok());

@@ -1,8 +1,7 @@
 //! Carrying out what the state machine decides. Every effect may be repeated.
 
 use super::Shell;
-use crate::bundle::stage;
-use crate::bundle::verify::{Kind, UpdateError};
+use crate::bundle::{Kind, UpdateError, stage};
 use crate::device::{Effect, Event, ReceiveFailure, ReceiveFailureKind, Slot};
 use crate::files::{self, FileError};
 use crate::pipe::ToWorker;

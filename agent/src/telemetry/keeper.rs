@@ -26,6 +26,8 @@ const LOST_NUMBERS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A store below this many bytes on disk is not worth compacting.
 const COMPACT_BYTES_MIN: u64 = 4 << 20;
+const SET_ASIDE: &str = "telemetry_store_set_aside";
+const UNAVAILABLE: &str = "telemetry_store_unavailable";
 
 /// What was found when the telemetry store was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,21 +38,31 @@ pub struct OpenReport {
     pub segments: usize,
     /// Their records.
     pub records: u64,
-    /// Why an earlier store had to be set aside, and where it is now. Also buffered as an event.
+    /// Why an earlier store had to be set aside, and where it is now.
     pub set_aside: Option<String>,
     /// Why there is no store at the moment; records wait in memory, and opening is tried again.
     pub problem: Option<String>,
 }
 
+impl OpenReport {
+    /// What is worth an event: `(code, detail)`.
+    #[must_use]
+    pub fn events(&self) -> Vec<(&'static str, String)> {
+        let set_aside = self.set_aside.clone().map(|why| (SET_ASIDE, why));
+        let problem = self.problem.clone().map(|why| (UNAVAILABLE, why));
+        set_aside.into_iter().chain(problem).collect()
+    }
+}
+
 /// What is buffered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Segments, sealed and not acknowledged.
-    pub segments: usize,
+    pub segments: u64,
     /// Their records.
     pub records: u64,
     /// Disk used by the store, in bytes.
-    pub disk_bytes: u64,
+    pub bytes_on_disk: u64,
     /// Records evicted or lost since the agent started.
     pub evicted_records: u64,
     /// Time of the oldest buffered record, in milliseconds since 1970.
@@ -131,12 +143,9 @@ impl Keeper {
             boot: keeper.counter.boot(),
             segments: keeper.index.segments(),
             records: keeper.index.records(),
-            set_aside: set_aside.clone(),
+            set_aside,
             problem,
         };
-        if let Some(why) = set_aside {
-            keeper.tell_set_aside(why, now_ms);
-        }
         keeper.write(now_ms);
         keeper.housekeeping(now_ms);
         Ok((keeper, report))
@@ -263,10 +272,10 @@ impl Keeper {
     pub(crate) fn stats(&mut self) -> Stats {
         let disk = self.store.as_mut().and_then(|s| s.stats().ok());
         Stats {
-            segments: self.index.segments() + self.waiting.len(),
+            segments: (self.index.segments() + self.waiting.len()) as u64,
             records: self.index.records()
                 + self.waiting.iter().map(|s| u64::from(s.meta.records)).sum::<u64>(),
-            disk_bytes: disk.map_or(0, |d| d.disk_bytes),
+            bytes_on_disk: disk.map_or(0, |d| d.disk_bytes),
             evicted_records: self.evicted_records,
             oldest_ms: self.index.oldest_ms(),
             problem: self.problem.clone(),
@@ -526,7 +535,7 @@ impl Keeper {
         let record = Record {
             time_ms: now_ms,
             body: Body::Event(Event {
-                code: "telemetry_store_set_aside".to_owned(),
+                code: SET_ASIDE.to_owned(),
                 detail,
                 bundle: None,
             }),

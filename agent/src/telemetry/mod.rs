@@ -16,14 +16,13 @@ pub use store::{Limits, StoreError};
 pub use sync::Outgoing;
 
 use dunlin_protocol::command::Ack;
-use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::Record;
 use keeper::Keeper;
 use segment::{Gatherer, Prepared, RecordError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Records are sealed into segments and written this long after they came in, in milliseconds.
 pub const SEAL_MS: u64 = 200;
@@ -64,7 +63,7 @@ enum Request {
     ResetInflight,
     Flush(oneshot::Sender<Result<(), String>>),
     Stats(oneshot::Sender<Stats>),
-    Close(oneshot::Sender<Result<(), String>>),
+    Close(oneshot::Sender<()>),
 }
 
 /// The way to the buffer; clones share it. When the last one is dropped, the buffer is closed in
@@ -73,36 +72,40 @@ enum Request {
 pub struct TelemetryHandle {
     requests: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
-    changed: watch::Receiver<u64>,
+    changed: Arc<Notify>,
 }
 
 impl TelemetryHandle {
-    /// Opens the buffer in `dir` (made if missing) and starts its thread. Blocks while the heads
-    /// of what is buffered are read (well under a second for 64 MiB).
+    /// Opens the buffer in `dir` (made if missing) on a thread of its own, which reads the heads
+    /// of all that is buffered (well under a second for 64 MiB).
     ///
     /// # Errors
-    /// Another process has the folder, or the medium refuses at the first start. A damaged store
-    /// is no error: it is set aside, see [`OpenReport::set_aside`].
-    pub fn open(dir: &Path, limits: Limits) -> Result<(Self, OpenReport), TelemetryError> {
-        let (keeper, report) = Keeper::open(dir, limits, wall_ms())?;
+    /// Another process has the folder, or the medium refuses at the very first start. A damaged
+    /// store is no error: it is set aside, see [`OpenReport::set_aside`].
+    pub async fn open(dir: &Path, limits: Limits) -> Result<(Self, OpenReport), TelemetryError> {
         let (requests, incoming) = mpsc::channel(QUEUE_REQUESTS);
-        let (notify, changed) = watch::channel(0);
+        let changed = Arc::new(Notify::new());
+        let notify = Arc::clone(&changed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(TelemetryError::Thread)?;
-        let worker = Worker {
-            keeper,
-            gatherer: Gatherer::default(),
-            began: Instant::now(),
-            sync_due_ms: None,
-            housekeeping_due_ms: HOUSEKEEPING_MS,
-            notify,
+        let dir = dir.to_owned();
+        let (opened, report) = oneshot::channel();
+        let work = move || match Keeper::open(&dir, limits, wall_ms()) {
+            Ok((keeper, report)) => {
+                let _ = opened.send(Ok(report));
+                runtime.block_on(Worker::new(keeper, notify).run(incoming));
+            }
+            Err(e) => {
+                let _ = opened.send(Err(e));
+            }
         };
         std::thread::Builder::new()
             .name("telemetry".to_owned())
-            .spawn(move || runtime.block_on(worker.run(incoming)))
+            .spawn(work)
             .map_err(TelemetryError::Thread)?;
+        let report = report.await.map_err(|_| TelemetryError::Closed)??;
         let handle = Self {
             requests,
             room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
@@ -111,7 +114,7 @@ impl TelemetryHandle {
         Ok((handle, report))
     }
 
-    /// Takes a record in; waits while 256 records or 4 MiB are queued before it. The record is
+    /// Takes a record in; waits while 256 requests or 4 MiB are queued before it. The record is
     /// durable within a second, or after [`TelemetryHandle::flush`].
     ///
     /// # Errors
@@ -125,30 +128,23 @@ impl TelemetryHandle {
     }
 
     /// The segments to send now, at most 16 under way at once, events first. A segment that is
-    /// not acknowledged is given out again after ten seconds.
-    ///
-    /// # Errors
-    /// The buffer is closed.
-    pub async fn next_batch(&self) -> Result<Vec<Outgoing>, TelemetryError> {
+    /// not acknowledged is given out again after ten seconds. Empty when closed.
+    pub async fn next_batch(&self) -> Vec<Outgoing> {
         let batch = |reply| Request::Batch(sync::WINDOW_SEGMENTS, reply);
-        self.ask(batch).await
+        self.ask(batch).await.unwrap_or_default()
     }
 
     /// Deletes exactly the segments that the server names; another boot's ack and unknown numbers
-    /// are ignored. Returns how many were there.
-    ///
-    /// # Errors
-    /// The buffer is closed.
-    pub async fn ack(&self, ack: Ack) -> Result<usize, TelemetryError> {
-        self.ask(|reply| Request::Ack(ack, reply)).await
+    /// are ignored. Returns how many were there; 0 when closed.
+    pub async fn ack(&self, ack: Ack) -> usize {
+        let removed = self.ask(|reply| Request::Ack(ack, reply)).await;
+        removed.unwrap_or_default()
     }
 
     /// To be called at each new connection: what is not acknowledged is sent again at once.
-    ///
-    /// # Errors
-    /// The buffer is closed.
-    pub async fn reset_inflight(&self) -> Result<(), TelemetryError> {
-        self.send(Request::ResetInflight).await
+    pub async fn reset_inflight(&self) {
+        // A closed buffer has nothing under way.
+        let _ = self.send(Request::ResetInflight).await;
     }
 
     /// Returns when all that was pushed before is durable.
@@ -160,29 +156,24 @@ impl TelemetryHandle {
         flushed.map_err(|problem| TelemetryError::NotDurable { problem })
     }
 
-    /// What is buffered.
-    ///
-    /// # Errors
-    /// The buffer is closed.
-    pub async fn stats(&self) -> Result<Stats, TelemetryError> {
-        self.ask(Request::Stats).await
+    /// What is buffered; all zero when closed.
+    pub async fn stats(&self) -> Stats {
+        self.ask(Request::Stats).await.unwrap_or_default()
     }
 
-    /// Ends in order: all durable, files closed, the folder free. Other clones get
+    /// Ends in order: all durable, files closed, the folder free. What cannot be made durable is
+    /// logged; [`TelemetryHandle::flush`] before tells it to the caller. Other clones get
     /// [`TelemetryError::Closed`] afterwards.
-    ///
-    /// # Errors
-    /// The last records could not be made durable.
-    pub async fn close(self) -> Result<(), TelemetryError> {
-        let closed = self.ask(Request::Close).await?;
-        closed.map_err(|problem| TelemetryError::NotDurable { problem })
+    pub async fn close(self) {
+        // An answer that does not come means that it is closed already.
+        let _ = self.ask(Request::Close).await;
     }
 
-    /// Changes whenever [`TelemetryHandle::next_batch`] may have something new to give: segments
-    /// were sealed, or one that was not acknowledged is due again.
-    #[must_use]
-    pub fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.clone()
+    /// Waits until [`TelemetryHandle::next_batch`] may have something new to give: segments were
+    /// sealed, or one that was not acknowledged is due again. Remembers one change while nobody
+    /// waits; for one waiting task.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     async fn send(&self, request: Request) -> Result<(), TelemetryError> {
@@ -206,10 +197,21 @@ struct Worker {
     began: Instant,
     sync_due_ms: Option<u64>,
     housekeeping_due_ms: u64,
-    notify: watch::Sender<u64>,
+    notify: Arc<Notify>,
 }
 
 impl Worker {
+    fn new(keeper: Keeper, notify: Arc<Notify>) -> Self {
+        Self {
+            keeper,
+            gatherer: Gatherer::default(),
+            began: Instant::now(),
+            sync_due_ms: None,
+            housekeeping_due_ms: HOUSEKEEPING_MS,
+            notify,
+        }
+    }
+
     async fn run(mut self, mut incoming: mpsc::Receiver<Request>) {
         let closing = loop {
             let wait = Duration::from_millis(self.due_ms().saturating_sub(self.clock_ms()));
@@ -229,7 +231,7 @@ impl Worker {
         // Those who still hold a handle learn of the end only now that the folder is free.
         drop(incoming);
         if let Some(reply) = closing {
-            let _ = reply.send(closed);
+            let _ = reply.send(());
         }
     }
 
@@ -309,7 +311,7 @@ impl Worker {
     }
 
     fn tell(&self) {
-        self.notify.send_modify(|n| *n += 1);
+        self.notify.notify_one();
     }
 
     fn clock_ms(&self) -> u64 {
@@ -320,13 +322,4 @@ impl Worker {
 fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// Makes an ack of everything in a batch; for those who answer in the server's place.
-#[must_use]
-pub fn ack_of(boot: BootId, batch: &[Outgoing]) -> Ack {
-    Ack {
-        boot,
-        segments: batch.iter().map(|o| o.segment).collect(),
-    }
 }

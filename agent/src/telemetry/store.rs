@@ -101,15 +101,15 @@ pub struct Limits {
     /// Most disk the store may use, in bytes; at least [`Limits::MIN_BYTES`]. The entries
     /// themselves get half of it, the rest is the store's own slack.
     pub max_bytes: u64,
-    /// Most segments; bounds the index in memory (about 64 bytes each).
-    pub max_segments: usize,
 }
+
+/// Most segments buffered; bounds the index in memory (about 64 bytes each).
+pub const SEGMENTS_MAX: usize = 65_536;
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_bytes: 64 << 20,
-            max_segments: 65_536,
         }
     }
 }
@@ -244,7 +244,7 @@ pub fn next_eviction(index: &Index, limits: &Limits) -> Option<Eviction> {
         let surplus = held - ceiling + ceiling / 16;
         return least(index, surplus, 0, "the buffer is full");
     }
-    let (held, most) = (index.segments(), limits.max_segments);
+    let (held, most) = (index.segments(), SEGMENTS_MAX);
     if held > most {
         let surplus = held - most + most / 16;
         return least(index, 0, surplus, "the buffer holds its most segments");
@@ -309,7 +309,6 @@ mod tests {
 
     const SMALL: Limits = Limits {
         max_bytes: Limits::MIN_BYTES,
-        max_segments: 1000,
     };
 
     fn settle(index: &mut Index, limits: &Limits) -> Vec<Eviction> {
@@ -355,11 +354,11 @@ mod tests {
     #[test]
     fn the_index_is_bounded_in_number() {
         let mut index = Index::default();
-        for number in 0..1500 {
+        for number in 0..66_000 {
             index.insert(number, meta(Kind::Metrics, 60));
         }
-        settle(&mut index, &SMALL);
-        assert!((900..=1000).contains(&index.segments()));
+        settle(&mut index, &Limits::default());
+        assert!((SEGMENTS_MAX / 10 * 9..=SEGMENTS_MAX).contains(&index.segments()));
     }
 
     proptest! {

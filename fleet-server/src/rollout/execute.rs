@@ -1,1 +1,414 @@
-//! (being written)
+//! Carries out what the planner decides, one tick after the other:
+//!
+//! ```text
+//! stored rollout + devices' reports ─observe─▶ plan (pure) ─▶ gate due? periods ─▶ plan again
+//!        ▲                                                                            │
+//!        └───────── one transaction: states, desired states, verdict, report ◀────────┘
+//! ```
+//! Nothing is kept between ticks but what is in the database, so a server killed at any moment
+//! goes on at its next tick. Every verdict is stored with its input and policy: [`Judged`].
+//!
+//! Wiring: `tokio::spawn(execute::run(store, wake, ExecuteSettings { .. }, stop))`.
+
+use super::model::{Action, DeviceObservation, DeviceState, RolloutState};
+use super::observe::{is_on_the_way_back, observe};
+use super::plan::{PlanInput, plan};
+use super::policy::{GatePolicy, Policy};
+use super::report::{GateRequest, Report};
+use crate::clock;
+use crate::command::deliver::Wake;
+use crate::drift::gate::{Decision, DeviceSample, GateInput, Period, Verdict};
+use crate::store::{
+    BundleRow, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication, RolloutDeviceRow, RolloutRow, Store,
+    StoreError,
+};
+use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::id::{DeviceId, Digest, RolloutId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How the planner is run.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecuteSettings {
+    /// Time between ticks.
+    pub tick: Duration,
+    /// How far back a device's time on the version before counts, in milliseconds.
+    pub baseline_ms: i64,
+}
+
+impl Default for ExecuteSettings {
+    fn default() -> Self {
+        Self { tick: Duration::from_secs(1), baseline_ms: 7 * 24 * 3_600_000 }
+    }
+}
+
+/// Why a rollout's tick did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored document is not what this version wrote, or cannot be written.
+    #[error("rollout {rollout}: {what}: {problem}")]
+    Document {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Which document.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The version's manifest is not known.
+    #[error("rollout {rollout}: the bundle with manifest digest {digest} is not in the database")]
+    NoBundle {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The digest.
+        digest: Digest,
+    },
+}
+
+/// A gate's verdict with all it rests on: [`judge`](crate::drift::gate::judge) of `policy` and
+/// `input` gives `verdict` again, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Stage judged.
+    pub stage: usize,
+    /// Which devices and spans of time.
+    pub request: GateRequest,
+    /// The policy's gate.
+    pub policy: GatePolicy,
+    /// The sums read from telemetry.
+    pub input: GateInput,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// Ticks until `stop` becomes true.
+pub async fn run(store: Store, wake: Wake, settings: ExecuteSettings, mut stop: watch::Receiver<bool>) {
+    let mut told = BTreeMap::<String, String>::new();
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(settings.tick) => {}
+        }
+        let failures = tick(&store, &wake, settings, clock::now_ms()).await;
+        for (what, problem) in &failures {
+            // Once, not at every tick.
+            if told.get(what) != Some(problem) {
+                tracing::error!(rollout = %what, "rollout does not move: {problem}");
+            }
+        }
+        told = failures;
+    }
+}
+
+/// One look at every running rollout; what failed, by rollout. One that fails does not hold up
+/// the others.
+pub async fn tick(store: &Store, wake: &Wake, settings: ExecuteSettings, now_ms: i64) -> BTreeMap<String, String> {
+    let mut failures = BTreeMap::new();
+    let running = match store.running_rollouts().await {
+        Ok(running) if running.is_empty() => return failures,
+        Ok(running) => running,
+        Err(error) => return [("all".to_owned(), error.to_string())].into(),
+    };
+    for rollout in &running {
+        match step(store, rollout, settings, now_ms).await {
+            Ok(true) => wake.changed(),
+            Ok(false) => {}
+            Err(error) => {
+                failures.insert(rollout.id.to_string(), error.to_string());
+            }
+        }
+    }
+    failures
+}
+
+/// One look at one rollout; whether desired states have changed.
+///
+/// # Errors
+/// The database failed, or holds what it should not; nothing is changed then.
+pub async fn step(
+    store: &Store,
+    rollout: &RolloutRow,
+    settings: ExecuteSettings,
+    now_ms: i64,
+) -> Result<bool, ExecuteError> {
+    let mut view = View::load(store, rollout, now_ms).await?;
+    let joined = view.joined();
+    let input = |gate| PlanInput {
+        policy: &view.policy,
+        state: &view.state,
+        fleet: &view.fleet,
+        joined: &joined,
+        gate,
+        now_ms,
+    };
+    let (mut next, mut report) = plan(&input(None));
+    let mut judged = None;
+    if let (Some(request), Some(policy)) = (report.gate_request.clone(), view.policy.gate.clone()) {
+        let fed = gate_input(store, &view, &request, settings.baseline_ms).await?;
+        (next, report) = plan(&input(Some(&fed)));
+        // A hold looks at counts alone and is followed by another look: only decisions are kept.
+        judged = report.verdict.clone().filter(|verdict| verdict.decision != Decision::Hold).map(|verdict| Judged {
+            stage: request.stage,
+            request,
+            policy,
+            input: fed,
+            verdict,
+        });
+    }
+    let bundle = store.bundle_by_digest(&rollout.digest).await?;
+    let bundle = bundle.ok_or_else(|| ExecuteError::NoBundle { rollout: rollout.id.clone(), digest: rollout.digest })?;
+    let changes = view.carry_out(&next.actions, &bundle, now_ms);
+    let running = !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, now_ms);
+    let application = view.application(changes, &next.next_state, &report, judged.as_ref(), running, now_ms)?;
+    let Some(application) = application else { return Ok(false) };
+    let has_desired = !application.desired.is_empty();
+    match store.apply_plan(&rollout.id, &application).await {
+        // Ended by somebody else meanwhile.
+        Err(StoreError::NotFound(_)) => return Ok(false),
+        done => done?,
+    }
+    tell(rollout, &view.state, &report);
+    Ok(has_desired)
+}
+
+fn tell(rollout: &RolloutRow, before: &RolloutState, report: &Report) {
+    if *before != report.state {
+        tracing::info!(rollout = %rollout.id, state = %report.state, "rollout: {}", report.headline());
+    }
+}
+
+/// Everything one step looks at, typed.
+struct View<'a> {
+    rollout: &'a RolloutRow,
+    policy: Policy,
+    state: RolloutState,
+    rows: Vec<RolloutDeviceRow>,
+    /// One for each row, in the same order, brought up to date.
+    fleet: Vec<DeviceObservation>,
+    devices: BTreeMap<DeviceId, DeviceRow>,
+}
+
+/// New desired states, by device.
+type Wanted = BTreeMap<DeviceId, Vec<DesiredBundle>>;
+
+impl<'a> View<'a> {
+    async fn load(store: &Store, rollout: &'a RolloutRow, now_ms: i64) -> Result<Self, ExecuteError> {
+        let policy: Policy = read(rollout, "policy", &rollout.policy)?;
+        let mut state: RolloutState = read(rollout, "state", &rollout.state)?;
+        if rollout.abort_requested_ms.is_some() {
+            state = state.aborted("requested").unwrap_or(state);
+        }
+        let rows = store.rollout_devices(&rollout.id).await?;
+        let everybody = DeviceFilter { with_revoked: true, ..DeviceFilter::default() };
+        let devices: BTreeMap<DeviceId, DeviceRow> =
+            store.list_devices(&everybody).await?.into_iter().map(|row| (row.device.clone(), row)).collect();
+        let mut fleet = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let noted: DeviceObservation = read(rollout, "device state", &row.state)?;
+            fleet.push(observe(rollout, row, &noted, devices.get(&row.device), now_ms));
+        }
+        Ok(Self { rollout, policy, state, rows, fleet, devices })
+    }
+
+    /// Devices that the selector matches and that are not in the rollout.
+    fn joined(&self) -> Vec<String> {
+        let is_known = |device: &DeviceId| self.rows.iter().any(|row| row.device == *device);
+        let matches =
+            |row: &DeviceRow| self.rollout.selector.iter().all(|(key, value)| row.labels.get(key) == Some(value));
+        let new = self.devices.values().filter(|row| !row.revoked && matches(row) && !is_known(&row.device));
+        new.map(|row| row.device.to_string()).collect()
+    }
+
+    fn index_of(&self, device: &str) -> Option<usize> {
+        self.fleet.iter().position(|seen| seen.device == device)
+    }
+
+    /// Applies the actions to the view; gives the desired states they set.
+    fn carry_out(&mut self, actions: &[Action], bundle: &BundleRow, now_ms: i64) -> Wanted {
+        let mut wanted = Wanted::new();
+        for action in actions {
+            match action {
+                Action::Join { device, stage } => self.join(device, *stage, now_ms),
+                Action::Assign { device, .. } => self.assign(device, bundle, now_ms, &mut wanted),
+                Action::MarkTimedOut { device, .. } => self.enter(device, DeviceState::TimedOut, now_ms),
+                Action::MarkNotStarted { device, .. } => self.enter(device, DeviceState::NotStarted, now_ms),
+                Action::RollBack { devices } => {
+                    devices.iter().for_each(|device| self.take_back(device, &mut wanted));
+                }
+                // The next state says it.
+                Action::Advance { .. } | Action::Pause { .. } | Action::Stop { .. } | Action::Finish => {}
+            }
+        }
+        wanted
+    }
+
+    fn enter(&mut self, device: &str, state: DeviceState, now_ms: i64) {
+        if let Some(at) = self.index_of(device) {
+            self.fleet[at].state = state;
+            self.fleet[at].state_since_ms = now_ms;
+        }
+    }
+
+    fn join(&mut self, device: &str, stage: usize, now_ms: i64) {
+        let Some(row) = device.parse::<DeviceId>().ok().and_then(|id| self.devices.get(&id)) else { return };
+        let before = row.desired.iter().flat_map(|d| &d.bundles).find(|b| b.family == self.rollout.family);
+        let position = self.rows.iter().map(|row| row.position.saturating_add(1)).max().unwrap_or(0);
+        self.rows.push(RolloutDeviceRow {
+            device: row.device.clone(),
+            stage: u32::try_from(stage).unwrap_or(u32::MAX),
+            position,
+            before: before.cloned(),
+            state: Value::Null,
+        });
+        self.fleet.push(DeviceObservation {
+            device: device.to_owned(),
+            stage,
+            state: DeviceState::Waiting,
+            state_since_ms: now_ms,
+            last_seen_ms: row.last_seen_ms,
+            assigned_at_ms: None,
+        });
+    }
+
+    fn assign(&mut self, device: &str, bundle: &BundleRow, now_ms: i64, wanted: &mut Wanted) {
+        let Some(at) = self.index_of(device) else { return };
+        let asked = DesiredBundle {
+            family: self.rollout.family.clone(),
+            version: self.rollout.version,
+            target: bundle.target.clone(),
+            digest: self.rollout.digest,
+            rollout: Some(self.rollout.id.clone()),
+            probation: self.rollout.probation,
+        };
+        self.want(at, Some(asked), wanted);
+        self.fleet[at].assigned_at_ms = Some(now_ms);
+        self.enter(device, DeviceState::Assigned, now_ms);
+    }
+
+    fn take_back(&mut self, device: &str, wanted: &mut Wanted) {
+        let Some(at) = self.index_of(device) else { return };
+        let before = self.rows[at].before.clone();
+        self.want(at, before.map(|before| DesiredBundle { rollout: None, ..before }), wanted);
+        self.fleet[at].assigned_at_ms = None;
+    }
+
+    /// Replaces the family's bundle in a device's desired state, and leaves the others.
+    fn want(&self, at: usize, bundle: Option<DesiredBundle>, wanted: &mut Wanted) {
+        let device = &self.rows[at].device;
+        let current = self.devices.get(device).and_then(|row| row.desired.as_ref());
+        let mut bundles: Vec<DesiredBundle> = current.map(|desired| desired.bundles.clone()).unwrap_or_default();
+        bundles.retain(|other| other.family != self.rollout.family);
+        bundles.extend(bundle);
+        wanted.insert(device.clone(), bundles);
+    }
+
+    /// After an end with a roll-back: whether to go on looking, so that the devices' return is
+    /// noted. Silent ones are not waited for beyond the policy's deadline.
+    fn is_anybody_coming_back(&self, next: &RolloutState, now_ms: i64) -> bool {
+        let deadline_ms = i64::try_from(self.policy.silence_ms).unwrap_or(i64::MAX);
+        let is_heard = |seen: &DeviceObservation| {
+            let heard_ms = seen.last_seen_ms.unwrap_or(seen.state_since_ms);
+            now_ms.saturating_sub(heard_ms) <= deadline_ms
+        };
+        *next != RolloutState::Finished && self.fleet.iter().any(|seen| is_on_the_way_back(seen) && is_heard(seen))
+    }
+
+    /// What to write; `None` if nothing is new.
+    fn application(
+        &self,
+        wanted: Wanted,
+        next: &RolloutState,
+        report: &Report,
+        judged: Option<&Judged>,
+        running: bool,
+        now_ms: i64,
+    ) -> Result<Option<PlanApplication>, ExecuteError> {
+        let mut device_updates = Vec::new();
+        for (row, seen) in self.rows.iter().zip(&self.fleet) {
+            let noted: Option<DeviceObservation> = serde_json::from_value(row.state.clone()).ok();
+            // That a device was heard of again is not worth a write: its own row says it.
+            let noted = noted.map(|noted| DeviceObservation { last_seen_ms: seen.last_seen_ms, ..noted });
+            if noted.as_ref() != Some(seen) {
+                let state = write(self.rollout, "device state", seen)?;
+                device_updates.push(RolloutDeviceRow { state, ..row.clone() });
+            }
+        }
+        let application = PlanApplication {
+            now_ms,
+            running,
+            new_state: write(self.rollout, "state", next)?,
+            report: write(self.rollout, "report", report)?,
+            device_updates,
+            desired: wanted.into_iter().collect(),
+            verdict: judged.map(|judged| write(self.rollout, "verdict", judged)).transpose()?,
+        };
+        let is_new = application.new_state != self.rollout.state
+            || application.report != self.rollout.report
+            || !application.device_updates.is_empty()
+            || !application.desired.is_empty()
+            || !running;
+        Ok(is_new.then_some(application))
+    }
+}
+
+/// Reads what the gate asks for: each device's own time on the version before, and the span
+/// since the stage's last success.
+async fn gate_input(
+    store: &Store,
+    view: &View<'_>,
+    request: &GateRequest,
+    baseline_ms: i64,
+) -> Result<GateInput, ExecuteError> {
+    let mut queries = Vec::new();
+    let sides = request.canaries.iter().map(|d| (d, true)).chain(request.controls.iter().map(|d| (d, false)));
+    let mut samples: Vec<(bool, DeviceSample, bool)> = Vec::new();
+    for (device, is_canary) in sides {
+        let row = view.index_of(device).map(|at| &view.rows[at]);
+        let before = row.and_then(|row| row.before.as_ref()).map(|before| before.digest);
+        let sample = DeviceSample { device: device.clone(), before: Period::default(), after: Period::default() };
+        let (Some(row), Some(before)) = (row, before) else {
+            // No version before: a shortage, which the gate names.
+            samples.push((is_canary, sample, false));
+            continue;
+        };
+        samples.push((is_canary, sample, true));
+        let period = |bundle, from_ms, until_ms| PeriodQuery { device: row.device.clone(), bundle, from_ms, until_ms };
+        let from_ms = request.before_until_ms.saturating_sub(baseline_ms);
+        queries.push(period(before, from_ms, request.before_until_ms));
+        let after = if is_canary { view.rollout.digest } else { before };
+        queries.push(period(after, request.after_from_ms, request.after_until_ms));
+    }
+    let mut sums = store.periods(&view.rollout.family, &queries).await?.into_iter();
+    let mut input = GateInput::default();
+    for (is_canary, mut sample, was_asked) in samples {
+        if was_asked {
+            sample.before = period_of(sums.next());
+            sample.after = period_of(sums.next());
+        }
+        if is_canary { &mut input.canaries } else { &mut input.controls }.push(sample);
+    }
+    Ok(input)
+}
+
+fn period_of(sum: Option<PeriodSum>) -> Period {
+    let PeriodSum { inferences, confidence_sum_micro, outputs, .. } = sum.unwrap_or_default();
+    Period { inferences, confidence_sum_micro, outputs }
+}
+
+fn read<T: serde::de::DeserializeOwned>(rollout: &RolloutRow, what: &'static str, value: &Value) -> Result<T, ExecuteError> {
+    serde_json::from_value(value.clone()).map_err(|e| document(rollout, what, &e))
+}
+
+fn write<T: Serialize>(rollout: &RolloutRow, what: &'static str, value: &T) -> Result<Value, ExecuteError> {
+    serde_json::to_value(value).map_err(|e| document(rollout, what, &e))
+}
+
+fn document(rollout: &RolloutRow, what: &'static str, error: &serde_json::Error) -> ExecuteError {
+    ExecuteError::Document { rollout: rollout.id.clone(), what, problem: error.to_string() }
+}

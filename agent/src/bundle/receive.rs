@@ -1,0 +1,545 @@
+//! A desired bundle becomes a whole slot: refresh trust, select, fetch what is missing, stage.
+//!
+//! Blobs are kept under `<state_dir>/blobs/<sha256>`, whole and hashed before they get that name;
+//! what is under way lies in `blobs/partial/<sha256>` and is resumed with `Range`. Every step may be
+//! cut at any point, by power or by dropping the future: the next call goes on from what is there.
+
+use super::stage::{self, StagedInfo};
+use super::verify::{self, Repository, TrustStore};
+use super::{Kind, UpdateError};
+use crate::config::Settings;
+use crate::files::{self, FileError};
+use crate::http::{Client, HttpError, Limits};
+use crate::identity::Identity;
+use dunlin_protocol::bundle::{Blob, HostFacts, MANIFEST_MAX_BYTES, Manifest, check_fit};
+use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::trust::{TrustError, Verified, VerifiedTarget};
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Largest window of a compressed blob, as a power of two of bytes: bounds the memory of unpacking.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Least bytes between two reports of progress.
+const PROGRESS_STEP_BYTES: u64 = 256 * 1024;
+
+/// What this device is, asked anew for every bundle.
+pub type HostFactsProvider = Box<dyn Fn() -> HostFacts + Send + Sync>;
+
+/// Facts about this device: its disk as it is now, its memory as the worker is limited.
+#[must_use]
+pub fn host_facts(state_dir: &Path, memory_limit_mib: u64) -> HostFacts {
+    let disk_free_bytes = match rustix::fs::statvfs(state_dir) {
+        Ok(fs) => fs.f_bavail.saturating_mul(fs.f_frsize),
+        Err(error) => {
+            tracing::warn!(folder = %state_dir.display(), %error, "free disk space is unknown, taken as none");
+            0
+        }
+    };
+    HostFacts {
+        arch: std::env::consts::ARCH.to_owned(),
+        agent_version: crate::VERSION.to_owned(),
+        ram_bytes: memory_limit_mib.saturating_mul(1 << 20),
+        disk_free_bytes,
+    }
+}
+
+/// A bundle that lies whole in a slot. Only verification leads here.
+#[derive(Debug, Clone)]
+pub struct Staged {
+    /// The slot.
+    pub slot: PathBuf,
+    /// What is in it.
+    pub info: StagedInfo,
+    /// Its manifest.
+    pub manifest: Verified<Manifest>,
+}
+
+/// Fetches, verifies and stages bundles; one at a time.
+pub struct Receiver {
+    repository: Repository,
+    trust: TrustStore,
+    blobs: PathBuf,
+    hardware: String,
+    host: HostFactsProvider,
+    /// Receiving and collecting garbage take turns.
+    turn: tokio::sync::Mutex<()>,
+    /// Staging runs to its end even if the future is dropped: the next one waits for it.
+    staging: Arc<Mutex<()>>,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver")
+            .field("repository", &self.repository)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A file that has to be fetched.
+struct Missing<'a> {
+    name: &'static str,
+    blob: &'a Blob,
+}
+
+impl Receiver {
+    /// A receiver for an enrolled device; makes the folders it needs.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub fn new(settings: &Settings, identity: &Identity) -> Result<Self, FileError> {
+        let client = Client::new(
+            &identity.rustls_client_config(),
+            Limits::from(&settings.update),
+        );
+        let folder = settings.state_dir.clone();
+        let memory_limit_mib = settings.inference.memory_limit_mib;
+        Self::with(
+            client,
+            &identity.enrolled.repository_url,
+            &settings.state_dir,
+            &settings.hardware,
+            Box::new(move || host_facts(&folder, memory_limit_mib)),
+        )
+    }
+
+    /// A receiver from its parts.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub fn with(
+        client: Client,
+        base_url: &str,
+        state_dir: &Path,
+        hardware: &str,
+        host: HostFactsProvider,
+    ) -> Result<Self, FileError> {
+        let receiver = Self {
+            repository: Repository::new(client, base_url),
+            trust: TrustStore::new(state_dir),
+            blobs: state_dir.join("blobs"),
+            hardware: hardware.to_owned(),
+            host,
+            turn: tokio::sync::Mutex::new(()),
+            staging: Arc::default(),
+        };
+        files::create_private_dir(&receiver.blobs)?;
+        files::create_private_dir(&receiver.partials())?;
+        Ok(receiver)
+    }
+
+    /// Brings `want` into `slot`, which is cleared only once everything is on the device.
+    ///
+    /// `now` is the clock's time; a clock behind what was seen before is put right. `progress` gets
+    /// (bytes on the device, bytes in all), at most a few hundred times.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; call again after [`Kind::Transient`].
+    pub async fn receive(
+        &self,
+        want: &DesiredBundle,
+        now: Timestamp,
+        slot: &Path,
+        progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<Staged, UpdateError> {
+        let _turn = self.turn.lock().await;
+        let set = verify::refresh(&self.repository, &self.trust, now).await?;
+        let target = verify::select(&set, &self.trust, want, &self.hardware)?;
+        let (manifest, bytes) = self.manifest(target).await?;
+
+        let missing = self.missing(&manifest).await?;
+        self.check_fit(&manifest, &missing)?;
+        let mut meter = Meter::new(&manifest, &missing, progress);
+        for file in &missing {
+            self.fetch(file, &mut meter).await?;
+        }
+        let info = self.stage(slot, manifest.clone(), bytes).await?;
+        Ok(Staged {
+            slot: slot.to_owned(),
+            info,
+            manifest,
+        })
+    }
+
+    /// Removes every blob that none of the bundles with manifest digests `keep` names, and all that
+    /// is under way; returns the bytes of names removed. Slots are not touched.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub async fn gc(&self, keep: &[Digest]) -> Result<u64, FileError> {
+        let _turn = self.turn.lock().await;
+        let mut kept: BTreeSet<String> = BTreeSet::new();
+        for digest in keep {
+            let path = self.blob(digest);
+            let max = MANIFEST_MAX_BYTES as u64;
+            let bytes = files::read_if_there(&path, max)?.unwrap_or_default();
+            if let Ok(manifest) = Manifest::parse(&bytes) {
+                kept.insert(digest.to_string());
+                let blobs = manifest.files.named().into_iter();
+                kept.extend(blobs.map(|(_, b)| b.sha256.to_string()));
+            }
+        }
+        Ok(remove_others(&self.blobs, &kept)? + remove_others(&self.partials(), &BTreeSet::new())?)
+    }
+
+    /// As [`Self::gc`] once a bundle is staged: keeps it and the one still in service. That it fails
+    /// is only logged: space is short at worst.
+    pub async fn gc_after(&self, staged: &Digest, kept: Option<&Digest>) {
+        let keep: Vec<_> = kept.into_iter().chain([staged]).copied().collect();
+        match self.gc(&keep).await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "blobs no longer needed are removed"),
+            Err(error) => tracing::warn!(%error, "blobs no longer needed stay"),
+        }
+    }
+
+    fn partials(&self) -> PathBuf {
+        self.blobs.join("partial")
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.to_string())
+    }
+
+    /// The manifest, from the device if it is there; fetched again once if it is not as signed.
+    async fn manifest(
+        &self,
+        target: VerifiedTarget,
+    ) -> Result<(Verified<Manifest>, Vec<u8>), UpdateError> {
+        let entry = target.entry();
+        let max = MANIFEST_MAX_BYTES as u64;
+        if entry.length > max {
+            return Err(TrustError::TooLarge {
+                what: entry.path.clone(),
+                max,
+                got: entry.length,
+            }
+            .into());
+        }
+        let path = self.blob(&entry.sha256);
+        let held = files::read_if_there(&path, entry.length);
+        if let Ok(Some(bytes)) = held
+            && entry.verify_bytes(&bytes).is_ok()
+        {
+            return Ok((target.open_manifest(&bytes)?, bytes));
+        }
+        let url = self.repository.target_url(&entry.consistent_path());
+        let mut bytes = self.repository.client.get(&url, entry.length).await?;
+        if entry.verify_bytes(&bytes).is_err() {
+            bytes = self.repository.client.get(&url, entry.length).await?;
+        }
+        let manifest = target.open_manifest(&bytes)?;
+        files::write_atomic(&path, &bytes, 0o600)?;
+        Ok((manifest, bytes))
+    }
+
+    /// The manifest's files that are not on the device yet; damaged ones are removed.
+    async fn missing<'a>(&self, manifest: &'a Manifest) -> Result<Vec<Missing<'a>>, UpdateError> {
+        let mut missing = Vec::new();
+        for (name, blob) in manifest.files.named() {
+            let path = self.blob(&blob.sha256);
+            let expected = blob.sha256;
+            let held = blocking(move || match stage::digest_of_file(&path) {
+                Ok(got) if got == expected => Ok(true),
+                Ok(_) => files::remove_if_there(&path).map(|()| false),
+                Err(e) if e.is_not_found() => Ok(false),
+                Err(e) => Err(e),
+            })
+            .await??;
+            if !held {
+                missing.push(Missing { name, blob });
+            }
+        }
+        Ok(missing)
+    }
+
+    fn check_fit(&self, manifest: &Manifest, missing: &[Missing<'_>]) -> Result<(), UpdateError> {
+        let mut host = (self.host)();
+        // What is here already needs no space any more.
+        let all: u64 = manifest.files.named().iter().map(|(_, b)| b.length).sum();
+        let needed: u64 = missing.iter().map(|m| m.blob.length).sum();
+        host.disk_free_bytes = host.disk_free_bytes.saturating_add(all - needed);
+        check_fit(manifest, &host).map_err(|e| {
+            let bundle = format!("{} version {}", manifest.family, manifest.version);
+            UpdateError::refused("unfit", format!("{bundle} {e}"))
+        })
+    }
+
+    /// Brings one blob to the device; one that is not as signed is fetched once more from scratch.
+    async fn fetch<F: FnMut(u64, u64) + Send>(
+        &self,
+        file: &Missing<'_>,
+        meter: &mut Meter<F>,
+    ) -> Result<(), UpdateError> {
+        let (expected, _) = file.blob.transport();
+        let partial = self.partials().join(expected.to_string());
+        let begun = meter.done;
+        let mut got = self.download(file, &partial, meter).await?;
+        if got != expected {
+            tracing::warn!(file = file.name, %expected, %got, "download is damaged, fetched again");
+            files::remove_if_there(&partial)?;
+            meter.done = begun;
+            got = self.download(file, &partial, meter).await?;
+        }
+        if got != expected {
+            files::remove_if_there(&partial)?;
+            return Err(UpdateError::refused(
+                "hash",
+                format!(
+                    "{}: SHA-256 is {got}, but {expected} is signed (fetched twice)",
+                    file.name
+                ),
+            ));
+        }
+        let (name, blob) = (file.name, file.blob.clone());
+        let (path, folder) = (self.blob(&file.blob.sha256), self.blobs.clone());
+        blocking(move || {
+            let whole = match &blob.packed {
+                Some(_) => unpack(name, &partial, &blob)?,
+                None => partial.clone(),
+            };
+            std::fs::rename(&whole, &path).map_err(files::at("move blob to", &path))?;
+            files::remove_if_there(&partial)?;
+            Ok(files::sync_dir(&folder)?)
+        })
+        .await?
+    }
+
+    /// Completes a partial file, durably, and returns its digest. Never longer than signed.
+    async fn download<F: FnMut(u64, u64) + Send>(
+        &self,
+        file: &Missing<'_>,
+        partial: &Path,
+        meter: &mut Meter<F>,
+    ) -> Result<Digest, UpdateError> {
+        let (digest, length) = file.blob.transport();
+        let begun = meter.done;
+        let (mut hasher, mut have) = resume(partial, length).await?;
+        meter.set(begun + have);
+        if have < length {
+            let url = self.repository.blob_url(&digest);
+            let mut body = match self.repository.client.open(&url, have).await {
+                // There is no such byte: what we have is not of this blob.
+                Err(HttpError::Status { code: 416, .. }) => {
+                    files::remove_if_there(partial)?;
+                    self.repository.client.open(&url, 0).await?
+                }
+                other => other?,
+            };
+            if body.offset != have {
+                (hasher, have) = (Sha256::new(), body.offset);
+                meter.set(begun);
+            }
+            if let Some(got) = body.total_bytes.filter(|&n| n != length) {
+                return Err(wrong_length(file.name, length, got));
+            }
+            let mut out = open_partial(partial, have)?;
+            while let Some(bytes) = body.chunk().await? {
+                have += bytes.len() as u64;
+                if have > length {
+                    files::remove_if_there(partial)?;
+                    return Err(wrong_length(file.name, length, have));
+                }
+                hasher.update(&bytes);
+                out.write_all(&bytes).map_err(files::at("write", partial))?;
+                meter.set(begun + have);
+            }
+            if have < length {
+                return Err(UpdateError {
+                    kind: Kind::Transient,
+                    code: "broken",
+                    detail: format!("{url}: broke off after {have} of {length} bytes"),
+                });
+            }
+            let path = partial.to_owned();
+            blocking(move || out.sync_all().map_err(files::at("sync", &path))).await??;
+        }
+        Ok(Digest(hasher.finalize().into()))
+    }
+
+    async fn stage(
+        &self,
+        slot: &Path,
+        manifest: Verified<Manifest>,
+        bytes: Vec<u8>,
+    ) -> Result<StagedInfo, UpdateError> {
+        let (slot, blobs) = (slot.to_owned(), self.blobs.clone());
+        let staging = Arc::clone(&self.staging);
+        blocking(move || {
+            let _one = staging.lock().unwrap_or_else(PoisonError::into_inner);
+            stage::write(&slot, &manifest, &bytes, &blobs)
+        })
+        .await?
+    }
+}
+
+/// Bytes on the device and in all, told now and then.
+struct Meter<F> {
+    progress: F,
+    done: u64,
+    told: u64,
+    total: u64,
+}
+
+impl<F: FnMut(u64, u64) + Send> Meter<F> {
+    fn new(manifest: &Manifest, missing: &[Missing<'_>], progress: F) -> Self {
+        let of = |blobs: &mut dyn Iterator<Item = &Blob>| blobs.map(|b| b.transport().1).sum();
+        let total: u64 = of(&mut manifest.files.named().into_iter().map(|(_, b)| b));
+        let needed: u64 = of(&mut missing.iter().map(|m| m.blob));
+        let mut meter = Self {
+            progress,
+            done: total - needed,
+            told: 0,
+            total,
+        };
+        meter.tell();
+        meter
+    }
+
+    fn set(&mut self, done: u64) {
+        self.done = done;
+        let step = PROGRESS_STEP_BYTES.max(self.total / 100);
+        if self.done >= self.told.saturating_add(step) || self.done == self.total {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        self.told = self.done;
+        (self.progress)(self.done, self.total);
+    }
+}
+
+fn wrong_length(name: &str, expected: u64, got: u64) -> UpdateError {
+    let what = name.to_owned();
+    if got > expected {
+        let max = expected;
+        TrustError::TooLarge { what, max, got }.into()
+    } else {
+        TrustError::LengthMismatch {
+            what,
+            expected,
+            got,
+        }
+        .into()
+    }
+}
+
+/// The hash so far, and the length, of what an earlier attempt left.
+async fn resume(partial: &Path, length: u64) -> Result<(Sha256, u64), UpdateError> {
+    let path = partial.to_owned();
+    let found = blocking(move || {
+        let mut hasher = Sha256::new();
+        stage::hash_into(&path, &mut hasher).map(|have| (hasher, have))
+    })
+    .await?;
+    match found {
+        Ok((hasher, have)) if have <= length => Ok((hasher, have)),
+        Ok(_) => {
+            files::remove_if_there(partial)?;
+            Ok((Sha256::new(), 0))
+        }
+        Err(e) if e.is_not_found() => Ok((Sha256::new(), 0)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Opens a partial file of which the first `have` bytes count. Its writes are synchronous, so that
+/// a dropped future leaves none under way behind the next one's back.
+fn open_partial(partial: &Path, have: u64) -> Result<File, FileError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(partial)
+        .map_err(files::at("open", partial))?;
+    file.set_len(have).map_err(files::at("shorten", partial))?;
+    Ok(file)
+}
+
+/// Unpacks a compressed blob, bounded by its signed length, into a file of its own; checks its hash.
+fn unpack(name: &str, packed: &Path, blob: &Blob) -> Result<PathBuf, UpdateError> {
+    // An earlier call, dropped while it unpacked, may still be writing its own file.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let out = packed.with_extension(format!("{}-{count}.unpacked", std::process::id()));
+    let result = unpack_into(name, packed, &out, blob);
+    if result.is_err() {
+        let _ = std::fs::remove_file(&out);
+        files::remove_if_there(packed)?;
+    }
+    result.map(|()| out)
+}
+
+fn unpack_into(name: &str, packed: &Path, out: &Path, blob: &Blob) -> Result<(), UpdateError> {
+    let bad = |e: io::Error| match e.raw_os_error() {
+        Some(_) => UpdateError::from(files::at("read", packed)(e)),
+        None => UpdateError::refused("packed", format!("{name}: signed, but no zstd: {e}")),
+    };
+    let file = File::open(packed).map_err(files::at("open", packed))?;
+    let mut decoder = zstd::stream::read::Decoder::new(file).map_err(bad)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(bad)?;
+    let mut to = open_partial(out, 0)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    let mut length = 0;
+    loop {
+        let n = decoder.read(&mut buffer).map_err(bad)?;
+        if n == 0 {
+            break;
+        }
+        length += n as u64;
+        if length > blob.length {
+            return Err(wrong_length(name, blob.length, length));
+        }
+        hasher.update(&buffer[..n]);
+        to.write_all(&buffer[..n])
+            .map_err(files::at("write", out))?;
+    }
+    let got = Digest(hasher.finalize().into());
+    if got != blob.sha256 {
+        return Err(TrustError::HashMismatch {
+            what: format!("{name} (unpacked)"),
+            expected: blob.sha256,
+            got,
+        }
+        .into());
+    }
+    Ok(to.sync_all().map_err(files::at("sync", out))?)
+}
+
+/// Removes all files of a folder but those named; returns the length of what went.
+fn remove_others(folder: &Path, kept: &BTreeSet<String>) -> Result<u64, FileError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(files::at("list", folder))?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(files::at("list", folder))?;
+        let path = entry.path();
+        let metadata = entry.metadata().map_err(files::at("look at", &path))?;
+        let name = entry.file_name();
+        if metadata.is_file() && !name.to_str().is_some_and(|n| kept.contains(n)) {
+            files::remove_if_there(&path)?;
+            removed += metadata.len();
+        }
+    }
+    files::sync_dir(folder)?;
+    Ok(removed)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, UpdateError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| UpdateError::failed("internal", format!("a task died: {e}")))
+}

@@ -1,0 +1,408 @@
+//! The worker process: commands in, windows out, inference in between.
+
+use super::confine::{ConfineError, confine};
+use super::engine::{Engine, EngineError, load_manifest};
+use super::golden::trial;
+use super::listen::{ListenError, Listening};
+use super::models::{Models, Served};
+use super::serve::{Api, Limits};
+use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
+use dunlin_protocol::id::Digest;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Words to the supervisor that wait for it to read; beyond, windows stay where they are counted.
+const QUEUE: usize = 64;
+const TICK_MAX: Duration = Duration::from_millis(250);
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Longest time for requests in flight when told to drain; the supervisor waits a little longer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+/// Longest time the last windows may take to be read.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Where models are loaded and run, in a trial and in service alike.
+const STACK_BYTES: usize = 4 << 20;
+
+/// Arguments of the inference worker.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerArgs {
+    /// Unix socket of the inference API.
+    #[arg(long, required_unless_present = "trial")]
+    pub socket: Option<PathBuf>,
+    /// Loopback address of the inference API, besides the socket.
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    /// Length of a drift window, in milliseconds.
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
+    pub window_ms: u32,
+    /// Most private writable memory this process may have, in bytes.
+    #[arg(long)]
+    pub memory_limit_bytes: Option<u64>,
+    /// Largest body of an inference request, in bytes.
+    #[arg(long, default_value_t = 64 << 20)]
+    pub body_max_bytes: usize,
+    /// Try the bundle staged in this folder, print one JSON line about it and exit.
+    #[arg(long, value_name = "DIR")]
+    pub trial: Option<PathBuf>,
+}
+
+/// Why the worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No socket was named.
+    #[error("--socket is missing")]
+    NoSocket,
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The sockets cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refuses threads, signals or the runtime.
+    #[error("inference worker: {0}")]
+    System(#[from] std::io::Error),
+    /// The supervisor stopped listening.
+    #[error("the supervisor does not read any more")]
+    Unheard,
+}
+
+/// Runs the worker process: confined first, then a trial or service until the end of standard
+/// input, `Drain` or SIGTERM.
+#[must_use]
+pub fn main(args: WorkerArgs) -> ExitCode {
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .try_init();
+    match confined(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the inference worker ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn confined(args: WorkerArgs) -> Result<(), WorkerError> {
+    confine(args.memory_limit_bytes)?;
+    match &args.trial {
+        Some(slot) => print_trial(slot),
+        None => serve(args),
+    }
+}
+
+fn print_trial(slot: &Path) -> Result<(), WorkerError> {
+    let slot = slot.to_owned();
+    let report = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || trial(&slot))?
+        .join()
+        .map_err(|_| std::io::Error::other("the trial panicked"))?;
+    let mut line = serde_json::to_vec(&report).map_err(std::io::Error::from)?;
+    line.push(b'\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&line)?;
+    Ok(stdout.flush()?)
+}
+
+fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(cores() + 2)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()?;
+    let (command_tx, commands) = mpsc::channel(QUEUE);
+    let (out, mut out_rx) = mpsc::channel(QUEUE);
+    std::thread::Builder::new()
+        .name("commands".to_owned())
+        .spawn(move || read_commands(&command_tx))?;
+    let (written, all_written) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name("words".to_owned())
+        .spawn(move || {
+            write_words(&mut out_rx);
+            let _ = written.send(());
+        })?;
+    let result = runtime.block_on(run(args, commands, out));
+    let _ = all_written.recv_timeout(LAST_WORDS_TIMEOUT);
+    // A model that still computes must not hold the exit up.
+    runtime.shutdown_background();
+    result
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Passes commands on until standard input ends: then the supervisor is gone, and so is the worker
+/// soon after, even if it hangs.
+fn read_commands(commands: &mpsc::Sender<ToWorker>) {
+    let mut input = std::io::stdin().lock();
+    let limit = u64::try_from(LINE_MAX_BYTES).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut input).take(limit).read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) if line.last() == Some(&b'\n') => {}
+            Ok(n) => {
+                tracing::error!(bytes = n, "a command without an end; draining");
+                break;
+            }
+            Err(error) => {
+                tracing::error!(%error, "standard input cannot be read; draining");
+                break;
+            }
+        }
+        match serde_json::from_slice(&line) {
+            Ok(command) => {
+                if commands.blocking_send(command).is_err() {
+                    return;
+                }
+            }
+            // A newer supervisor may know more commands.
+            Err(error) => tracing::warn!(%error, "a command was not understood; ignored"),
+        }
+    }
+    if commands.blocking_send(ToWorker::Drain).is_ok() {
+        std::thread::sleep(DRAIN_TIMEOUT + 2 * LAST_WORDS_TIMEOUT);
+        std::process::exit(1);
+    }
+}
+
+/// Writes words to standard output until there are no more, or nobody reads them.
+fn write_words(words: &mut mpsc::Receiver<FromWorker>) {
+    let mut output = std::io::stdout().lock();
+    while let Some(word) = words.blocking_recv() {
+        let mut line = match serde_json::to_vec(&word) {
+            Ok(line) if line.len() < LINE_MAX_BYTES => line,
+            Ok(line) => {
+                tracing::error!(
+                    bytes = line.len(),
+                    "a line too long for the supervisor; dropped"
+                );
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, "a word that is no JSON; dropped");
+                continue;
+            }
+        };
+        line.push(b'\n');
+        if let Err(error) = output.write_all(&line).and_then(|()| output.flush()) {
+            tracing::error!(%error, "the supervisor does not read");
+            return;
+        }
+    }
+}
+
+/// Serves until `Drain`, SIGTERM or the end of `commands`. Needs a tokio runtime with I/O and time.
+///
+/// # Errors
+/// The sockets cannot be opened, or nobody reads `out` any more.
+pub async fn run(
+    args: WorkerArgs,
+    mut commands: mpsc::Receiver<ToWorker>,
+    out: mpsc::Sender<FromWorker>,
+) -> Result<(), WorkerError> {
+    let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
+    let models = Arc::new(Models::default());
+    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args)));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listening = Listening::open(socket, args.listen, api).await?;
+    tell(&out, FromWorker::Listening { tcp: listening.tcp }).await?;
+    let mut desk = Desk {
+        models,
+        out,
+        window_ms: i64::from(args.window_ms),
+        told: BTreeMap::new(),
+        retiring: JoinSet::new(),
+    };
+    let window = Duration::from_millis(u64::from(args.window_ms));
+    let mut tick = interval(TICK_MAX.min(window));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut progress = interval(PROGRESS_EVERY);
+    progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(ToWorker::Activate { slot }) => desk.activate(slot).await?,
+                Some(ToWorker::Flush) => desk.send_windows(true).await?,
+                Some(ToWorker::Drain) | None => break,
+            },
+            _ = tick.tick() => desk.send_windows(false).await?,
+            _ = progress.tick() => desk.send_progress().await?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    if !listening.drain(DRAIN_TIMEOUT).await {
+        tracing::warn!("requests still in flight after {DRAIN_TIMEOUT:?} are given up");
+    }
+    desk.finish().await
+}
+
+fn limits(args: &WorkerArgs) -> Limits {
+    Limits {
+        body_max_bytes: args.body_max_bytes,
+        bodies_max_bytes: args.body_max_bytes.saturating_mul(4),
+        body_timeout: Duration::from_secs(30),
+        queue_timeout: Duration::from_secs(30),
+        inferences_max: cores(),
+    }
+}
+
+async fn tell(out: &mpsc::Sender<FromWorker>, word: FromWorker) -> Result<(), WorkerError> {
+    out.send(word).await.map_err(|_| WorkerError::Unheard)
+}
+
+/// What the worker tells the supervisor, and from what.
+struct Desk {
+    models: Arc<Models>,
+    out: mpsc::Sender<FromWorker>,
+    window_ms: i64,
+    /// Totals told last, by bundle.
+    told: BTreeMap<Digest, (u64, u64)>,
+    /// Replaced bundles that still answer requests.
+    retiring: JoinSet<Result<(), WorkerError>>,
+}
+
+impl Desk {
+    /// Loads a bundle while the present one of its family serves, then swaps them.
+    async fn activate(&mut self, slot: PathBuf) -> Result<(), WorkerError> {
+        let present: Vec<Digest> = self.models.all().iter().map(|s| s.bundle()).collect();
+        let folder = slot.clone();
+        let loading = tokio::task::spawn_blocking(move || load(&folder, &present));
+        let loaded = self.while_loading(loading).await?;
+        match loaded {
+            Ok(Loaded::Serving(bundle)) => self.tell(FromWorker::Activated { bundle }).await,
+            Ok(Loaded::Fresh(engine)) => {
+                let bundle = engine.bundle();
+                let old = self
+                    .models
+                    .swap(Arc::new(Served::new(*engine, self.window_ms)));
+                tracing::info!(%bundle, slot = %slot.display(), "activated");
+                self.tell(FromWorker::Activated { bundle }).await?;
+                if let Some(old) = old {
+                    self.told.remove(&old.bundle());
+                    self.retiring.spawn(retire(old, self.out.clone()));
+                }
+                Ok(())
+            }
+            Err(detail) => {
+                tracing::error!(%detail, slot = %slot.display(), "not activated");
+                self.tell(FromWorker::ActivateFailed { slot, detail }).await
+            }
+        }
+    }
+
+    /// Goes on telling windows and progress until a load is done.
+    async fn while_loading(
+        &mut self,
+        mut loading: tokio::task::JoinHandle<Result<Loaded, EngineError>>,
+    ) -> Result<Result<Loaded, String>, WorkerError> {
+        let mut tick = interval(TICK_MAX);
+        loop {
+            tokio::select! {
+                loaded = &mut loading => {
+                    return Ok(match loaded {
+                        Ok(loaded) => loaded.map_err(|e| e.to_string()),
+                        Err(e) => Err(format!("loading failed: {e}")),
+                    });
+                }
+                _ = tick.tick() => {
+                    self.send_windows(false).await?;
+                    self.send_progress().await?;
+                }
+            }
+        }
+    }
+
+    async fn send_windows(&mut self, all: bool) -> Result<(), WorkerError> {
+        for served in self.models.all() {
+            for window in served.take(all) {
+                self.tell(FromWorker::Window(Box::new(window))).await?;
+            }
+        }
+        while let Some(retired) = self.retiring.try_join_next() {
+            retired.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    async fn send_progress(&mut self) -> Result<(), WorkerError> {
+        for served in self.models.all() {
+            let (bundle, totals) = (served.bundle(), served.totals());
+            if totals != self.told.get(&bundle).copied().unwrap_or_default() {
+                self.tell(progress(bundle, totals)).await?;
+                self.told.insert(bundle, totals);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says everything that is left to say.
+    async fn finish(mut self) -> Result<(), WorkerError> {
+        let retired = async { while self.retiring.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS_TIMEOUT, retired)
+            .await
+            .is_err()
+        {
+            tracing::warn!("a replaced model still computes; its last window is lost");
+        }
+        let last = async {
+            self.send_windows(true).await?;
+            self.send_progress().await?;
+            self.tell(FromWorker::Drained).await
+        };
+        tokio::time::timeout(LAST_WORDS_TIMEOUT, last)
+            .await
+            .unwrap_or(Err(WorkerError::Unheard))
+    }
+
+    async fn tell(&self, word: FromWorker) -> Result<(), WorkerError> {
+        tell(&self.out, word).await
+    }
+}
+
+fn progress(bundle: Digest, (inferences, errors): (u64, u64)) -> FromWorker {
+    FromWorker::Progress {
+        bundle,
+        inferences,
+        errors,
+    }
+}
+
+/// Tells a replaced bundle's last window once its requests are answered.
+async fn retire(old: Arc<Served>, out: mpsc::Sender<FromWorker>) -> Result<(), WorkerError> {
+    old.idle().await;
+    for window in old.take(true) {
+        tell(&out, FromWorker::Window(Box::new(window))).await?;
+    }
+    tell(&out, progress(old.bundle(), old.totals())).await
+}
+
+enum Loaded {
+    /// It serves already.
+    Serving(Digest),
+    Fresh(Box<Engine>),
+}
+
+fn load(slot: &Path, present: &[Digest]) -> Result<Loaded, EngineError> {
+    let (_, bundle) = load_manifest(slot)?;
+    if present.contains(&bundle) {
+        return Ok(Loaded::Serving(bundle));
+    }
+    Ok(Loaded::Fresh(Box::new(Engine::load(slot)?)))
+}

@@ -1,0 +1,221 @@
+//! New targets metadata: what the fleet may install, signed by the offline targets keys.
+//!
+//! It is built only on targets metadata whose own signatures were verified with the operator's
+//! root: a captured server cannot slip a target into what gets signed next.
+
+use crate::files::{self, FileError};
+use crate::keys;
+use crate::pack::PackedBundle;
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::trust::{
+    Envelope, Metadata, Role, RootMetadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom,
+    TargetsMetadata, TrustError, add_signature, highest_floor, new_targets, sign_envelope,
+};
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+
+/// Newest verified targets metadata that was built on, kept beside the keys.
+const SEEN: &str = "seen.targets.json";
+
+/// Why targets metadata is not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// Not usable metadata, or a key that cannot sign.
+    #[error("{0}")]
+    Trust(#[from] TrustError),
+    /// A file cannot be read or written.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The same version with other content.
+    #[error(
+        "{path} is already signed with SHA-256 {signed}, this bundle has {got}: a version never changes, raise it in bundle.toml"
+    )]
+    Changed {
+        /// Target's name.
+        path: String,
+        /// Digest listed before.
+        signed: Digest,
+        /// Digest of the bundle.
+        got: Digest,
+    },
+    /// Devices would refuse it.
+    #[error("{path} is below the rollback floor {floor} of its family: devices would refuse it")]
+    BelowFloor {
+        /// Target's name.
+        path: String,
+        /// Highest floor listed.
+        floor: u64,
+    },
+    /// A key that root does not list for targets.
+    #[error("key {keyid} is not among the targets keys of root version {root_version}: nobody would count its signature")]
+    NotATargetsKey {
+        /// The key's id.
+        keyid: String,
+        /// Version of root.
+        root_version: u64,
+    },
+    /// The metadata to build on is older than one already built on.
+    #[error(
+        "the targets metadata to build on is {offered}, but version {seen} was seen before: the server was set back, or hides newer ones. Give the newest with --targets FILE"
+    )]
+    Older {
+        /// What is offered.
+        offered: String,
+        /// Newest seen.
+        seen: u64,
+    },
+    /// The version counter is at its end.
+    #[error("targets version {0} has no successor")]
+    VersionsExhausted(u64),
+}
+
+/// Signed targets metadata.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// What it says.
+    pub targets: TargetsMetadata,
+}
+
+impl Signed {
+    fn of(envelope: &Envelope) -> Result<Self, SignError> {
+        Ok(Self {
+            bytes: envelope.to_bytes(),
+            targets: TargetsMetadata::read(envelope)?,
+        })
+    }
+}
+
+/// Lists `bundles` beside what `previous` lists, as the next version, signed by `keys`.
+///
+/// `previous` must come from [`verified_targets`].
+///
+/// # Errors
+/// A bundle changes a version that is listed, or is below its family's floor.
+pub fn sign(
+    bundles: &[PackedBundle],
+    previous: Option<&TargetsMetadata>,
+    keys: &[SigningKey],
+    expires: Timestamp,
+) -> Result<Signed, SignError> {
+    let before = previous.map_or(0, |p| p.version);
+    let version = before
+        .checked_add(1)
+        .ok_or(SignError::VersionsExhausted(before))?;
+    let mut next = TargetsMetadata {
+        version,
+        expires,
+        targets: previous.map(|p| p.targets.clone()).unwrap_or_default(),
+    };
+    for bundle in bundles {
+        let entry = &bundle.target;
+        let listed = next.targets.insert(entry.path.clone(), entry.clone());
+        if let Some(listed) = listed.filter(|l| l.sha256 != entry.sha256) {
+            return Err(SignError::Changed {
+                path: entry.path.clone(),
+                signed: listed.sha256,
+                got: entry.sha256,
+            });
+        }
+    }
+    for bundle in bundles {
+        let custom = TargetCustom::read(&bundle.target)?;
+        let floor = highest_floor(&next, &custom.family);
+        if custom.version < floor {
+            return Err(SignError::BelowFloor {
+                path: bundle.target.path.clone(),
+                floor,
+            });
+        }
+    }
+    let signed = new_targets(version, expires, next.targets.values());
+    let signers: Vec<&SigningKey> = keys.iter().collect();
+    Signed::of(&sign_envelope(signed, &signers)?)
+}
+
+/// Adds signatures to a targets file, in place of earlier ones by the same keys.
+///
+/// # Errors
+/// Not targets metadata.
+pub fn add_signatures(bytes: &[u8], keys: &[SigningKey]) -> Result<Signed, SignError> {
+    let mut envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+    TargetsMetadata::read(&envelope)?;
+    for key in keys {
+        add_signature(&mut envelope, key)?;
+    }
+    Signed::of(&envelope)
+}
+
+/// Reads targets metadata that enough of root's targets keys signed. Expired ones are fine: what is
+/// built on them gets a new expiry.
+///
+/// # Errors
+/// Not targets metadata, or too few signatures.
+pub fn verified_targets(root: &RootMetadata, bytes: &[u8]) -> Result<TargetsMetadata, SignError> {
+    let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+    let targets = TargetsMetadata::read(&envelope)?;
+    root.verify(Role::Targets, &envelope)?;
+    Ok(targets)
+}
+
+/// How many distinct targets keys signed, and how many must; the first is at most the second.
+///
+/// # Errors
+/// Not a metadata file.
+pub fn signature_count(root: &RootMetadata, bytes: &[u8]) -> Result<(u64, u64), SignError> {
+    let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+    let needed = root.roles.get(&Role::Targets).map_or(u64::MAX, |r| r.threshold);
+    match root.verify(Role::Targets, &envelope) {
+        Ok(()) => Ok((needed, needed)),
+        Err(TrustError::Threshold { needed, got, .. }) => Ok((got, needed)),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Refuses keys whose signature would not count.
+///
+/// # Errors
+/// The first key that root does not list for targets.
+pub fn check_signers(root: &RootMetadata, keys: &[SigningKey]) -> Result<(), SignError> {
+    for key in keys {
+        let keyid = key.keyid()?;
+        let listed = root.roles.get(&Role::Targets);
+        if !listed.is_some_and(|role| role.keyids.contains(&keyid)) {
+            return Err(SignError::NotATargetsKey {
+                keyid,
+                root_version: root.version,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to build on targets metadata older than one this key folder was built on before, and
+/// remembers the newer one.
+///
+/// # Errors
+/// It is older, or the memory beside the keys cannot be read or written.
+pub fn check_not_older(key_folder: &Path, previous: Option<&[u8]>) -> Result<(), SignError> {
+    let memory: PathBuf = key_folder.join(SEEN);
+    let version = |bytes: &[u8]| keys::shown_version::<TargetsMetadata>(bytes);
+    let offered = previous.and_then(version);
+    let seen = if memory.is_file() {
+        version(&files::read_bounded(&memory, TARGETS_MAX_BYTES as u64)?)
+    } else {
+        None
+    };
+    match (seen, offered) {
+        (Some(seen), offered) if offered.is_none_or(|o| o < seen) => {
+            let offered = offered.map_or_else(|| "none".to_owned(), |o| format!("version {o}"));
+            Err(SignError::Older { offered, seen })
+        }
+        _ => match previous {
+            Some(bytes) if seen != offered => Ok(files::write_whole(&memory, bytes)?),
+            _ => Ok(()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
