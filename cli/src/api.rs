@@ -61,7 +61,9 @@ pub enum ApiError {
         message: String,
     },
     /// An answer that cannot be read.
-    #[error("{request}: the answer is not understood: {problem}; are client and server one release apart at most?")]
+    #[error(
+        "{request}: the answer is not understood: {problem}; are client and server one release apart at most?"
+    )]
     Unreadable {
         /// Method and path.
         request: String,
@@ -148,7 +150,9 @@ impl ApiClient {
         body: Option<Value>,
     ) -> Result<Answer, ApiError> {
         let body = bytes_body(body.map(|b| b.to_string()).unwrap_or_default());
-        let sent = self.transport.send(method.clone(), path, JSON, body, CALL_TIMEOUT);
+        let sent = self
+            .transport
+            .send(method.clone(), path, JSON, body, CALL_TIMEOUT);
         accepted(sent.await?)
     }
 
@@ -193,7 +197,9 @@ impl ApiClient {
     pub async fn put_root(&self, root_json: &[u8]) -> Result<(), ApiError> {
         let body = bytes_body(root_json.to_vec());
         let path = "/api/v1/trust/root";
-        let sent = self.transport.send(Method::PUT, path, JSON, body, CALL_TIMEOUT);
+        let sent = self
+            .transport
+            .send(Method::PUT, path, JSON, body, CALL_TIMEOUT);
         accepted(sent.await?).map(drop)
     }
 
@@ -242,13 +248,29 @@ impl ApiClient {
         self.exchange(Method::DELETE, &path, None).await.map(drop)
     }
 
-    /// Devices that match all of `query` (`label` as `k=v`, `online`, `family`, `version`, …).
+    /// All devices that match all of `query` (`label` as `k=v`, `online`, `family`, `version`, …),
+    /// page by page.
     ///
     /// # Errors
     /// As every call.
     pub async fn devices(&self, query: &[(&str, String)]) -> Result<Vec<Value>, ApiError> {
-        let path = format!("/api/v1/devices{}", query_text(query));
-        Ok(items(self.get(&path).await?, "devices"))
+        let mut query = query.to_vec();
+        let mut all = Vec::new();
+        loop {
+            let path = format!("/api/v1/devices{}", query_text(&query));
+            let answer: Value = self.get(&path).await?;
+            let next = answer["next"].as_str().map(str::to_owned);
+            let page = items(answer, "devices");
+            let is_last = page.is_empty();
+            all.extend(page);
+            match next {
+                Some(after) if !is_last => {
+                    query.retain(|(key, _)| *key != "after");
+                    query.push(("after", after));
+                }
+                _ => return Ok(all),
+            }
+        }
     }
 
     /// One device.
@@ -338,7 +360,8 @@ impl ApiClient {
     /// # Errors
     /// As every call.
     pub async fn bundle(&self, family: &Family, version: u64) -> Result<Value, ApiError> {
-        self.get(&format!("/api/v1/bundles/{family}/{version}")).await
+        self.get(&format!("/api/v1/bundles/{family}/{version}"))
+            .await
     }
 
     /// Starts a rollout.
@@ -347,7 +370,8 @@ impl ApiClient {
     /// As every call; refused with what stands against it.
     pub async fn create_rollout(&self, rollout: &CreateRollout) -> Result<RolloutView, ApiError> {
         let body = to_value(rollout)?;
-        self.call(Method::POST, "/api/v1/rollouts", Some(body)).await
+        self.call(Method::POST, "/api/v1/rollouts", Some(body))
+            .await
     }
 
     /// All rollouts.
@@ -382,7 +406,8 @@ impl ApiClient {
     /// # Errors
     /// As every call.
     pub async fn drift(&self, query: &[(&str, String)]) -> Result<Value, ApiError> {
-        self.get(&format!("/api/v1/drift{}", query_text(query))).await
+        self.get(&format!("/api/v1/drift{}", query_text(query)))
+            .await
     }
 }
 
@@ -431,7 +456,10 @@ fn plain_message(status: StatusCode, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text: String = text.trim().chars().take(300).collect();
     if text.is_empty() {
-        status.canonical_reason().unwrap_or("no reason given").to_owned()
+        status
+            .canonical_reason()
+            .unwrap_or("no reason given")
+            .to_owned()
     } else {
         text
     }

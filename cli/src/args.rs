@@ -59,7 +59,9 @@ pub enum Command {
     #[command(disable_help_flag = true)]
     Agent(Passed),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  dunlin completion bash > ~/.local/share/bash-completion/completions/dunlin")]
+    #[command(
+        after_help = "Example:\n  dunlin completion bash > ~/.local/share/bash-completion/completions/dunlin"
+    )]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
@@ -110,7 +112,9 @@ pub struct LoginArgs {
 
 /// `dunlin keys`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin keys init --dir keys --targets-threshold 2 --targets-keys 3")]
+#[command(
+    after_help = "Example:\n  dunlin keys init --dir keys --targets-threshold 2 --targets-keys 3"
+)]
 pub struct KeysArgs {
     /// Which server, as whom.
     #[command(flatten)]
@@ -282,7 +286,9 @@ pub struct SignArgs {
 
 /// `dunlin token`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin token create --keys keys --uses 12 --label site=harbour")]
+#[command(
+    after_help = "Example:\n  dunlin token create --keys keys --uses 12 --label site=harbour"
+)]
 pub struct TokenArgs {
     /// Which server, as whom.
     #[command(flatten)]
@@ -296,7 +302,9 @@ pub struct TokenArgs {
 #[derive(Debug, Subcommand)]
 pub enum TokenAction {
     /// Issue a claim token, sealed with the hashes of the fleet CA and of your own root metadata
-    #[command(after_help = "Example:\n  dunlin token create --keys keys --uses 12 --expires-in 2h > claim")]
+    #[command(
+        after_help = "Example:\n  dunlin token create --keys keys --uses 12 --expires-in 2h > claim"
+    )]
     Create {
         /// Folder with your own 1.root.json: the server's copy is never believed
         #[arg(long, value_name = "DIR", default_value = "keys")]
@@ -379,7 +387,9 @@ pub enum DeviceAction {
 
 /// `dunlin rollout`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin rollout create digits 2 --stage 3 --stage 50% --soak 60s")]
+#[command(
+    after_help = "Example:\n  dunlin rollout create digits 2 --stage 3 --stage 50% --soak 60s"
+)]
 pub struct RolloutArgs {
     /// Which server, as whom.
     #[command(flatten)]
@@ -489,7 +499,8 @@ pub struct DriftArgs {
 /// # Errors
 /// What was expected, as a sentence.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("expected a time such as 500ms, 90s, 10m, 24h, 365d or 1h30m, got {text:?}");
+    let bad =
+        || format!("expected a time such as 500ms, 90s, 10m, 24h, 365d or 1h30m, got {text:?}");
     let mut total_ms = 0_u64;
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -498,7 +509,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let (number, tail) = rest.split_at(digits);
-        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let letters = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         let unit_ms = match unit {
             "ms" => 1,
@@ -565,7 +578,15 @@ mod tests {
         assert_eq!(ms("60s"), Ok(60_000));
         assert_eq!(ms("1h30m"), Ok(5_400_000));
         assert_eq!(ms("250ms"), Ok(250));
-        for bad in ["", "5", "s", "5x", "-1s", "99999999999999999999d", "400000000000000d"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "5x",
+            "-1s",
+            "99999999999999999999d",
+            "400000000000000d",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
@@ -598,7 +619,10 @@ mod tests {
             "dunlin bundle inspect",
             "dunlin login --token secret",
         ] {
-            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+            assert!(
+                Cli::try_parse_from(line.split_whitespace()).is_err(),
+                "{line}"
+            );
         }
     }
 }

@@ -43,7 +43,9 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
         BundleAction::Inspect { dir, published } => match (dir, published) {
             (Some(dir), _) => inspect(&PackedBundle::open(dir)?, shared.json),
             (None, Some(name)) => inspect_published(name, shared).await,
-            (None, None) => Err(Failure::usage("name a folder or --published FAMILY/VERSION")),
+            (None, None) => Err(Failure::usage(
+                "name a folder or --published FAMILY/VERSION",
+            )),
         },
         BundleAction::List => list(shared).await,
     }
@@ -165,7 +167,9 @@ fn report_signed(
     for entry in targets.targets.values() {
         let is_new = before.is_some_and(|b| !b.contains(&entry.path));
         let custom = TargetCustom::read(entry).ok();
-        let floor = custom.as_ref().map_or("?".to_owned(), |c| c.rollback_floor.to_string());
+        let floor = custom
+            .as_ref()
+            .map_or("?".to_owned(), |c| c.rollback_floor.to_string());
         let hardware = custom.map_or("?".to_owned(), |c| c.hardware.join(", "));
         let mark = if is_new { "new" } else { "" };
         let digest = entry.sha256.short();
@@ -210,7 +214,12 @@ fn inspect(bundle: &PackedBundle, is_json: bool) -> Result<Exit, Failure> {
     );
     for (way, tensors) in [("in ", &manifest.inputs), ("out", &manifest.outputs)] {
         for t in tensors {
-            text.push_str(&format!("{way}  {} {} {:?}\n", t.name, t.dtype.as_str(), t.shape));
+            text.push_str(&format!(
+                "{way}  {} {} {:?}\n",
+                t.name,
+                t.dtype.as_str(),
+                t.shape
+            ));
         }
     }
     text.push_str(&format!(
@@ -231,7 +240,11 @@ fn inspect(bundle: &PackedBundle, is_json: bool) -> Result<Exit, Failure> {
 }
 
 async fn inspect_published(name: &str, shared: &Shared) -> Result<Exit, Failure> {
-    let bad = || Failure::usage(format!("expected FAMILY/VERSION such as digits/2, got {name:?}"));
+    let bad = || {
+        Failure::usage(format!(
+            "expected FAMILY/VERSION such as digits/2, got {name:?}"
+        ))
+    };
     let (family, version) = name.split_once('/').ok_or_else(bad)?;
     let family: Family = family.parse().map_err(|_| bad())?;
     let version = version.parse().map_err(|_| bad())?;
@@ -250,7 +263,11 @@ async fn list(shared: &Shared) -> Result<Exit, Failure> {
     }
     let mut rows = Table::new(&["family", "version>", "floor>", "published", "manifest"]);
     for bundle in &bundles {
-        let number = |name: &str| bundle[name].as_u64().map_or("-".to_owned(), |n| n.to_string());
+        let number = |name: &str| {
+            bundle[name]
+                .as_u64()
+                .map_or("-".to_owned(), |n| n.to_string())
+        };
         let digest: String = text_of(&bundle["digest"]).chars().take(12).collect();
         rows.row([
             text_of(&bundle["family"]),

@@ -113,7 +113,9 @@ impl Session {
         let saved = load(shared)?;
         let saved_url = (!saved.server.is_empty()).then(|| saved.server.clone());
         let named = shared.server.clone();
-        let url = named.or_else(|| saved_url.clone()).ok_or(ContextError::NoServer)?;
+        let url = named
+            .or_else(|| saved_url.clone())
+            .ok_or(ContextError::NoServer)?;
         // What was saved for one server is not shown to another.
         let is_saved = saved_url.as_deref().map(normal) == Some(normal(&url));
         let saved = if is_saved { saved } else { Context::default() };
@@ -165,7 +167,9 @@ fn path(shared: &Shared) -> Result<PathBuf, ContextError> {
         value.map(PathBuf::from)
     };
     let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
-    Ok(config.ok_or(ContextError::NoHome)?.join("dunlin/context.toml"))
+    Ok(config
+        .ok_or(ContextError::NoHome)?
+        .join("dunlin/context.toml"))
 }
 
 fn load(shared: &Shared) -> Result<Context, ContextError> {
@@ -190,7 +194,10 @@ fn token(shared: &Shared, saved: &Context) -> Result<Option<String>, ContextErro
     if let Some(file) = &shared.token_file {
         return read_token(file).map(Some);
     }
-    if let Some(token) = std::env::var("DUNLIN_TOKEN").ok().filter(|t| !t.trim().is_empty()) {
+    if let Some(token) = std::env::var("DUNLIN_TOKEN")
+        .ok()
+        .filter(|t| !t.trim().is_empty())
+    {
         return Ok(Some(token.trim().to_owned()));
     }
     match &saved.token_file {
@@ -202,7 +209,10 @@ fn token(shared: &Shared, saved: &Context) -> Result<Option<String>, ContextErro
 fn read_token(file: &Path) -> Result<String, ContextError> {
     let text = if file == Path::new("-") {
         let mut text = String::new();
-        let read = std::io::stdin().lock().take(TOKEN_MAX_BYTES).read_to_string(&mut text);
+        let read = std::io::stdin()
+            .lock()
+            .take(TOKEN_MAX_BYTES)
+            .read_to_string(&mut text);
         read.map_err(|error| FileError::Io {
             action: "cannot read",
             path: PathBuf::from("standard input"),
@@ -239,7 +249,10 @@ pub async fn login(args: &LoginArgs) -> Result<Exit, Failure> {
     })?;
     let fleet = client.fleet().await?;
     let pin = certificate_sha256(&fleet.ca_pem)?;
-    let named_file = shared.token_file.as_deref().filter(|f| *f != Path::new("-"));
+    let named_file = shared
+        .token_file
+        .as_deref()
+        .filter(|f| *f != Path::new("-"));
     let token_file = match named_file {
         Some(file) => Some(std::path::absolute(file).map_err(Failure::usage)?),
         None => None,

@@ -126,9 +126,7 @@ pub fn make_folder(path: &Path) -> Result<(), FileError> {
 pub fn make_private_folder(path: &Path) -> Result<(), FileError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder
-        .create(path)
-        .map_err(io("cannot make folder", path))
+    builder.create(path).map_err(io("cannot make folder", path))
 }
 
 /// Names in a folder, sorted.

@@ -31,7 +31,9 @@ pub enum KeysError {
     #[error("{0} already holds keys or root metadata: name another folder; nothing was changed")]
     Exists(PathBuf),
     /// Numbers that make no root.
-    #[error("{role}: threshold {threshold} of {keys} keys: expected 1 ≤ threshold ≤ keys ≤ {KEYS_MAX}")]
+    #[error(
+        "{role}: threshold {threshold} of {keys} keys: expected 1 ≤ threshold ≤ keys ≤ {KEYS_MAX}"
+    )]
     Threshold {
         /// Role.
         role: Role,
@@ -65,7 +67,9 @@ pub enum KeysError {
         error: TrustError,
     },
     /// Not the server's online keys.
-    #[error("{path}: expected the answer of GET /api/v1/fleet, or {{\"snapshot\":KEY,\"timestamp\":KEY}}: {problem}")]
+    #[error(
+        "{path}: expected the answer of GET /api/v1/fleet, or {{\"snapshot\":KEY,\"timestamp\":KEY}}: {problem}"
+    )]
     ServerKeys {
         /// The file.
         path: PathBuf,
@@ -120,7 +124,11 @@ pub fn init(
 ) -> Result<Vec<u8>, KeysError> {
     for (role, threshold, keys) in [
         (Role::Root, ceremony.root_threshold, ceremony.root_keys),
-        (Role::Targets, ceremony.targets_threshold, ceremony.targets_keys),
+        (
+            Role::Targets,
+            ceremony.targets_threshold,
+            ceremony.targets_keys,
+        ),
     ] {
         if threshold == 0 || threshold > keys || keys > KEYS_MAX {
             return Err(KeysError::Threshold {
@@ -145,8 +153,14 @@ pub fn init(
     let targets = make_keys(dir, "targets", ceremony.targets_keys)?;
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public_key).collect();
     let roles = BTreeMap::from([
-        (Role::Root, (public(&roots), u64::from(ceremony.root_threshold))),
-        (Role::Targets, (public(&targets), u64::from(ceremony.targets_threshold))),
+        (
+            Role::Root,
+            (public(&roots), u64::from(ceremony.root_threshold)),
+        ),
+        (
+            Role::Targets,
+            (public(&targets), u64::from(ceremony.targets_threshold)),
+        ),
         (Role::Snapshot, (vec![online_key(&online.snapshot)?], 1)),
         (Role::Timestamp, (vec![online_key(&online.timestamp)?], 1)),
     ]);
@@ -190,7 +204,11 @@ fn load_one(dir: &Path, name: &str) -> Result<SigningKey, KeysError> {
         return Err(KeysError::NoKey {
             folder: dir.to_owned(),
             name: name.to_owned(),
-            found: if found.is_empty() { "none".to_owned() } else { found },
+            found: if found.is_empty() {
+                "none".to_owned()
+            } else {
+                found
+            },
         });
     }
     let pem = Zeroizing::new(files::read_text(&path, PEM_MAX_BYTES)?);
@@ -232,7 +250,9 @@ pub fn root_files(dir: &Path) -> Result<Vec<Vec<u8>>, KeysError> {
 /// There is none.
 pub fn first_root_digest(dir: &Path) -> Result<Digest, KeysError> {
     let roots = root_files(dir)?;
-    let first = roots.first().ok_or_else(|| KeysError::NoRoot(dir.to_owned()))?;
+    let first = roots
+        .first()
+        .ok_or_else(|| KeysError::NoRoot(dir.to_owned()))?;
     Ok(Digest::of(first))
 }
 
@@ -250,7 +270,9 @@ pub fn trusted_root(dir: &Path, now: Timestamp) -> Result<RootMetadata, KeysErro
         set = Some(match set {
             None => TrustedSet::from_root(bytes, now).map_err(trust)?,
             Some(mut set) => {
-                TrustedSet::update_root(&mut set, bytes).map(drop).map_err(trust)?;
+                TrustedSet::update_root(&mut set, bytes)
+                    .map(drop)
+                    .map_err(trust)?;
                 set
             }
         });
@@ -369,11 +391,19 @@ fn show(dir: &Path, is_json: bool) -> Result<Exit, Failure> {
         };
         for keyid in &keys.keyids {
             let place = held.get(keyid).map_or("elsewhere", String::as_str);
-            rows.push((role, keys.threshold, keys.keyids.len(), keyid.clone(), place));
+            rows.push((
+                role,
+                keys.threshold,
+                keys.keyids.len(),
+                keyid.clone(),
+                place,
+            ));
         }
     }
     let unlisted = held.iter().filter(|(id, _)| !root.keys.contains_key(*id));
-    let unlisted: Vec<_> = unlisted.map(|(id, name)| (id.clone(), name.clone())).collect();
+    let unlisted: Vec<_> = unlisted
+        .map(|(id, name)| (id.clone(), name.clone()))
+        .collect();
     let first = first_root_digest(dir)?;
     if is_json {
         let keys = rows.iter().map(|(role, threshold, _, keyid, name)| {
@@ -385,7 +415,11 @@ fn show(dir: &Path, is_json: bool) -> Result<Exit, Failure> {
         }));
         return Ok(Exit::Done);
     }
-    let state = if root.expires > now { "until" } else { "EXPIRED" };
+    let state = if root.expires > now {
+        "until"
+    } else {
+        "EXPIRED"
+    };
     let mut text = format!(
         "root version {}, {state} {}; first root SHA-256 {first}\n\n",
         root.version, root.expires
@@ -393,7 +427,12 @@ fn show(dir: &Path, is_json: bool) -> Result<Exit, Failure> {
     let mut table = Table::new(&["role", "must sign", "key id", "private key"]);
     for (role, threshold, count, keyid, name) in &rows {
         let short = keyid.chars().take(16).collect();
-        table.row([role.to_string(), format!("{threshold} of {count}"), short, (*name).to_owned()]);
+        table.row([
+            role.to_string(),
+            format!("{threshold} of {count}"),
+            short,
+            (*name).to_owned(),
+        ]);
     }
     for (keyid, name) in &unlisted {
         let short = keyid.chars().take(16).collect();

@@ -242,7 +242,11 @@ impl PackedBundle {
             .iter()
             .map(|(_, blob)| {
                 let (digest, length) = blob.transport();
-                (digest, length, self.dir.join("blobs").join(digest.to_string()))
+                (
+                    digest,
+                    length,
+                    self.dir.join("blobs").join(digest.to_string()),
+                )
             })
             .collect();
         all.sort();
@@ -268,7 +272,11 @@ struct Part {
 impl Part {
     fn read(name: &'static str, path: &Path, max: u64) -> Result<Self, PackError> {
         let bytes = files::read_bounded(path, max)?;
-        let level = if bytes.len() > SLOW_LEVEL_MAX_BYTES { 6 } else { 19 };
+        let level = if bytes.len() > SLOW_LEVEL_MAX_BYTES {
+            6
+        } else {
+            19
+        };
         let transport = zstd::bulk::compress(&bytes, level).ok();
         let transport = transport.filter(|packed| packed.len() < bytes.len());
         let blob = Blob {
@@ -375,7 +383,9 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         )));
     }
     if spec.hardware.is_empty() {
-        return Err(bad("hardware is empty: no device would take it; expected names or \"any\"".into()));
+        return Err(bad(
+            "hardware is empty: no device would take it; expected names or \"any\"".into(),
+        ));
     }
     let model_path = folder.join(&spec.model);
     let golden_path = chosen(&request.golden, folder, &spec.golden);
@@ -392,9 +402,18 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         parts.push(Part::read("profile.json", path, DOCUMENT_MAX_BYTES)?);
     }
     if let Some(path) = &spec.card {
-        parts.push(Part::read("card.md", &folder.join(path), DOCUMENT_MAX_BYTES)?);
+        parts.push(Part::read(
+            "card.md",
+            &folder.join(path),
+            DOCUMENT_MAX_BYTES,
+        )?);
     }
-    let blob = |name: &str| parts.iter().find(|p| p.name == name).map(|p| p.blob.clone());
+    let blob = |name: &str| {
+        parts
+            .iter()
+            .find(|p| p.name == name)
+            .map(|p| p.blob.clone())
+    };
     let missing = || bad("model and golden are needed".to_owned());
     let manifest = Manifest {
         schema: Manifest::SCHEMA.to_owned(),

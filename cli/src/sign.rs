@@ -47,7 +47,9 @@ pub enum SignError {
         floor: u64,
     },
     /// A key that root does not list for targets.
-    #[error("key {keyid} is not among the targets keys of root version {root_version}: nobody would count its signature")]
+    #[error(
+        "key {keyid} is not among the targets keys of root version {root_version}: nobody would count its signature"
+    )]
     NotATargetsKey {
         /// The key's id.
         keyid: String,
@@ -165,7 +167,10 @@ pub fn verified_targets(root: &RootMetadata, bytes: &[u8]) -> Result<TargetsMeta
 /// Not a metadata file.
 pub fn signature_count(root: &RootMetadata, bytes: &[u8]) -> Result<(u64, u64), SignError> {
     let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
-    let needed = root.roles.get(&Role::Targets).map_or(u64::MAX, |r| r.threshold);
+    let needed = root
+        .roles
+        .get(&Role::Targets)
+        .map_or(u64::MAX, |r| r.threshold);
     match root.verify(Role::Targets, &envelope) {
         Ok(()) => Ok((needed, needed)),
         Err(TrustError::Threshold { needed, got, .. }) => Ok((got, needed)),

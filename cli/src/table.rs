@@ -90,7 +90,8 @@ pub fn print_line(line: &str) {
 /// Writes a value as indented JSON to standard output.
 pub fn print_json<T: Serialize>(value: &T) {
     // A value of our own types has only text keys, so it always serializes.
-    let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{:?}", e.to_string()));
+    let text =
+        serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{:?}", e.to_string()));
     print_line(&text);
 }
 

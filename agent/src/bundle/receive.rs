@@ -21,8 +21,8 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Largest window of a compressed blob, as a power of two of bytes: bounds the memory of unpacking.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -69,9 +69,7 @@ pub struct Receiver {
     hardware: String,
     host: HostFactsProvider,
     /// Receiving and collecting garbage take turns.
-    turn: tokio::sync::Mutex<()>,
-    /// Staging runs to its end even if the future is dropped: the next one waits for it.
-    staging: Arc<Mutex<()>>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Receiver {
@@ -81,6 +79,10 @@ impl std::fmt::Debug for Receiver {
             .finish_non_exhaustive()
     }
 }
+
+/// Somebody's turn. Blocking work goes on when the future that began it is dropped: it holds the
+/// turn as well, so that the next one never meets it.
+type Turn = Arc<OwnedMutexGuard<()>>;
 
 /// A file that has to be fetched.
 struct Missing<'a> {
@@ -126,8 +128,7 @@ impl Receiver {
             blobs: state_dir.join("blobs"),
             hardware: hardware.to_owned(),
             host,
-            turn: tokio::sync::Mutex::new(()),
-            staging: Arc::default(),
+            turn: Arc::default(),
         };
         files::create_private_dir(&receiver.blobs)?;
         files::create_private_dir(&receiver.partials())?;
@@ -148,18 +149,18 @@ impl Receiver {
         slot: &Path,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
-        let _turn = self.turn.lock().await;
+        let turn: Turn = Arc::new(Arc::clone(&self.turn).lock_owned().await);
         let set = verify::refresh(&self.repository, &self.trust, now).await?;
         let target = verify::select(&set, &self.trust, want, &self.hardware)?;
         let (manifest, bytes) = self.manifest(target).await?;
 
-        let missing = self.missing(&manifest).await?;
+        let missing = self.missing(&turn, &manifest).await?;
         self.check_fit(&manifest, &missing)?;
         let mut meter = Meter::new(&manifest, &missing, progress);
         for file in &missing {
-            self.fetch(file, &mut meter).await?;
+            self.fetch(&turn, file, &mut meter).await?;
         }
-        let info = self.stage(slot, manifest.clone(), bytes).await?;
+        let info = self.stage(&turn, slot, manifest.clone(), bytes).await?;
         Ok(Staged {
             slot: slot.to_owned(),
             info,
@@ -240,12 +241,16 @@ impl Receiver {
     }
 
     /// The manifest's files that are not on the device yet; damaged ones are removed.
-    async fn missing<'a>(&self, manifest: &'a Manifest) -> Result<Vec<Missing<'a>>, UpdateError> {
+    async fn missing<'a>(
+        &self,
+        turn: &Turn,
+        manifest: &'a Manifest,
+    ) -> Result<Vec<Missing<'a>>, UpdateError> {
         let mut missing = Vec::new();
         for (name, blob) in manifest.files.named() {
             let path = self.blob(&blob.sha256);
             let expected = blob.sha256;
-            let held = blocking(move || match stage::digest_of_file(&path) {
+            let held = blocking(turn, move || match stage::digest_of_file(&path) {
                 Ok(got) if got == expected => Ok(true),
                 Ok(_) => files::remove_if_there(&path).map(|()| false),
                 Err(e) if e.is_not_found() => Ok(false),
@@ -274,18 +279,19 @@ impl Receiver {
     /// Brings one blob to the device; one that is not as signed is fetched once more from scratch.
     async fn fetch<F: FnMut(u64, u64) + Send>(
         &self,
+        turn: &Turn,
         file: &Missing<'_>,
         meter: &mut Meter<F>,
     ) -> Result<(), UpdateError> {
         let (expected, _) = file.blob.transport();
         let partial = self.partials().join(expected.to_string());
         let begun = meter.done;
-        let mut got = self.download(file, &partial, meter).await?;
+        let mut got = self.download(turn, file, &partial, meter).await?;
         if got != expected {
             tracing::warn!(file = file.name, %expected, %got, "download is damaged, fetched again");
             files::remove_if_there(&partial)?;
             meter.done = begun;
-            got = self.download(file, &partial, meter).await?;
+            got = self.download(turn, file, &partial, meter).await?;
         }
         if got != expected {
             files::remove_if_there(&partial)?;
@@ -299,7 +305,7 @@ impl Receiver {
         }
         let (name, blob) = (file.name, file.blob.clone());
         let (path, folder) = (self.blob(&file.blob.sha256), self.blobs.clone());
-        blocking(move || {
+        blocking(turn, move || {
             let whole = match &blob.packed {
                 Some(_) => unpack(name, &partial, &blob)?,
                 None => partial.clone(),
@@ -314,13 +320,14 @@ impl Receiver {
     /// Completes a partial file, durably, and returns its digest. Never longer than signed.
     async fn download<F: FnMut(u64, u64) + Send>(
         &self,
+        turn: &Turn,
         file: &Missing<'_>,
         partial: &Path,
         meter: &mut Meter<F>,
     ) -> Result<Digest, UpdateError> {
         let (digest, length) = file.blob.transport();
         let begun = meter.done;
-        let (mut hasher, mut have) = resume(partial, length).await?;
+        let (mut hasher, mut have) = resume(turn, partial, length).await?;
         meter.set(begun + have);
         if have < length {
             let url = self.repository.blob_url(&digest);
@@ -358,24 +365,23 @@ impl Receiver {
                 });
             }
             let path = partial.to_owned();
-            blocking(move || out.sync_all().map_err(files::at("sync", &path))).await??;
+            blocking(turn, move || {
+                out.sync_all().map_err(files::at("sync", &path))
+            })
+            .await??;
         }
         Ok(Digest(hasher.finalize().into()))
     }
 
     async fn stage(
         &self,
+        turn: &Turn,
         slot: &Path,
         manifest: Verified<Manifest>,
         bytes: Vec<u8>,
     ) -> Result<StagedInfo, UpdateError> {
         let (slot, blobs) = (slot.to_owned(), self.blobs.clone());
-        let staging = Arc::clone(&self.staging);
-        blocking(move || {
-            let _one = staging.lock().unwrap_or_else(PoisonError::into_inner);
-            stage::write(&slot, &manifest, &bytes, &blobs)
-        })
-        .await?
+        blocking(turn, move || stage::write(&slot, &manifest, &bytes, &blobs)).await?
     }
 }
 
@@ -432,9 +438,9 @@ fn wrong_length(name: &str, expected: u64, got: u64) -> UpdateError {
 }
 
 /// The hash so far, and the length, of what an earlier attempt left.
-async fn resume(partial: &Path, length: u64) -> Result<(Sha256, u64), UpdateError> {
+async fn resume(turn: &Turn, partial: &Path, length: u64) -> Result<(Sha256, u64), UpdateError> {
     let path = partial.to_owned();
-    let found = blocking(move || {
+    let found = blocking(turn, move || {
         let mut hasher = Sha256::new();
         stage::hash_into(&path, &mut hasher).map(|have| (hasher, have))
     })
@@ -466,10 +472,7 @@ fn open_partial(partial: &Path, have: u64) -> Result<File, FileError> {
 
 /// Unpacks a compressed blob, bounded by its signed length, into a file of its own; checks its hash.
 fn unpack(name: &str, packed: &Path, blob: &Blob) -> Result<PathBuf, UpdateError> {
-    // An earlier call, dropped while it unpacked, may still be writing its own file.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let out = packed.with_extension(format!("{}-{count}.unpacked", std::process::id()));
+    let out = packed.with_extension("unpacked");
     let result = unpack_into(name, packed, &out, blob);
     if result.is_err() {
         let _ = std::fs::remove_file(&out);
@@ -537,9 +540,16 @@ fn remove_others(folder: &Path, kept: &BTreeSet<String>) -> Result<u64, FileErro
 }
 
 async fn blocking<T: Send + 'static>(
+    turn: &Turn,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, UpdateError> {
-    tokio::task::spawn_blocking(work)
+    let turn = Arc::clone(turn);
+    let job = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    tokio::task::spawn_blocking(job)
         .await
         .map_err(|e| UpdateError::failed("internal", format!("a task died: {e}")))
 }

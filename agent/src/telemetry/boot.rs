@@ -41,11 +41,15 @@ impl Counter {
     pub fn load(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join("boot");
         let mut text = String::new();
-        let read = File::open(&path)
-            .and_then(|f| f.take(FILE_MAX_BYTES).read_to_string(&mut text));
+        let read = File::open(&path).and_then(|f| f.take(FILE_MAX_BYTES).read_to_string(&mut text));
         match read {
             Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                ) =>
+            {
                 return Ok(None);
             }
             Err(e) => return Err(medium(&path, "reading the boot id", &e)),
@@ -176,7 +180,12 @@ mod tests {
     #[test]
     fn an_unreadable_file_is_no_boot() {
         let dir = tempfile::tempdir().unwrap();
-        for bad in [&b"{"[..], b"\xff\xfe", b"{\"boot\":\"x\",\"reserved\":1}", b""] {
+        for bad in [
+            &b"{"[..],
+            b"\xff\xfe",
+            b"{\"boot\":\"x\",\"reserved\":1}",
+            b"",
+        ] {
             std::fs::write(dir.path().join("boot"), bad).unwrap();
             assert!(Counter::load(dir.path()).unwrap().is_none());
         }

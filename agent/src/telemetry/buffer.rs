@@ -279,7 +279,9 @@ impl SegmentStore for SledStore {
         let fail = |e: io::Error| medium(&store, "putting a compacted store in its place", &e);
         let boot = self.boot;
         let copied = self.with("compacting", |db| {
-            let entries = db.iter().filter(|e| !matches!(e, Ok((k, _)) if **k == BOOT_KEY));
+            let entries = db
+                .iter()
+                .filter(|e| !matches!(e, Ok((k, _)) if **k == BOOT_KEY));
             Ok(fill_new(&fresh, boot, entries))
         })?;
         if let Err(e) = copied {
@@ -370,9 +372,9 @@ fn read_heads(db: &sled::Db, boot: BootId) -> Result<Vec<(u64, Meta)>, StoreErro
         if *key == BOOT_KEY {
             continue;
         }
-        let number: [u8; 8] = (*key).try_into().map_err(|_| {
-            damaged(format!("expected keys of 8 bytes, got {}", key.len()))
-        })?;
+        let number: [u8; 8] = (*key)
+            .try_into()
+            .map_err(|_| damaged(format!("expected keys of 8 bytes, got {}", key.len())))?;
         let number = u64::from_be_bytes(number);
         let meta = Meta::read(&value).map_err(|e| damaged(format!("segment {number}: {e}")))?;
         heads.push((number, meta));
@@ -441,11 +443,7 @@ fn remove_all(path: &Path) -> io::Result<()> {
 }
 
 /// Runs what may panic inside sled.
-fn guarded<T>(
-    path: &Path,
-    what: &'static str,
-    run: impl FnOnce() -> T,
-) -> Result<T, StoreError> {
+fn guarded<T>(path: &Path, what: &'static str, run: impl FnOnce() -> T) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()
@@ -497,3 +495,7 @@ fn medium(path: &Path, what: &'static str, problem: &io::Error) -> StoreError {
         problem: problem.to_string(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

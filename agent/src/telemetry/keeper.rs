@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Most bytes of entries that wait in memory while the store fails.
-pub const WAITING_BYTES_MAX: usize = 2 << 20;
+pub(crate) const WAITING_BYTES_MAX: usize = 2 << 20;
 /// Most numbers a gap names for segments that never reached the store.
 const LOST_NUMBERS_MAX: usize = 4096;
 /// Most bytes written in one batch, so that a batch stays within sled's write buffer.
@@ -84,6 +84,7 @@ pub(crate) struct Keeper {
     lost: BTreeMap<Class, Gap>,
     evicted_records: u64,
     dirty: bool,
+    written_bytes: u64,
     problem: Option<String>,
 }
 
@@ -134,6 +135,7 @@ impl Keeper {
             lost: BTreeMap::new(),
             evicted_records: 0,
             dirty: false,
+            written_bytes: 0,
             problem: problem.clone(),
         };
         for (number, meta) in heads {
@@ -274,7 +276,11 @@ impl Keeper {
         Stats {
             segments: (self.index.segments() + self.waiting.len()) as u64,
             records: self.index.records()
-                + self.waiting.iter().map(|s| u64::from(s.meta.records)).sum::<u64>(),
+                + self
+                    .waiting
+                    .iter()
+                    .map(|s| u64::from(s.meta.records))
+                    .sum::<u64>(),
             bytes_on_disk: disk.map_or(0, |d| d.disk_bytes),
             evicted_records: self.evicted_records,
             oldest_ms: self.index.oldest_ms(),
@@ -289,24 +295,7 @@ impl Keeper {
             self.reopen(now_ms);
             self.write(now_ms);
         }
-        let Some(Ok(stats)) = self.store.as_mut().map(SledStore::stats) else {
-            return;
-        };
-        let disk_max = self.limits.disk_bytes();
-        let live = self.index.bytes();
-        let over = stats.disk_bytes > disk_max;
-        if over {
-            self.evict_down_to(disk_max / 4, "the store has outgrown its disk", now_ms);
-        }
-        let drained = stats.disk_bytes > COMPACT_BYTES_MIN.max(live.saturating_mul(8));
-        if (over || drained)
-            && let Some(store) = &mut self.store
-        {
-            match store.compact() {
-                Ok(()) => self.unsynced.clear(),
-                Err(e) => self.recover(&e, now_ms),
-            }
-        }
+        self.compact_if_bloated(now_ms);
         if let Err(e) = self.folder.put_ballast() {
             tracing::debug!(problem = %e, "no room for the ballast yet");
         }
@@ -341,12 +330,33 @@ impl Keeper {
         }
     }
 
+    fn compact_if_bloated(&mut self, now_ms: i64) {
+        self.written_bytes = 0;
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        let Ok(stats) = store.stats() else {
+            return;
+        };
+        let drained = COMPACT_BYTES_MIN.max(self.index.bytes().saturating_mul(8));
+        if stats.disk_bytes > drained.min(self.limits.bloated_bytes()) {
+            tracing::debug!(bytes_on_disk = stats.disk_bytes, "compacting telemetry");
+            match store.compact() {
+                Ok(()) => self.unsynced.clear(),
+                Err(e) => self.recover(&e, now_ms),
+            }
+        }
+    }
+
     /// Moves what waits into the store, then evicts what is too much.
     fn write(&mut self, now_ms: i64) {
         if let Err(e) = self.write_waiting(now_ms) {
             self.recover(&e, now_ms);
         }
         self.bound_waiting();
+        if self.written_bytes > self.limits.bloated_bytes() / 8 {
+            self.compact_if_bloated(now_ms);
+        }
     }
 
     fn write_waiting(&mut self, now_ms: i64) -> Result<(), StoreError> {
@@ -366,6 +376,7 @@ impl Keeper {
             });
             let count = count.count();
             store.append(&self.waiting[..count], &[])?;
+            self.written_bytes += bytes as u64;
             self.dirty = true;
             for sealed in self.waiting.drain(..count) {
                 self.index.insert(sealed.number, sealed.meta);
@@ -400,8 +411,8 @@ impl Keeper {
         }
     }
 
-    fn evict_down_to(&mut self, bytes: u64, reason: &'static str, now_ms: i64) {
-        while let Some(eviction) = eviction_down_to(&self.index, bytes, reason) {
+    fn evict_down_to(&mut self, bytes: u64, now_ms: i64) {
+        while let Some(eviction) = eviction_down_to(&self.index, bytes, "the disk is full") {
             // A gap is small, yet not nothing: when only gaps are left, that is enough.
             if eviction.kind == Kind::Gap {
                 return;
@@ -482,7 +493,7 @@ impl Keeper {
         }
         if matches!(error, StoreError::Medium { .. }) {
             let half = self.index.bytes() / 2;
-            self.evict_down_to(half, "the disk is full", now_ms);
+            self.evict_down_to(half, now_ms);
         }
         if let Err(e) = self.write_waiting(now_ms) {
             self.fail(&e);
@@ -602,3 +613,7 @@ fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
         set_aside,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -291,7 +291,11 @@ impl Worker {
                 self.sync_due_ms.get_or_insert(now_ms);
             }
             self.housekeeping_due_ms = self.clock_ms() + HOUSEKEEPING_MS;
-            if self.keeper.next_resend_ms().is_some_and(|due| due <= now_ms) {
+            if self
+                .keeper
+                .next_resend_ms()
+                .is_some_and(|due| due <= now_ms)
+            {
                 self.tell();
             }
         }

@@ -26,7 +26,9 @@ const ZSTD_LEVEL: i32 = 3;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Larger than a segment may be.
-    #[error("record of class {class}: {got} bytes as JSON, at most {RECORD_MAX_BYTES} are accepted")]
+    #[error(
+        "record of class {class}: {got} bytes as JSON, at most {RECORD_MAX_BYTES} are accepted"
+    )]
     TooLarge {
         /// Class of the record.
         class: &'static str,

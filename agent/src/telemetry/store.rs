@@ -99,7 +99,8 @@ pub struct StoreStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most disk the store may use, in bytes; at least [`Limits::MIN_BYTES`]. The entries
-    /// themselves get half of it, the rest is the store's own slack.
+    /// (compressed) get a quarter of it: sled holds two to three times its content, and needs
+    /// room to write it anew when that has become too much.
     pub max_bytes: u64,
 }
 
@@ -116,10 +117,9 @@ impl Default for Limits {
 
 impl Limits {
     /// Least disk that makes sense, in bytes: below it the store's own slack would eat it all.
-    pub const MIN_BYTES: u64 = 4 << 20;
+    pub const MIN_BYTES: u64 = 8 << 20;
 
-    /// Most bytes of entries that a kind and all kinds more precious leave room for: `(own
-    /// ceiling, total ceiling)` in bytes.
+    /// Most bytes of a kind's entries.
     #[must_use]
     pub fn ceiling_bytes(&self, kind: Kind) -> u64 {
         let entries = self.entries_bytes();
@@ -134,13 +134,14 @@ impl Limits {
     /// Most bytes of entries of all kinds.
     #[must_use]
     pub fn entries_bytes(&self) -> u64 {
-        self.max_bytes.max(Self::MIN_BYTES) / 2
+        self.max_bytes.max(Self::MIN_BYTES) / 4
     }
 
-    /// Most disk, in bytes.
+    /// Bytes on disk at which the store is written anew, so that the old and the new one together
+    /// stay within the limit.
     #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        self.max_bytes.max(Self::MIN_BYTES)
+    pub fn bloated_bytes(&self) -> u64 {
+        self.max_bytes.max(Self::MIN_BYTES) / 4 * 3
     }
 }
 
@@ -236,7 +237,13 @@ pub fn next_eviction(index: &Index, limits: &Limits) -> Option<Eviction> {
         let (held, ceiling) = (index.bytes[kind as usize], limits.ceiling_bytes(kind));
         if held > ceiling {
             let surplus = held - ceiling + ceiling / 16;
-            return oldest(index, kind, surplus, 0, "the class's share of the buffer is full");
+            return oldest(
+                index,
+                kind,
+                surplus,
+                0,
+                "the class's share of the buffer is full",
+            );
         }
     }
     let (held, ceiling) = (index.bytes(), limits.entries_bytes());
@@ -315,7 +322,9 @@ mod tests {
         let mut all = Vec::new();
         while let Some(eviction) = next_eviction(index, limits) {
             for number in &eviction.segments {
-                index.remove(*number).expect("only what is there is dropped");
+                index
+                    .remove(*number)
+                    .expect("only what is there is dropped");
             }
             all.push(eviction);
         }

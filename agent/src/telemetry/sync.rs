@@ -73,7 +73,10 @@ impl Outbox {
     /// When a segment that is under way will be due again, if one is.
     #[must_use]
     pub fn next_resend_ms(&self) -> Option<u64> {
-        let due = self.sent.values().map(|s| s.at_ms.saturating_add(RESEND_MS));
+        let due = self
+            .sent
+            .values()
+            .map(|s| s.at_ms.saturating_add(RESEND_MS));
         due.min()
     }
 
@@ -91,7 +94,9 @@ impl Outbox {
         let due = self.sent.iter().filter(|(_, s)| s.is_overdue(now_ms));
         let mut due: Vec<_> = due.map(|(n, s)| (s.at_ms, *n)).collect();
         due.sort_unstable();
-        let there = due.into_iter().filter_map(|(_, n)| Some((n, *index.get(n)?)));
+        let there = due
+            .into_iter()
+            .filter_map(|(_, n)| Some((n, *index.get(n)?)));
         there.take(REPEATS_PER_BATCH).collect()
     }
 }
@@ -152,7 +157,10 @@ mod tests {
         assert_eq!(numbers(&outbox.next_unsent(&index_small, 0, 100)), [16]);
 
         let large: Vec<_> = (0..9).map(|n| (n, Kind::Event, 900_000)).collect();
-        assert_eq!(Outbox::default().next_unsent(&index(&large), 0, 100).len(), 2);
+        assert_eq!(
+            Outbox::default().next_unsent(&index(&large), 0, 100).len(),
+            2
+        );
         let huge = index(&[(0, Kind::Event, u32::MAX)]);
         assert_eq!(Outbox::default().next_unsent(&huge, 0, 100).len(), 1);
     }

@@ -3,7 +3,10 @@ use super::*;
 
 #[test]
 fn queries_are_escaped() {
-    let query = [("label", "site=köln".to_owned()), ("online", "true".to_owned())];
+    let query = [
+        ("label", "site=köln".to_owned()),
+        ("online", "true".to_owned()),
+    ];
     assert_eq!(query_text(&query), "?label=site%3Dk%C3%B6ln&online=true");
     assert_eq!(query_text(&[]), "");
 }

@@ -177,8 +177,8 @@ fn is_loopback(host: &str) -> bool {
 fn tls(ca_pem: Option<&str>) -> Result<rustls::ClientConfig, ApiError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
-        let certificate = certificate
-            .map_err(|e| ApiError::Setup(format!("CA file: not PEM: {e}")))?;
+        let certificate =
+            certificate.map_err(|e| ApiError::Setup(format!("CA file: not PEM: {e}")))?;
         roots
             .add(certificate)
             .map_err(|e| ApiError::Setup(format!("CA file: {e}")))?;
@@ -213,7 +213,9 @@ mod tests {
         ] {
             assert_eq!(Transport::new(url, None, None).is_ok(), ok, "{url}");
         }
-        let problem = Transport::new("https://a", None, Some("no pem")).err().unwrap();
+        let problem = Transport::new("https://a", None, Some("no pem"))
+            .err()
+            .unwrap();
         assert!(problem.to_string().contains("no certificate"), "{problem}");
     }
 }

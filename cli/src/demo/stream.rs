@@ -7,6 +7,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -47,10 +49,12 @@ pub(super) struct Stream {
     by_class: Vec<Vec<&'static [u8]>>,
     /// Classes, each as often as its weight.
     wheel: Vec<usize>,
+    /// Answers so far, for whoever waits for them.
+    answered: Arc<AtomicU64>,
 }
 
 impl Stream {
-    pub(super) fn new(seed: u64, device: u64) -> Self {
+    pub(super) fn new(seed: u64, device: u64, answered: Arc<AtomicU64>) -> Self {
         let mut random = Random::new(seed ^ (device + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
         let mut by_class = vec![Vec::new(); CLASSES];
         for row in FIELD.chunks_exact(ROW) {
@@ -66,6 +70,7 @@ impl Stream {
             random,
             by_class,
             wheel,
+            answered,
         }
     }
 
@@ -80,8 +85,6 @@ impl Stream {
 /// What came of a stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fed {
-    /// Requests answered.
-    pub(super) answered: u64,
     /// Requests that failed though a model was serving.
     pub(super) failed: u64,
     /// By model version: answers, and those that were right.
@@ -119,7 +122,7 @@ pub(super) async fn feed(
         );
         match asked.await.unwrap_or_else(|_| Err(Lost("no answer".to_owned()))) {
             Ok(Some((version, class))) => {
-                fed.answered += 1;
+                stream.answered.fetch_add(1, Ordering::Relaxed);
                 let (n, right) = fed.by_version.entry(version).or_default();
                 *n += 1;
                 *right += u64::from(class == label);

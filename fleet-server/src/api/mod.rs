@@ -1,1 +1,170 @@
-//! (being written)
+//! The admin API (`/api/v1`, bearer tokens) and the devices' routes. One file a noun.
+
+pub mod blobs;
+pub mod bundles;
+pub mod devices;
+pub mod download;
+pub mod drift;
+pub mod error;
+pub mod fleet;
+mod guard;
+pub mod rollouts;
+pub mod tokens;
+
+use crate::blobs::Blobs;
+use crate::broker::BrokerHandle;
+use crate::command::deliver::Wake;
+use crate::config::Settings;
+use crate::pki::Pki;
+use crate::repository::Repository;
+use crate::store::Store;
+use axum::extract::DefaultBodyLimit;
+use axum::{Router, middleware};
+use dunlin_protocol::id::{DeviceId, Digest};
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::sync::Arc;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Largest JSON body, in bytes, where a route does not say otherwise.
+pub const JSON_MAX_BYTES: usize = 1 << 20;
+
+/// What handlers share.
+pub struct App {
+    /// Configuration.
+    pub settings: Settings,
+    /// Database.
+    pub store: Store,
+    /// Certificate authority.
+    pub pki: Pki,
+    /// TUF repository.
+    pub repository: Arc<Repository>,
+    /// Blob store.
+    pub blobs: Blobs,
+    /// Base URL that devices are told.
+    pub devices_url: String,
+    /// Broker's host that devices are told.
+    pub mqtt_host: String,
+    /// Broker's port that devices are told.
+    pub mqtt_port: u16,
+    /// Live connections of the embedded broker, if there is one.
+    pub broker: Option<BrokerHandle>,
+    /// Tells the delivery of desired states to look now.
+    pub deliver: Wake,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// Whose token a request carries.
+#[derive(Debug, Clone)]
+pub struct Admin(pub String);
+
+/// The verified client certificate of a connection: the device's id and the certificate's
+/// SHA-256.
+#[derive(Debug, Clone)]
+pub struct Peer(pub Option<(DeviceId, Digest)>);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Dunlin fleet server",
+        description = "Admin API. Times ending in `_ms` are milliseconds since 1970, durations milliseconds.",
+        license(name = "Apache-2.0")
+    ),
+    modifiers(&BearerScheme)
+)]
+struct Document;
+
+struct BearerScheme;
+
+impl Modify for BearerScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+fn guarded() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(fleet::fleet))
+        .routes(routes!(fleet::put_root))
+        .routes(routes!(fleet::metadata))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::delete))
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::show, devices::revoke))
+        .routes(routes!(devices::events))
+        .routes(routes!(devices::pin))
+        .routes(routes!(rollouts::create, rollouts::list))
+        .routes(routes!(rollouts::show))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(drift::drift))
+        .routes(routes!(bundles::show))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(bundles::publish, bundles::list))
+                .layer(DefaultBodyLimit::max(bundles::PUBLISH_MAX_BYTES)),
+        )
+        .layer(middleware::from_fn(guard::time_out))
+        .merge(
+            // Streamed and bounded by the handler; it has its own time-out for silence.
+            OpenApiRouter::new().routes(routes!(blobs::put, blobs::head)),
+        )
+}
+
+/// The admin API with its document and pages.
+pub fn admin_router(app: Arc<App>) -> Router {
+    let authorized = middleware::from_fn_with_state(app.clone(), guard::authorize);
+    let open = OpenApiRouter::new()
+        .routes(routes!(fleet::healthz))
+        .routes(routes!(fleet::metrics))
+        .layer(middleware::from_fn(guard::time_out));
+    let api = guarded().layer(authorized).merge(open);
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(api)
+        .split_for_parts();
+    let pages = utoipa_swagger_ui::SwaggerUi::new("/docs").url("/openapi.json", document);
+    router
+        .merge(pages)
+        .fallback(guard::unknown_route)
+        .method_not_allowed_fallback(guard::wrong_method)
+        .layer(DefaultBodyLimit::max(JSON_MAX_BYTES))
+        .layer(middleware::from_fn(guard::count))
+        .with_state(app)
+}
+
+/// The devices' routes: enrolment for everybody, downloads with a device certificate.
+pub fn device_router(app: Arc<App>) -> Router {
+    let certified = middleware::from_fn_with_state(app.clone(), guard::require_device);
+    let downloads = Router::new()
+        .route("/repository/metadata/{file}", axum::routing::get(download::metadata))
+        .route("/repository/targets/{*path}", axum::routing::get(download::target))
+        .route("/repository/blobs/{sha256}", axum::routing::get(download::blob))
+        .route_layer(certified);
+    let enrolment = Router::new()
+        .route("/enroll", axum::routing::post(crate::enroll::enroll))
+        .layer(DefaultBodyLimit::max(dunlin_protocol::enroll::ENROLL_MAX_BYTES))
+        .layer(middleware::from_fn(guard::time_out));
+    Router::new()
+        .merge(downloads)
+        .merge(enrolment)
+        .fallback(guard::unknown_route)
+        .method_not_allowed_fallback(guard::wrong_method)
+        .layer(middleware::from_fn(guard::count))
+        .with_state(app)
+}
+
+/// Runs what blocks on the disk where it may.
+async fn blocking<T, F>(work: F) -> Result<T, error::ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, crate::repository::RepositoryError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(e) => Err(error::ApiError::internal(&e)),
+    }
+}

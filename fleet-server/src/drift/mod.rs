@@ -4,4 +4,5 @@
 pub mod chi_squared;
 pub mod gate;
 pub mod permutation;
+pub mod query;
 pub mod statistics;

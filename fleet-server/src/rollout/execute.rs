@@ -173,14 +173,10 @@ pub async fn step(
         Err(StoreError::NotFound(_)) => return Ok(false),
         done => done?,
     }
-    tell(rollout, &view.state, &report);
-    Ok(has_desired)
-}
-
-fn tell(rollout: &RolloutRow, before: &RolloutState, report: &Report) {
-    if *before != report.state {
+    if application.new_state != rollout.state {
         tracing::info!(rollout = %rollout.id, state = %report.state, "rollout: {}", report.headline());
     }
+    Ok(has_desired)
 }
 
 /// Everything one step looks at, typed.
@@ -191,6 +187,7 @@ struct View<'a> {
     rows: Vec<RolloutDeviceRow>,
     /// One for each row, in the same order, brought up to date.
     fleet: Vec<DeviceObservation>,
+    index: BTreeMap<String, usize>,
     devices: BTreeMap<DeviceId, DeviceRow>,
 }
 
@@ -213,12 +210,13 @@ impl<'a> View<'a> {
             let noted: DeviceObservation = read(rollout, "device state", &row.state)?;
             fleet.push(observe(rollout, row, &noted, devices.get(&row.device), now_ms));
         }
-        Ok(Self { rollout, policy, state, rows, fleet, devices })
+        let index = rows.iter().enumerate().map(|(at, row)| (row.device.to_string(), at)).collect();
+        Ok(Self { rollout, policy, state, rows, fleet, index, devices })
     }
 
     /// Devices that the selector matches and that are not in the rollout.
     fn joined(&self) -> Vec<String> {
-        let is_known = |device: &DeviceId| self.rows.iter().any(|row| row.device == *device);
+        let is_known = |device: &DeviceId| self.index.contains_key(device.as_str());
         let matches =
             |row: &DeviceRow| self.rollout.selector.iter().all(|(key, value)| row.labels.get(key) == Some(value));
         let new = self.devices.values().filter(|row| !row.revoked && matches(row) && !is_known(&row.device));
@@ -226,7 +224,7 @@ impl<'a> View<'a> {
     }
 
     fn index_of(&self, device: &str) -> Option<usize> {
-        self.fleet.iter().position(|seen| seen.device == device)
+        self.index.get(device).copied()
     }
 
     /// Applies the actions to the view; gives the desired states they set.
@@ -266,6 +264,7 @@ impl<'a> View<'a> {
             before: before.cloned(),
             state: Value::Null,
         });
+        self.index.insert(device.to_owned(), self.fleet.len());
         self.fleet.push(DeviceObservation {
             device: device.to_owned(),
             stage,

@@ -6,7 +6,9 @@
 //! [`plan::plan`] → `Plan` (to be executed, may be repeated) and `Report` (to be shown).
 
 pub mod draw;
+pub mod execute;
 pub mod model;
+pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod ratio;

@@ -1,0 +1,267 @@
+use super::*;
+use crate::telemetry::segment::tests::{event, log, metrics};
+use dunlin_protocol::telemetry::{Scalar, Segment};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const SMALL: Limits = Limits {
+    max_bytes: Limits::MIN_BYTES,
+};
+
+fn gathered(records: &[Record]) -> Vec<(Class, Vec<Prepared>)> {
+    let one = |r: &Record| (r.body.class(), vec![Prepared::new(r).unwrap()]);
+    records.iter().map(one).collect()
+}
+
+/// Hex noise: halves under zstd and no more.
+fn noise(seed: u64, length: usize) -> String {
+    let block = |at: u64| {
+        let text = format!("{seed}-{at}");
+        dunlin_protocol::id::Digest::of(text.as_bytes()).to_string()
+    };
+    (0..).map(block).take(length / 64 + 1).collect()
+}
+
+fn decode(batch: &[Outgoing]) -> Vec<Segment> {
+    let one = |o: &Outgoing| Segment::decode(o.class, &o.payload).unwrap();
+    batch.iter().map(one).collect()
+}
+
+/// Sends and acknowledges everything, as a server that is up would.
+fn drain(keeper: &mut Keeper) -> Vec<Segment> {
+    keeper.reset_inflight();
+    let mut all = Vec::new();
+    loop {
+        let batch = keeper.next_batch(0, 16, 0);
+        if batch.is_empty() {
+            return all;
+        }
+        let boot = keeper.counter.boot();
+        let segments = batch.iter().map(|o| o.segment).collect();
+        assert_eq!(keeper.ack(&Ack { boot, segments }, 0), batch.len());
+        all.extend(decode(&batch));
+    }
+}
+
+#[test]
+fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    assert_eq!((report.segments, report.events()), (0, vec![]));
+    keeper.seal(gathered(&[event("a"), event("b"), log("c")]), 0);
+    let batch = keeper.next_batch(0, 16, 0);
+    assert_eq!(batch.len(), 3);
+    let ack = |boot, segments: &[u64]| Ack {
+        boot,
+        segments: segments.to_vec(),
+    };
+    let boot = keeper.counter.boot();
+    let middle = batch[1].segment;
+    assert_eq!(keeper.ack(&ack(BootId([0; 16]), &[middle]), 0), 0);
+    assert_eq!(keeper.ack(&ack(boot, &[middle, 999, middle]), 0), 1);
+    keeper.close(0).unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    assert_eq!((report.boot, report.segments), (boot, 2));
+    let left: Vec<_> = drain(&mut keeper).iter().map(|s| s.segment).collect();
+    assert_eq!(left, [batch[0].segment, batch[2].segment]);
+}
+
+#[test]
+fn an_eviction_is_named_in_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    keeper.seal(gathered(&[event("first")]), 0);
+    for number in 0..60 {
+        assert!(keeper.stats().bytes_on_disk <= SMALL.max_bytes);
+        keeper.seal(gathered(&[log(&noise(number, 60_000))]), 0);
+    }
+    let dropped = keeper.stats().evicted_records;
+    assert!(dropped > 0);
+    let sent = drain(&mut keeper);
+    let mut gaps = Vec::new();
+    let mut alive = BTreeSet::new();
+    for segment in &sent {
+        alive.insert(segment.segment);
+        for record in &segment.records {
+            if let Body::Gap(gap) = &record.body {
+                assert_eq!(gap.class, Class::Log);
+                assert_eq!(gap.records, gap.segments.len() as u64);
+                gaps.extend(gap.segments.clone());
+            }
+        }
+    }
+    assert_eq!(gaps.len() as u64, dropped);
+    assert!(gaps.iter().all(|n| !alive.contains(n)));
+    assert_eq!(alive.len(), sent.len(), "a number means one thing");
+    assert!(sent.iter().any(|s| s.records == [event("first")]));
+}
+
+#[test]
+fn a_store_that_killed_every_start_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, first) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    keeper.seal(gathered(&[event("a")]), 0);
+    keeper.close(0).unwrap();
+    std::fs::write(dir.path().join("opening"), [b'.'; OPENINGS_MAX as usize]).unwrap();
+    let (keeper, second) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    assert_ne!(first.boot, second.boot);
+    assert!(second.set_aside.unwrap().contains("5 starts in a row died"));
+    keeper.close(0).unwrap();
+    let (_, third) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    assert_eq!((third.boot, third.set_aside), (second.boot, None));
+}
+
+#[test]
+fn what_was_not_synced_is_written_again_after_the_store_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    keeper.seal(gathered(&[event("a"), event("b")]), 0);
+    let error = StoreError::Damaged {
+        path: dir.path().into(),
+        what: "writing",
+        problem: "broken handle".to_owned(),
+    };
+    keeper.recover(&error, 0);
+    keeper.sync(0).unwrap();
+    assert_eq!(drain(&mut keeper).len(), 2);
+}
+
+#[test]
+fn without_a_store_records_wait_bounded_and_the_rest_is_named_in_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), Limits::default(), 0).unwrap();
+    drop(keeper.store.take());
+    keeper.seal(gathered(&[event("kept")]), 0);
+    for number in 0..120 {
+        keeper.seal(gathered(&[log(&noise(number, 60_000))]), 0);
+    }
+    let held: usize = keeper.waiting.iter().map(|s| s.entry.len()).sum();
+    assert!(held <= WAITING_BYTES_MAX);
+    assert!(keeper.sync(0).is_err());
+    keeper.housekeeping(0);
+    keeper.sync(0).unwrap();
+    let sent = drain(&mut keeper);
+    let lost = sent
+        .iter()
+        .flat_map(|s| &s.records)
+        .find_map(|r| match &r.body {
+            Body::Gap(gap) => Some(gap.clone()),
+            _ => None,
+        });
+    let lost = lost.unwrap();
+    assert_eq!(lost.segments.len() as u64, lost.records);
+    assert_eq!(sent.len() as u64 + lost.records, 122);
+    assert!(sent.iter().any(|s| s.records == [event("kept")]));
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Push(Vec<(u8, usize)>),
+    Send,
+    AckOld(usize),
+    Sync,
+    Reopen,
+    Crash,
+    Housekeeping,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let record = (
+        0_u8..3,
+        prop_oneof![3 => 1_usize..2000, 2 => 30_000_usize..60_000],
+    );
+    prop_oneof![
+        8 => proptest::collection::vec(record, 1..12).prop_map(Action::Push),
+        3 => Just(Action::Send),
+        3 => (0_usize..16).prop_map(Action::AckOld),
+        2 => Just(Action::Sync),
+        1 => Just(Action::Reopen),
+        1 => Just(Action::Crash),
+        1 => Just(Action::Housekeeping),
+    ]
+}
+
+fn record(kind: u8, seed: u64, length: usize) -> Record {
+    let text = noise(seed, length);
+    match kind {
+        0 => event(&text),
+        1 => log(&text),
+        _ => metrics("n", Scalar::Text(text)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    /// Every record is acknowledged, still there, or counted by exactly one gap; no number means
+    /// two things.
+    #[test]
+    fn records_are_neither_lost_nor_doubled(
+        actions in proptest::collection::vec(action(), 1..60),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut keeper, first) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+        let boot = first.boot;
+        let (mut pushed, mut clock_ms) = (0_u64, 0);
+        let mut seen: BTreeMap<u64, Segment> = BTreeMap::new();
+        let mut under_way: Vec<u64> = Vec::new();
+        let mut settled: BTreeSet<u64> = BTreeSet::new();
+        for action in actions {
+            clock_ms += 3000;
+            match action {
+                Action::Push(some) => {
+                    let records: Vec<_> = some.iter().map(|(kind, length)| {
+                        pushed += 1;
+                        record(*kind, pushed, *length)
+                    }).collect();
+                    keeper.seal(gathered(&records), 0);
+                }
+                Action::Send => for segment in decode(&keeper.next_batch(clock_ms, 16, 0)) {
+                    under_way.push(segment.segment);
+                    if let Some(before) = seen.get(&segment.segment) {
+                        prop_assert_eq!(before, &segment);
+                    }
+                    seen.insert(segment.segment, segment);
+                },
+                Action::AckOld(count) => {
+                    let segments: Vec<_> = under_way.drain(..count.min(under_way.len())).collect();
+                    keeper.ack(&Ack { boot, segments: segments.clone() }, 0);
+                    settled.extend(segments);
+                }
+                Action::Sync => keeper.sync(0).unwrap(),
+                Action::Reopen => {
+                    keeper.close(0).unwrap();
+                    keeper = Keeper::open(dir.path(), SMALL, 0).unwrap().0;
+                }
+                Action::Crash => {
+                    keeper.sync(0).unwrap();
+                    drop(keeper);
+                    keeper = Keeper::open(dir.path(), SMALL, 0).unwrap().0;
+                }
+                Action::Housekeeping => keeper.housekeeping(0),
+            }
+            prop_assert!(keeper.index.bytes() <= SMALL.entries_bytes());
+            prop_assert!(keeper.waiting.is_empty());
+            prop_assert!(keeper.stats().bytes_on_disk <= SMALL.max_bytes);
+        }
+        prop_assert_eq!(keeper.counter.boot(), boot);
+        let rest = drain(&mut keeper);
+        for segment in rest {
+            prop_assert!(!settled.contains(&segment.segment));
+            seen.insert(segment.segment, segment.clone());
+            settled.insert(segment.segment);
+        }
+        // What was sent, evicted and never acknowledged is in a gap; a late ack may name it too.
+        let mut gone: BTreeSet<u64> = BTreeSet::new();
+        for segment in seen.values() {
+            if let Body::Gap(gap) = &segment.records[0].body {
+                for number in &gap.segments {
+                    prop_assert!(gone.insert(*number), "{} dropped twice", number);
+                }
+            }
+        }
+        let is_gap = |n: &u64| matches!(&seen[n].records[0].body, Body::Gap(_));
+        let arrived = settled.iter().filter(|n| !gone.contains(n) && !is_gap(n)).count();
+        let gaps_gone = gone.iter().filter(|n| seen.contains_key(n) && is_gap(n)).count();
+        prop_assert_eq!(arrived as u64 + (gone.len() - gaps_gone) as u64, pushed);
+    }
+}

@@ -1,0 +1,721 @@
+//! The demo's story, step by step.
+
+use super::DemoArgs;
+use super::captured::Captured;
+use super::processes::{self, Addresses, DeviceDir, Process};
+use super::stream::{self, Fed, Stream};
+use super::summary::{Check, RefusalSummary, RolloutSummary, Summary, VersionSummary};
+use crate::api::{ApiClient, Connection, CreateRollout, RolloutView};
+use crate::context::{Session, certificate_sha256};
+use crate::keys::{self, Ceremony};
+use crate::pack::{PackRequest, PackedBundle, pack};
+use crate::sign::{sign, verified_targets};
+use crate::token::{self, Claim};
+use anyhow::{Context as _, bail, ensure};
+use dunlin_protocol::command::Probation;
+use dunlin_protocol::id::{DeviceId, Digest, Family};
+use dunlin_protocol::report::{Progress, Reported};
+use dunlin_protocol::trust::{SigningKey, TargetsMetadata};
+use dunlin_server::drift::gate::{Decision, Verdict};
+use dunlin_server::rollout::model::{RolloutState, StopReason};
+use dunlin_server::rollout::policy::{GatePolicy, Policy, Stage, StageSize};
+use dunlin_server::rollout::ratio::Ratio;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const FAMILY: &str = "digits";
+const SAMPLE_EVERY_MS: u64 = 25;
+const SOAK_MS: u64 = 6_000;
+const ROLLOUT_TIMEOUT_MS: u64 = 180_000;
+const STEP_TIMEOUT_MS: u64 = 60_000;
+const POLL_MS: u64 = 200;
+/// Answers of each device before its time on a version can be compared with.
+const BASELINE: u64 = 260;
+const CANARIES: u32 = 3;
+const ENROL_AT_ONCE: usize = 4;
+
+macro_rules! model_files {
+    ($($version:literal),*) => {
+        [$(
+            ($version, [
+                ("bundle.toml", include_bytes!(concat!("../../../tests/models/digits/", $version, "/bundle.toml")) as &[u8]),
+                ("model.onnx", include_bytes!(concat!("../../../tests/models/digits/", $version, "/model.onnx"))),
+                ("golden.json", include_bytes!(concat!("../../../tests/models/digits/", $version, "/golden.json"))),
+                ("profile.json", include_bytes!(concat!("../../../tests/models/digits/", $version, "/profile.json"))),
+                ("card.md", include_bytes!(concat!("../../../tests/models/digits/", $version, "/card.md"))),
+            ]),
+        )*]
+    };
+}
+/// The models trained by `tests/models/train_digits.py`.
+const MODELS: [(&str, [(&str, &[u8]); 5]); 3] = model_files!("v1", "v2", "v3");
+
+struct Device {
+    id: DeviceId,
+    process: Process,
+    answered: Arc<AtomicU64>,
+    feeder: Option<JoinHandle<Fed>>,
+}
+
+pub(super) struct Story {
+    args: DemoArgs,
+    dir: PathBuf,
+    program: PathBuf,
+    family: Family,
+    begun: Instant,
+    server: Option<(Process, Addresses)>,
+    session: Option<Session>,
+    signers: Vec<SigningKey>,
+    targets: Option<TargetsMetadata>,
+    devices: Vec<Device>,
+    stop: watch::Sender<bool>,
+    fed: Vec<Fed>,
+    checks: Vec<Check>,
+    rollouts: Vec<RolloutSummary>,
+    refusals: Vec<RefusalSummary>,
+}
+
+impl Story {
+    pub(super) fn new(args: &DemoArgs, dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            args: args.clone(),
+            dir: dir.to_owned(),
+            program: std::env::current_exe().context("own program")?,
+            family: FAMILY.parse()?,
+            begun: Instant::now(),
+            server: None,
+            session: None,
+            signers: Vec::new(),
+            targets: None,
+            devices: Vec::new(),
+            stop: watch::channel(false).0,
+            fed: Vec::new(),
+            checks: Vec::new(),
+            rollouts: Vec::new(),
+            refusals: Vec::new(),
+        })
+    }
+
+    /// Everything, in order. Fails only when it cannot go on; what merely came out wrong is a
+    /// check that did not pass.
+    pub(super) async fn tell(&mut self) -> anyhow::Result<()> {
+        self.start_server().await?;
+        self.make_keys().await?;
+        let v1 = self.pack("v1", None, None, "v1")?;
+        self.publish(std::slice::from_ref(&v1), 2).await?;
+        self.enrol().await?;
+
+        self.heading("version 1 to every device: the first version has nothing to be compared with");
+        let id = self.roll_out(1, policy_first(self.args.seed)).await?;
+        self.expect_outcome(&id, 1, "finished");
+        self.baseline(1).await?;
+
+        let v2 = self.pack("v2", None, None, "v2")?;
+        self.publish(std::slice::from_ref(&v2), 2).await?;
+        self.heading("version 2, better: three canaries, half, the rest");
+        let id = self.roll_out(2, policy_gated(self.args.seed)).await?;
+        self.expect_outcome(&id, 2, "finished");
+        self.expect_versions(2).await?;
+        self.baseline(2).await?;
+
+        let v3 = self.pack("v3", None, None, "v3")?;
+        self.publish(&[v3], 2).await?;
+        self.heading("version 3, meets its golden cases, normalises for another camera");
+        let id = self.roll_out(3, policy_gated(self.args.seed.wrapping_add(1))).await?;
+        self.expect_outcome(&id, 3, "stopped");
+        self.expect_stopped_at_the_canaries();
+        self.expect_versions(2).await?;
+
+        self.attacks(&v1, &v2).await?;
+        self.stop_streams().await;
+        Ok(())
+    }
+
+    // ---- the fleet ---------------------------------------------------------------------------
+
+    async fn start_server(&mut self) -> anyhow::Result<()> {
+        self.heading("a fleet server: embedded broker with mutual TLS, SQLite, blob store");
+        let (process, addresses) = processes::start_server(&self.program, &self.dir).await?;
+        let token = addresses.token.clone().context("the server printed no first token")?;
+        self.say(&format!(
+            "admin API {}, devices {}, broker {}",
+            addresses.admin,
+            addresses.devices,
+            addresses.mqtt.map_or("external".to_owned(), |a| a.to_string())
+        ));
+        let client = ApiClient::new(&Connection {
+            url: format!("http://{}", addresses.admin),
+            token: Some(token),
+            ca_pem: None,
+        })?;
+        let fleet = client.fleet().await?;
+        self.session = Some(Session {
+            client,
+            fleet_ca_sha256: Some(certificate_sha256(&fleet.ca_pem)?),
+            json: false,
+        });
+        self.server = Some((process, addresses));
+        Ok(())
+    }
+
+    fn session(&self) -> anyhow::Result<&Session> {
+        self.session.as_ref().context("no server")
+    }
+
+    fn keys_dir(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    async fn make_keys(&mut self) -> anyhow::Result<()> {
+        let client = &self.session()?.client;
+        let online = client.fleet().await?.online_keys;
+        let now = jiff::Timestamp::now();
+        let root = keys::init(&self.keys_dir(), &Ceremony::default(), &online, now)?;
+        client.put_root(&root).await?;
+        let names = ["targets-1".to_owned(), "targets-2".to_owned()];
+        self.signers = keys::load(&self.keys_dir(), &names)?;
+        self.say("keys: 3 root, 3 targets, two of each must sign; the server never sees them");
+        Ok(())
+    }
+
+    /// Packs one of the models, as another version if asked.
+    fn pack(
+        &self,
+        model: &str,
+        version: Option<u64>,
+        rollback_floor: Option<u64>,
+        name: &str,
+    ) -> anyhow::Result<PackedBundle> {
+        let spec = self.dir.join("models").join(model);
+        std::fs::create_dir_all(&spec)?;
+        let files = MODELS.iter().find(|(v, _)| *v == model).map(|(_, f)| f);
+        for (name, bytes) in files.context("no such model")? {
+            std::fs::write(spec.join(name), bytes)?;
+        }
+        let request = PackRequest {
+            version,
+            rollback_floor,
+            ..PackRequest::new(spec)
+        };
+        let (bundle, _) = pack(&request, &self.dir.join("packed").join(name))?;
+        self.say(&format!(
+            "packed {} version {} ({}), golden cases met",
+            bundle.manifest.family,
+            bundle.manifest.version,
+            bundle.digest().short()
+        ));
+        Ok(bundle)
+    }
+
+    /// Signs with so many of the targets keys.
+    fn signed(&self, bundles: &[PackedBundle], signatures: usize) -> anyhow::Result<Vec<u8>> {
+        let expires = keys::later(jiff::Timestamp::now(), Duration::from_secs(365 * 86_400));
+        let signers = &self.signers[..signatures];
+        Ok(sign(bundles, self.targets.as_ref(), signers, expires)?.bytes)
+    }
+
+    async fn publish(&mut self, bundles: &[PackedBundle], signatures: usize) -> anyhow::Result<()> {
+        let bytes = self.signed(bundles, signatures)?;
+        let published =
+            crate::publish::publish(&self.session()?.client, bundles, &bytes).await?;
+        let root = keys::trusted_root(&self.keys_dir(), jiff::Timestamp::now())?;
+        self.targets = Some(verified_targets(&root, &bytes)?);
+        self.say(&format!(
+            "published targets {}: {signatures} of 3 keys signed, {} blobs uploaded, {} known already",
+            published.targets_version, published.uploaded, published.already_there
+        ));
+        Ok(())
+    }
+
+    async fn enrol(&mut self) -> anyhow::Result<()> {
+        self.heading("devices: each a supervisor and an inference worker of its own");
+        let claim = Claim {
+            uses: u32::from(self.args.devices),
+            expires_in: Duration::from_secs(3600),
+            labels: BTreeMap::from([("site".to_owned(), "demo".to_owned())]),
+        };
+        let token = token::create(self.session()?, &self.keys_dir(), &claim)
+            .await?
+            .token
+            .to_string();
+        let names: Vec<String> = (1..=self.args.devices).map(|n| format!("edge-{n:02}")).collect();
+        let mut dirs = Vec::new();
+        for chunk in names.chunks(ENROL_AT_ONCE) {
+            let mut enrolments = tokio::task::JoinSet::new();
+            for name in chunk {
+                let dir = DeviceDir::new(&self.dir, name)?;
+                dirs.push(dir.clone());
+                let (program, token) = (self.program.clone(), token.clone());
+                enrolments.spawn(async move { dir.enroll(&program, &token).await });
+            }
+            while let Some(enrolled) = enrolments.join_next().await {
+                enrolled??;
+            }
+        }
+        for (n, dir) in (0_u64..).zip(&dirs) {
+            let process = dir.start(&self.program)?;
+            let answered = Arc::new(AtomicU64::new(0));
+            let stream = Stream::new(self.args.seed, n, Arc::clone(&answered));
+            let every = Duration::from_millis(SAMPLE_EVERY_MS);
+            let feeder = stream::feed(dir.socket(), stream, every, self.stop.subscribe());
+            self.devices.push(Device {
+                id: dir.name.parse()?,
+                process,
+                answered,
+                feeder: Some(tokio::spawn(feeder)),
+            });
+        }
+        let want = self.devices.len();
+        self.until("every device is connected", async |story| {
+            let online = [("online", "true".to_owned())];
+            Ok(story.session()?.client.devices(&online).await?.len() == want)
+        })
+        .await?;
+        self.say(&format!(
+            "{want} enrolled with one claim token, connected, each fed its own samples"
+        ));
+        self.check("devices enrolled and connected", want.to_string(), want.to_string());
+        Ok(())
+    }
+
+    /// Waits until each device has answered enough on a version to be compared with later.
+    async fn baseline(&self, version: u64) -> anyhow::Result<()> {
+        self.say(&format!(
+            "collecting each device's own time on version {version}: {BASELINE} answers each"
+        ));
+        let from: Vec<u64> = self.answered();
+        self.until("every device's baseline", async |story| {
+            let now = story.answered();
+            Ok(now.iter().zip(&from).all(|(now, from)| now - from >= BASELINE))
+        })
+        .await
+    }
+
+    fn answered(&self) -> Vec<u64> {
+        let count = |d: &Device| d.answered.load(Ordering::Relaxed);
+        self.devices.iter().map(count).collect()
+    }
+
+    // ---- rollouts ----------------------------------------------------------------------------
+
+    /// Creates a rollout and shows it until it ends; its id.
+    async fn roll_out(&mut self, version: u64, policy: Policy) -> anyhow::Result<String> {
+        let begun = Instant::now();
+        let request = CreateRollout {
+            family: self.family.clone(),
+            version,
+            policy: Some(policy),
+            selector: None,
+            probation: Some(Probation {
+                inferences: 20,
+                time_ms: 1_000,
+                errors_max: 0,
+                deadline_ms: 60_000,
+            }),
+        };
+        let client = self.session()?.client.clone();
+        let id = client.create_rollout(&request).await?.id;
+        let (mut last_stages, mut last_line) = (String::new(), String::new());
+        loop {
+            let view = client.rollout(&id).await?;
+            if let Some(report) = &view.report {
+                let stages = stages_line(report);
+                if stages != last_stages {
+                    self.say(&stages);
+                    last_stages = stages;
+                }
+                let line = without_digits(report.headline());
+                if line != last_line {
+                    self.say(&format!("  {}", report.headline()));
+                    last_line = line;
+                }
+            }
+            if view.state.has_ended() || matches!(view.state, RolloutState::Paused { .. }) {
+                return Ok(self.ended(&view, begun));
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_millis(ROLLOUT_TIMEOUT_MS),
+                "rollout {id} did not end within {ROLLOUT_TIMEOUT_MS} ms: {last_line}"
+            );
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
+    }
+
+    fn ended(&mut self, view: &RolloutView, begun: Instant) -> String {
+        let verdicts = verdicts_of(view);
+        for v in &verdicts {
+            self.say(&format!("  gate: {}", v.reason));
+            for m in &v.metrics {
+                self.say(&format!(
+                    "    {:<10} canaries {:+.3}, controls {:+.3}, effect {:+.3} (margin {:.2}), p = {}/{}{}",
+                    m.name,
+                    m.canary_mean,
+                    m.control_mean,
+                    m.effect,
+                    m.margin,
+                    m.p.num,
+                    m.p.den,
+                    if m.is_significant && m.is_beyond_margin { "  ← stop" } else { "" }
+                ));
+            }
+        }
+        let outcome = outcome_of(&view.state);
+        self.say(&format!("rollout of version {} {outcome}", view.version));
+        self.rollouts.push(RolloutSummary {
+            id: view.id.to_string(),
+            version: view.version,
+            outcome: outcome.to_owned(),
+            canaries: verdicts.first().map(|v| v.canaries.clone()).unwrap_or_default(),
+            duration_ms: millis(begun),
+            verdicts,
+        });
+        view.id.to_string()
+    }
+
+    fn expect_outcome(&mut self, id: &str, version: u64, expected: &str) {
+        let got = self.rollouts.iter().find(|r| r.id == id);
+        let got = got.map_or("unknown", |r| r.outcome.as_str()).to_owned();
+        self.check(&format!("rollout of version {version}"), expected.to_owned(), got);
+    }
+
+    /// The gate, and nothing else, must have stopped the last rollout, at its first look.
+    fn expect_stopped_at_the_canaries(&mut self) {
+        let got = match self.rollouts.last() {
+            Some(r) => match r.verdicts.as_slice() {
+                [v] if v.decision == Decision::Stop => {
+                    format!("stopped by the gate, {} canaries", v.canaries.len())
+                }
+                other => format!("{} verdicts", other.len()),
+            },
+            None => "no rollout".to_owned(),
+        };
+        let expected = format!("stopped by the gate, {CANARIES} canaries");
+        self.check("version 3 in the field", expected, got);
+    }
+
+    /// Every device must serve this version, and say so itself.
+    async fn expect_versions(&mut self, version: u64) -> anyhow::Result<()> {
+        let devices = self.devices.len();
+        let on = async |story: &Self| -> anyhow::Result<usize> {
+            let mut on = 0;
+            for device in &story.devices {
+                let reported = story.reported(&device.id).await?;
+                let active = reported.as_ref().and_then(|r| r.active.as_ref());
+                let settled = reported.as_ref().is_some_and(|r| r.progress.is_terminal());
+                on += usize::from(settled && active.is_some_and(|a| a.version == version));
+            }
+            Ok(on)
+        };
+        let all = self
+            .until("every device reports the version", async |story| {
+                Ok(on(story).await? == devices)
+            })
+            .await;
+        let got = on(self).await?;
+        if all.is_ok() {
+            self.say(&format!("{got} of {devices} devices report version {version}"));
+        }
+        self.check(
+            &format!("devices on version {version} afterwards"),
+            devices.to_string(),
+            got.to_string(),
+        );
+        Ok(())
+    }
+
+    async fn reported(&self, device: &DeviceId) -> anyhow::Result<Option<Reported>> {
+        let shown = self.session()?.client.device(device).await?;
+        match shown.get("reported") {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(value) => Ok(Some(serde_json::from_value(value.clone())?)),
+        }
+    }
+
+    // ---- attacks -----------------------------------------------------------------------------
+
+    /// Each past the server's own check, straight in the way of one device.
+    async fn attacks(&mut self, v1: &PackedBundle, v2: &PackedBundle) -> anyhow::Result<()> {
+        self.heading("a captured server: its checks are gone around, its own keys are used");
+        let captured = Captured::open(&self.dir.join("server")).await?;
+
+        // Version 4 is version 1's model again: its blob is on no device any more.
+        let v4 = self.pack("v1", Some(4), None, "v4")?;
+        self.publish(std::slice::from_ref(&v4), 2).await?;
+        let blob = v4.manifest.files.model.transport().0;
+        captured.flip_bit(blob)?;
+        let said = format!("published with blob {} whole; flipped on disk since", blob.short());
+        self.attack(&captured, 3, "one flipped bit", &v4, said, "hash").await?;
+        captured.flip_bit(blob)?;
+
+        // The floor rises to 2: version 1 is closed for good.
+        let v2_floor = self.pack("v2", None, Some(2), "v2-floor")?;
+        self.publish(std::slice::from_ref(&v2_floor), 2).await?;
+        let said = self.server_refuses_version(4, 1).await?;
+        self.attack(&captured, 4, "below its rollback floor", v1, said, "below_floor").await?;
+
+        let v5 = self.pack("v1", Some(5), None, "v5")?;
+        let few = self.signed(std::slice::from_ref(&v5), 1)?;
+        let said = match crate::publish::publish(&self.session()?.client, std::slice::from_ref(&v5), &few).await {
+            Ok(_) => "published it".to_owned(),
+            Err(refusal) => refusal.to_string(),
+        };
+        captured.serve_targets(&few)?;
+        self.attack(&captured, 5, "signed by too few keys", &v5, said, "threshold").await?;
+        let _ = v2;
+        Ok(())
+    }
+
+    async fn server_refuses_version(&self, device: usize, version: u64) -> anyhow::Result<String> {
+        let device = &self.devices.get(device).context("no such device")?.id;
+        let pinned = self.session()?.client.pin_device(device, &self.family, version).await;
+        Ok(match pinned {
+            Ok(_) => "accepted it".to_owned(),
+            Err(refusal) => refusal.to_string(),
+        })
+    }
+
+    /// Orders a device to run a bundle and waits for its refusal.
+    async fn attack(
+        &mut self,
+        captured: &Captured,
+        device: usize,
+        attack: &str,
+        bundle: &PackedBundle,
+        server_said: String,
+        expected: &str,
+    ) -> anyhow::Result<()> {
+        let id = self.devices.get(device).context("no such device")?.id.clone();
+        let (version, digest) = (bundle.manifest.version, bundle.digest());
+        captured.order(&id, &self.family, version, digest).await?;
+        let refusal = self.refusal(&id, digest).await?;
+        let (code, detail) = refusal.unwrap_or(("none".to_owned(), "not refused".to_owned()));
+        self.say(&format!("{attack}: {id} refuses version {version}"));
+        self.say(&format!("  server: {server_said}"));
+        self.say(&format!("  device: {detail} ({code})"));
+        let still = self.reported(&id).await?.and_then(|r| r.active).map(|a| a.version);
+        self.check(
+            &format!("{attack}, in the way of {id}"),
+            format!("refused: {expected}; version 2 serves"),
+            format!(
+                "refused: {code}; version {} serves",
+                still.map_or("none".to_owned(), |v| v.to_string())
+            ),
+        );
+        self.refusals.push(RefusalSummary {
+            attack: attack.to_owned(),
+            device: id.to_string(),
+            code,
+            detail,
+            server_said,
+        });
+        Ok(())
+    }
+
+    async fn refusal(
+        &self,
+        device: &DeviceId,
+        digest: Digest,
+    ) -> anyhow::Result<Option<(String, String)>> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(STEP_TIMEOUT_MS) {
+            if let Some(reported) = self.reported(device).await?
+                && reported.target.as_ref().is_some_and(|t| t.digest == digest)
+                && reported.progress.is_terminal()
+            {
+                return Ok(match reported.progress {
+                    Progress::Refused(f) => Some((f.code, f.detail)),
+                    other => Some((format!("{other:?}"), String::new())),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
+        Ok(None)
+    }
+
+    // ---- telling -----------------------------------------------------------------------------
+
+    fn heading(&self, text: &str) {
+        println!("\n{:>5.1} s  {text}", self.begun.elapsed().as_secs_f32());
+    }
+
+    fn say(&self, text: &str) {
+        println!("         {text}");
+    }
+
+    fn check(&mut self, what: &str, expected: String, got: String) {
+        self.checks.push(Check {
+            what: what.to_owned(),
+            passed: expected == got,
+            expected,
+            got,
+        });
+    }
+
+    /// Waits for a condition, asked again and again.
+    async fn until(
+        &self,
+        what: &str,
+        condition: impl AsyncFn(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !condition(self).await? {
+            if begun.elapsed() > Duration::from_millis(STEP_TIMEOUT_MS) {
+                bail!("{what}: not within {STEP_TIMEOUT_MS} ms (logs in {})", self.dir.display());
+            }
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
+        Ok(())
+    }
+
+    async fn stop_streams(&mut self) {
+        // No receiver is left only if every stream has ended by itself.
+        let _ = self.stop.send(true);
+        for device in &mut self.devices {
+            if let Some(feeder) = device.feeder.take()
+                && let Ok(fed) = feeder.await
+            {
+                self.fed.push(fed);
+            }
+        }
+        let failed: u64 = self.fed.iter().map(|f| f.failed).sum();
+        if let Some(why) = self.fed.iter().find_map(|f| f.last_failure.as_ref()) {
+            self.say(&format!("a request failed: {why}"));
+        }
+        self.check("requests that failed", "0".to_owned(), failed.to_string());
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let mut by_version: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (version, (n, right)) in self.fed.iter().flat_map(|f| &f.by_version) {
+            let sum = by_version.entry(*version).or_default();
+            *sum = (sum.0 + n, sum.1 + right);
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let versions = by_version
+            .into_iter()
+            .map(|(version, (inferences, right))| VersionSummary {
+                version,
+                inferences,
+                accuracy: right as f64 / inferences.max(1) as f64,
+            })
+            .collect();
+        Summary {
+            schema: "dunlin.demo-summary/1".to_owned(),
+            seed: self.args.seed,
+            devices: self.args.devices,
+            duration_ms: millis(self.begun),
+            passed: !self.checks.is_empty() && self.checks.iter().all(|c| c.passed),
+            checks: self.checks.clone(),
+            rollouts: self.rollouts.clone(),
+            versions,
+            refusals: self.refusals.clone(),
+            requests_failed: self.fed.iter().map(|f| f.failed).sum(),
+        }
+    }
+
+    pub(super) fn print_how_to_look(&self) {
+        let Some((_, addresses)) = &self.server else {
+            return;
+        };
+        println!("\nThe fleet is left running in {}. Interrupt to end it.", self.dir.display());
+        if let Some(token) = &addresses.token {
+            println!("  export DUNLIN_SERVER=http://{} DUNLIN_TOKEN={token}", addresses.admin);
+        }
+        println!("  dunlin device list");
+        println!("  dunlin rollout list");
+        println!("  dunlin drift digits");
+        println!("  API pages    http://{}/docs", addresses.admin);
+        println!("  inference    curl --unix-socket {}/edge-01/infer.sock http://localhost/v2/models/digits", self.dir.display());
+        println!("  logs         {0}/server.log {0}/edge-01/agent.log", self.dir.display());
+    }
+
+    /// Ends every process, in order; the folder goes with its owner.
+    pub(super) async fn end(mut self) {
+        let _ = self.stop.send(true);
+        for device in &self.devices {
+            device.process.ask_to_end();
+        }
+        for device in &mut self.devices {
+            device.process.ended().await;
+        }
+        if let Some((mut server, _)) = self.server.take() {
+            server.ask_to_end();
+            server.ended().await;
+        }
+    }
+}
+
+/// All at once and without a gate: there is nothing to compare a first version with.
+fn policy_first(seed: u64) -> Policy {
+    Policy {
+        stages: vec![stage("all", StageSize::Rest, 0)],
+        gate: None,
+        ..Policy::with_seed(seed)
+    }
+}
+
+fn policy_gated(seed: u64) -> Policy {
+    Policy {
+        stages: vec![
+            stage("canary", StageSize::Count(CANARIES), SOAK_MS),
+            stage("half", StageSize::Percent(Ratio::percent(50)), SOAK_MS),
+            stage("rest", StageSize::Rest, 1_000),
+        ],
+        gate: Some(GatePolicy::default()),
+        ..Policy::with_seed(seed)
+    }
+}
+
+fn stage(name: &str, size: StageSize, soak_ms: u64) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        size,
+        soak_ms,
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn outcome_of(state: &RolloutState) -> &'static str {
+    match state {
+        RolloutState::Running { .. } => "running",
+        RolloutState::Paused { .. } => "paused",
+        RolloutState::Stopped { why, .. } => match why {
+            StopReason::Gate { .. } => "stopped",
+            _ => "stopped by errors",
+        },
+        RolloutState::Finished => "finished",
+        RolloutState::Aborted { .. } => "aborted",
+    }
+}
+
+fn stages_line(report: &dunlin_server::rollout::report::Report) -> String {
+    let stage = |s: &dunlin_server::rollout::report::StageReport| {
+        format!("{} {}/{}", s.name, s.counts.succeeded, s.total)
+    };
+    report.stages.iter().map(stage).collect::<Vec<_>>().join("   ")
+}
+
+/// A line that only counts down is shown once.
+fn without_digits(line: &str) -> String {
+    line.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn verdicts_of(view: &RolloutView) -> Vec<Verdict> {
+    let rows = view.other.get("verdicts").and_then(|v| v.as_array());
+    rows.into_iter()
+        .flatten()
+        .filter_map(|row| {
+            let verdict = row.get("verdict").unwrap_or(row);
+            let verdict = verdict.get("verdict").unwrap_or(verdict);
+            serde_json::from_value(verdict.clone()).ok()
+        })
+        .collect()
+}

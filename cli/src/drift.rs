@@ -1,0 +1,159 @@
+//! `dunlin drift`.
+
+use crate::api::items;
+use crate::args::DriftArgs;
+use crate::context::Session;
+use crate::failure::{Exit, Failure};
+use crate::table::{self, Table};
+use dunlin_protocol::id::{Family, RolloutId};
+use dunlin_server::drift::query::Drift;
+use dunlin_server::drift::statistics::{Score, Status};
+
+/// `dunlin drift`.
+///
+/// # Errors
+/// What could not be done, as one line.
+pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
+    let family: Family = args.family.parse().map_err(Failure::usage)?;
+    let mut query = vec![("family", family.to_string())];
+    query.extend(args.version.map(|v| ("version", v.to_string())));
+    if let Some(rollout) = &args.rollout {
+        let rollout: RolloutId = rollout.parse().map_err(Failure::usage)?;
+        query.push(("rollout", rollout.to_string()));
+    }
+    let session = Session::open(&args.shared)?;
+    let answer = session.client.drift(&query).await?;
+    if session.json {
+        table::print_json(&answer);
+        return Ok(Exit::Done);
+    }
+    let list = items(answer, "drift")
+        .into_iter()
+        .map(serde_json::from_value);
+    let list: Vec<Drift> = list
+        .collect::<Result<_, _>>()
+        .map_err(|e| Failure::new(format!("the server's answer is not understood: {e}")))?;
+    if list.is_empty() {
+        table::print_line("no inferences were reported yet");
+    }
+    for drift in &list {
+        table::print(&show(drift, args.all));
+    }
+    Ok(Exit::Done)
+}
+
+/// One version in one cohort as text; quiet features only with `is_all`.
+#[must_use]
+pub fn show(drift: &Drift, is_all: bool) -> String {
+    let mean = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
+    let ms = |us: Option<f64>| us.map_or("-".to_owned(), |us| format!("{:.2} ms", us / 1000.0));
+    let mut text = format!(
+        "{} version {} · {} · {}\n{} inferences, {} errors, {} devices; confidence {}, entropy {}; latency p50 {}, p99 {}\n",
+        drift.family,
+        drift.version,
+        drift.cohort,
+        status_text(drift.status),
+        drift.inferences,
+        drift.errors,
+        drift.devices,
+        mean(drift.confidence_mean),
+        mean(drift.entropy_mean),
+        ms(drift.latency.p50_us),
+        ms(drift.latency.p99_us),
+    );
+    if let Some(note) = &drift.note {
+        text.push_str(&format!("{note}\n"));
+    }
+    for (reason, windows) in &drift.left_out {
+        text.push_str(&format!("{windows} windows left out: {reason}\n"));
+    }
+    let mut rows = Table::new(&[
+        "metric",
+        "score",
+        "n>",
+        "value>",
+        "bound>",
+        "threshold>",
+        "status",
+    ]);
+    let mut hidden = 0_usize;
+    let mut add = |name: &str, score_name: &str, score: Option<Score>, is_shown: bool| {
+        let Some(score) = score else {
+            return;
+        };
+        if !is_shown && score.status != Status::Alarm {
+            hidden += 1;
+            return;
+        }
+        rows.row([
+            name.to_owned(),
+            score_name.to_owned(),
+            score.n_cur.to_string(),
+            format!("{:.4}", score.value),
+            format!("{:.4}", score.bound),
+            format!("{:.4}", score.threshold),
+            status_text(score.status).to_owned(),
+        ]);
+    };
+    if let Some(mix) = &drift.output_mix {
+        add("output mix", "PSI", mix.psi, true);
+        add("output mix", "total variation", mix.total_variation, true);
+    }
+    for metric in drift.confidence.iter().chain(&drift.entropy) {
+        add(&metric.name, "PSI", metric.psi, true);
+    }
+    for feature in &drift.features {
+        add(&feature.name, "PSI", feature.psi, is_all);
+    }
+    if !rows.is_empty() {
+        text.push_str(&rows.to_text());
+    }
+    if hidden > 0 {
+        text.push_str(&format!(
+            "{hidden} features without alarm (--all shows them)\n"
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+fn status_text(status: Status) -> &'static str {
+    match status {
+        Status::Quiet => "quiet",
+        Status::Alarm => "ALARM",
+        Status::Insufficient => "insufficient",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_score_comes_with_n_bound_and_threshold() {
+        let score = |value: f64, status: &str| json!({"value": value, "n_ref": 1000, "n_cur": 500, "bound": 0.05, "threshold": 0.1, "status": status});
+        let histogram =
+            |name: &str, psi| json!({"name": name, "psi": psi, "outside": 0, "unusable": 0});
+        let drift: Drift = serde_json::from_value(json!({
+            "family": "digits", "version": 2, "cohort": "all", "devices": 3, "windows": 5, "left_out": {"other bins": 1},
+            "from_ms": 0, "until_ms": 1, "inferences": 500, "errors": 0, "confidence_mean": 0.9, "entropy_mean": null,
+            "latency": {"p50_us": 100.0, "p90_us": 200.0, "p99_us": 300.0}, "status": "alarm", "note": null,
+            "output_mix": {"classes": ["0", "1"], "reference": [1, 2], "current": [2, 3], "psi": score(0.02, "quiet"),
+                "total_variation": null},
+            "confidence": histogram("confidence", score(0.4, "alarm")), "entropy": null,
+            "features": [histogram("pixels[1]", score(0.01, "quiet")), histogram("pixels[2]", score(0.3, "alarm"))],
+        }))
+        .unwrap();
+        let text = show(&drift, false);
+        assert!(
+            text.contains("pixels[2]") && !text.contains("pixels[1]"),
+            "{text}"
+        );
+        assert!(text.contains("0.3000  0.0500     0.1000  ALARM"), "{text}");
+        assert!(text.contains("1 features without alarm"), "{text}");
+        assert!(text.contains("1 windows left out: other bins"), "{text}");
+        assert!(show(&drift, true).contains("pixels[1]"));
+    }
+}

@@ -1,0 +1,451 @@
+//! `dunlin rollout`.
+
+use crate::api::{ApiClient, CreateRollout, RolloutView, Selector};
+use crate::args::{CreateArgs, RolloutAction, RolloutArgs, whole_ms};
+use crate::bundle::text_of;
+use crate::context::Session;
+use crate::failure::{Exit, Failure};
+use crate::files;
+use crate::table::{self, Table, time_text};
+use dunlin_protocol::command::Probation;
+use dunlin_protocol::id::RolloutId;
+use dunlin_server::drift::gate::{Decision, Verdict};
+use dunlin_server::rollout::model::{PauseReason, RolloutState, StopReason};
+use dunlin_server::rollout::policy::{Policy, REST, Stage, StageSize};
+use dunlin_server::rollout::report::StageReport;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+const POLICY_MAX_BYTES: u64 = 1 << 20;
+/// Looks in a row that may fail before watching gives up: a server may be restarted meanwhile.
+const FAILED_LOOKS_MAX: u32 = 30;
+
+/// `dunlin rollout`.
+///
+/// # Errors
+/// What could not be done, as one line.
+pub async fn run(args: &RolloutArgs) -> Result<Exit, Failure> {
+    match &args.action {
+        RolloutAction::Create(create) => {
+            let wanted = request(create)?;
+            let session = Session::open(&args.shared)?;
+            let rollout = session.client.create_rollout(&wanted).await?;
+            if session.json {
+                table::print_json(&rollout);
+            } else {
+                let seed = wanted.policy.as_ref().map_or(0, |p| p.seed);
+                table::print_line(&format!(
+                    "rollout {id} of {} version {} has begun, seed {seed}\nwatch it: dunlin rollout show {id} --watch",
+                    rollout.family,
+                    rollout.version,
+                    id = rollout.id
+                ));
+            }
+            Ok(Exit::Done)
+        }
+        RolloutAction::List => list(&Session::open(&args.shared)?).await,
+        RolloutAction::Show { id, watch, every } => {
+            let session = Session::open(&args.shared)?;
+            let id = rollout_id(id)?;
+            if *watch {
+                return watch_to_end(&session, &id, *every).await;
+            }
+            let rollout = session.client.rollout(&id).await?;
+            if session.json {
+                table::print_json(&rollout);
+            } else {
+                table::print(&show(&rollout));
+            }
+            Ok(Exit::Done)
+        }
+        RolloutAction::Abort { id, why } => {
+            let session = Session::open(&args.shared)?;
+            session.client.abort_rollout(&rollout_id(id)?, why).await?;
+            if session.json {
+                table::print_json(&json!({"aborted": id}));
+            } else {
+                table::print_line(&format!(
+                    "rollout {id} is aborted; its devices go back to the version before"
+                ));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn rollout_id(text: &str) -> Result<RolloutId, Failure> {
+    text.parse().map_err(Failure::usage)
+}
+
+/// Makes what is posted from the options.
+fn request(args: &CreateArgs) -> Result<CreateRollout, Failure> {
+    let probation = match (args.probation_inferences, args.probation_time) {
+        (None, None) => None,
+        (inferences, time) => {
+            let usual = Probation::default();
+            Some(Probation {
+                inferences: inferences.unwrap_or(usual.inferences),
+                time_ms: time.map_or(usual.time_ms, whole_ms),
+                ..usual
+            })
+        }
+    };
+    let labels = args.labels.iter().cloned().collect();
+    Ok(CreateRollout {
+        family: args.family.parse().map_err(Failure::usage)?,
+        version: args.version,
+        policy: Some(policy(args)?),
+        selector: (!args.labels.is_empty()).then_some(Selector { labels }),
+        probation,
+    })
+}
+
+fn policy(args: &CreateArgs) -> Result<Policy, Failure> {
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => random_seed()?,
+    };
+    let mut policy = match &args.policy {
+        None => Policy::with_seed(seed),
+        Some(file) => {
+            let bad = |e: serde_json::Error| Failure::usage(format!("{}: {e}", file.display()));
+            let text = files::read_text(file, POLICY_MAX_BYTES)?;
+            let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
+            // An option wins; a file without a seed gets the drawn one.
+            if json.is_object() && (args.seed.is_some() || json["seed"].is_null()) {
+                json["seed"] = seed.into();
+            }
+            serde_json::from_value(json).map_err(bad)?
+        }
+    };
+    if !args.stages.is_empty() {
+        let soak_ms = policy.stages.first().map_or(0, |s| s.soak_ms);
+        policy.stages = stages(&args.stages, soak_ms)?;
+    }
+    if let Some(soak) = args.soak {
+        for stage in &mut policy.stages {
+            stage.soak_ms = whole_ms(soak);
+        }
+    }
+    if let Some(silence) = args.silence {
+        policy.silence_ms = whole_ms(silence);
+    }
+    if args.no_gate {
+        policy.gate = None;
+    }
+    policy.validate().map_err(Failure::usage)?;
+    Ok(policy)
+}
+
+fn random_seed() -> Result<u64, Failure> {
+    let mut bytes = [0_u8; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Failure::new(format!("the system's random generator failed: {e}")))?;
+    // Within 2^53, so that every JSON reader keeps it.
+    Ok(u64::from_be_bytes(bytes) >> 11)
+}
+
+/// Stages from `3`, `50%` and `rest`. The first is named `canary`.
+fn stages(texts: &[String], soak_ms: u64) -> Result<Vec<Stage>, Failure> {
+    let stage = |(at, text): (usize, &String)| {
+        let bad = |problem: String| {
+            Failure::usage(format!(
+                "--stage {text:?}: expected a number of devices, a share such as 50%, or rest{problem}"
+            ))
+        };
+        let size = if text == REST {
+            StageSize::Rest
+        } else if text.ends_with('%') || text.contains('/') {
+            StageSize::Percent(text.parse().map_err(|e| bad(format!(": {e}")))?)
+        } else {
+            StageSize::Count(text.parse().map_err(|_| bad(String::new()))?)
+        };
+        let name = match (at, size) {
+            (_, StageSize::Rest) => REST.to_owned(),
+            (0, _) => "canary".to_owned(),
+            (_, StageSize::Count(_)) => format!("{text} more ({})", at + 1),
+            (_, StageSize::Percent(_)) => text.clone(),
+        };
+        Ok(Stage {
+            name,
+            size,
+            soak_ms,
+        })
+    };
+    texts.iter().enumerate().map(stage).collect()
+}
+
+async fn list(session: &Session) -> Result<Exit, Failure> {
+    let rollouts = session.client.rollouts().await?;
+    if session.json {
+        table::print_json(&rollouts);
+        return Ok(Exit::Done);
+    }
+    let mut rows = Table::new(&["rollout", "family", "version>", "state", "created", "why"]);
+    for rollout in &rollouts {
+        let state: Result<RolloutState, _> = serde_json::from_value(rollout["state"].clone());
+        let state = state.map_or_else(|_| text_of(&rollout["state"]), |s| s.to_string());
+        let why = rollout["report"]["reasons"][0]["sentence"].as_str();
+        rows.row([
+            text_of(&rollout["id"]),
+            text_of(&rollout["family"]),
+            text_of(&rollout["version"]),
+            state,
+            time_text(rollout["created_ms"].as_i64()),
+            why.unwrap_or_default().chars().take(100).collect(),
+        ]);
+    }
+    if rows.is_empty() {
+        table::print_line("no rollout yet");
+    } else {
+        table::print(&rows.to_text());
+    }
+    Ok(Exit::Done)
+}
+
+/// How watching ends in this state; `None`: it goes on.
+#[must_use]
+pub fn outcome(state: &RolloutState) -> Option<Exit> {
+    match state {
+        RolloutState::Running { .. } => None,
+        RolloutState::Finished => Some(Exit::Done),
+        RolloutState::Stopped { .. } => Some(Exit::RolloutStopped),
+        RolloutState::Paused { .. } => Some(Exit::RolloutPaused),
+        RolloutState::Aborted { .. } => Some(Exit::RolloutAborted),
+    }
+}
+
+/// Asks again and again until the rollout is no longer running; calls `look` with each answer.
+///
+/// # Errors
+/// The server refuses, or cannot be reached for half a minute.
+pub async fn watch(
+    client: &ApiClient,
+    id: &RolloutId,
+    every: Duration,
+    mut look: impl FnMut(&RolloutView),
+) -> Result<RolloutView, Failure> {
+    let mut failed = 0;
+    let every = every.max(Duration::from_millis(50));
+    loop {
+        match client.rollout(id).await {
+            Ok(rollout) => {
+                failed = 0;
+                look(&rollout);
+                if outcome(&rollout.state).is_some() {
+                    return Ok(rollout);
+                }
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                failed += 1;
+                if failure.exit != Exit::Unreachable || failed >= FAILED_LOOKS_MAX {
+                    return Err(failure);
+                }
+            }
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+async fn watch_to_end(session: &Session, id: &RolloutId, every: Duration) -> Result<Exit, Failure> {
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut shown = String::new();
+    let last = watch(&session.client, id, every, |rollout| {
+        if session.json {
+            // One document a line, when something changed.
+            let line = serde_json::to_string(rollout).unwrap_or_default();
+            if line != shown {
+                table::print_line(&line);
+                shown = line;
+            }
+            return;
+        }
+        let text = show(rollout);
+        if text == shown {
+            return;
+        }
+        if is_terminal {
+            redraw(&shown, &text);
+        } else {
+            table::print(&format!("{text}\n"));
+        }
+        shown = text;
+    })
+    .await?;
+    Ok(outcome(&last.state).unwrap_or(Exit::Done))
+}
+
+/// Replaces what was drawn before.
+fn redraw(before: &str, text: &str) {
+    let mut out = std::io::stdout().lock();
+    let up = before.lines().count();
+    let back = if up > 0 {
+        format!("\x1b[{up}A\x1b[J")
+    } else {
+        String::new()
+    };
+    let _ = write!(out, "{back}{text}").and_then(|()| out.flush());
+}
+
+/// A rollout as text: its stages, why it is not moving, and the gate's numbers.
+#[must_use]
+pub fn show(rollout: &RolloutView) -> String {
+    let mut text = format!(
+        "rollout {} · {} version {} · {}\n",
+        rollout.id, rollout.family, rollout.version, rollout.state
+    );
+    if let Some(why) = ended_because(&rollout.state) {
+        text.push_str(&format!("{why}\n"));
+    }
+    if let Some(report) = &rollout.report {
+        text.push('\n');
+        text.push_str(&stage_table(&report.stages));
+        text.push('\n');
+        for reason in &report.reasons {
+            text.push_str(&format!("- {}\n", reason.sentence));
+        }
+    }
+    for (stage, verdict) in verdicts(rollout) {
+        text.push('\n');
+        text.push_str(&verdict_text(&stage, &verdict));
+    }
+    text
+}
+
+fn ended_because(state: &RolloutState) -> Option<String> {
+    match state {
+        RolloutState::Running { .. } | RolloutState::Finished => None,
+        RolloutState::Aborted { why } => Some(format!("aborted: {why}")),
+        RolloutState::Paused { why, .. } => Some(match why {
+            PauseReason::BelowSuccess {
+                succeeded,
+                total,
+                threshold,
+            } => format!(
+                "paused: {succeeded} of {total} devices succeeded, {} are needed",
+                threshold.in_words()
+            ),
+            PauseReason::Operator { why } => format!("paused: {why}"),
+        }),
+        RolloutState::Stopped { why, .. } => Some(match why {
+            StopReason::Errors {
+                stage_name,
+                errors,
+                total,
+                threshold,
+            } => format!(
+                "stopped: {errors} of {total} devices of {stage_name} failed, {} are tolerated",
+                threshold.in_words()
+            ),
+            StopReason::Gate { verdict } => format!("stopped by the gate: {}", verdict.reason),
+        }),
+    }
+}
+
+fn stage_table(stages: &[StageReport]) -> String {
+    let mut rows = Table::new(&[
+        "stage",
+        "devices>",
+        "waiting>",
+        "working>",
+        "probation>",
+        "succeeded>",
+        "errors>",
+        "other>",
+    ]);
+    for stage in stages {
+        let n = &stage.counts;
+        let numbers = [
+            stage.total,
+            n.waiting,
+            n.assigned + n.working,
+            n.probation,
+            n.succeeded,
+            n.errors(),
+            n.not_started + n.cancelled,
+        ];
+        let cells = std::iter::once(stage.name.clone());
+        rows.row(cells.chain(numbers.iter().map(ToString::to_string)));
+    }
+    rows.to_text()
+}
+
+/// The verdicts that the server keeps of a rollout, each with the name of its stage.
+#[must_use]
+pub fn verdicts(rollout: &RolloutView) -> Vec<(String, Verdict)> {
+    let kept = rollout.other.get("verdicts").and_then(Value::as_array);
+    let read = |row: &Value| {
+        // A row holds what was judged (stage, policy, input, verdict), bare or with its time.
+        let judged = row.get("verdict").filter(|v| v["verdict"].is_object());
+        let judged = judged.unwrap_or(row);
+        let verdict = judged.get("verdict").unwrap_or(judged);
+        let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
+        let at = judged["stage"]
+            .as_u64()
+            .and_then(|at| usize::try_from(at).ok());
+        let stages = rollout.report.as_ref().map_or(&[][..], |r| &r.stages);
+        let name = at.map(|at| {
+            stages
+                .get(at)
+                .map_or_else(|| at.to_string(), |s| s.name.clone())
+        });
+        Some((name.unwrap_or_default(), verdict))
+    };
+    let all: Vec<_> = kept.into_iter().flatten().filter_map(read).collect();
+    if !all.is_empty() {
+        return all;
+    }
+    let latest = rollout.report.as_ref().and_then(|r| r.verdict.clone());
+    latest.map(|v| (String::new(), v)).into_iter().collect()
+}
+
+fn verdict_text(stage: &str, verdict: &Verdict) -> String {
+    let decision = match verdict.decision {
+        Decision::Pass => "pass",
+        Decision::Stop => "STOP",
+        Decision::Hold => "hold",
+    };
+    let place = if stage.is_empty() {
+        String::new()
+    } else {
+        format!(" after {stage}")
+    };
+    let mut text = format!("gate{place}: {decision}: {}\n", verdict.reason);
+    if verdict.metrics.is_empty() {
+        return text;
+    }
+    let mut rows = Table::new(&[
+        "  metric",
+        "canaries>",
+        "controls>",
+        "effect>",
+        "margin>",
+        "p>",
+        "alpha>",
+        "",
+    ]);
+    for m in &verdict.metrics {
+        let judged = match (m.is_significant, m.is_beyond_margin) {
+            (true, true) => "fell behind",
+            (true, false) => "within the margin",
+            _ => "not significant",
+        };
+        rows.row([
+            format!("  {}", m.name),
+            format!("{:+.4}", m.canary_mean),
+            format!("{:+.4}", m.control_mean),
+            format!("{:+.4}", m.effect),
+            format!("{:.4}", m.margin),
+            format!("{:.4}", m.p_value),
+            format!("{:.4}", m.alpha.to_f64()),
+            judged.to_owned(),
+        ]);
+    }
+    text.push_str(&rows.to_text());
+    text
+}
+
+#[cfg(test)]
+mod tests;
