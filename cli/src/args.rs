@@ -428,13 +428,10 @@ Example:
         every: Duration,
     },
     /// End a rollout; devices that were given the version go back
-    #[command(after_help = "Example:\n  dunlin rollout abort r-7 --why 'wrong labels'")]
+    #[command(after_help = "Example:\n  dunlin rollout abort r-7")]
     Abort {
         /// Its id
         id: String,
-        /// Why, for the record
-        #[arg(long, default_value = "aborted by an operator")]
-        why: String,
     },
 }
 

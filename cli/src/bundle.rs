@@ -158,7 +158,7 @@ fn report_signed(
     let targets = &signed.targets;
     if is_json {
         table::print_json(&json!({
-            "out": out, "version": targets.version, "expires": targets.expires,
+            "out": out, "version": targets.version, "expires": targets.expires.to_string(),
             "signatures": got, "needed": needed, "targets": targets.targets.keys().collect::<Vec<_>>(),
         }));
         return Ok(Exit::Done);

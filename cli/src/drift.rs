@@ -17,19 +17,24 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
     let family: Family = args.family.parse().map_err(Failure::usage)?;
     let mut query = vec![("family", family.to_string())];
     query.extend(args.version.map(|v| ("version", v.to_string())));
+    let mut cohorts = vec!["all"];
     if let Some(rollout) = &args.rollout {
         let rollout: RolloutId = rollout.parse().map_err(Failure::usage)?;
         query.push(("rollout", rollout.to_string()));
+        cohorts = vec!["canary", "control"];
     }
     let session = Session::open(&args.shared)?;
-    let answer = session.client.drift(&query).await?;
+    let mut answers = Vec::new();
+    for cohort in cohorts {
+        let mut query = query.clone();
+        query.push(("cohort", cohort.to_owned()));
+        answers.extend(items(session.client.drift(&query).await?, "drift"));
+    }
     if session.json {
-        table::print_json(&answer);
+        table::print_json(&answers);
         return Ok(Exit::Done);
     }
-    let list = items(answer, "drift")
-        .into_iter()
-        .map(serde_json::from_value);
+    let list = answers.into_iter().map(serde_json::from_value);
     let list: Vec<Drift> = list
         .collect::<Result<_, _>>()
         .map_err(|e| Failure::new(format!("the server's answer is not understood: {e}")))?;

@@ -410,7 +410,7 @@ fn show(dir: &Path, is_json: bool) -> Result<Exit, Failure> {
             json!({"role": role.as_str(), "threshold": threshold, "keyid": keyid, "name": name})
         });
         table::print_json(&json!({
-            "root_version": root.version, "expires": root.expires, "first_root_sha256": first,
+            "root_version": root.version, "expires": root.expires.to_string(), "first_root_sha256": first,
             "keys": keys.collect::<Vec<_>>(), "unlisted": unlisted,
         }));
         return Ok(Exit::Done);

@@ -1,6 +1,6 @@
 //! `dunlin rollout`.
 
-use crate::api::{ApiClient, CreateRollout, RolloutView, Selector};
+use crate::api::{ApiClient, CreateRollout, RolloutView};
 use crate::args::{CreateArgs, RolloutAction, RolloutArgs, whole_ms};
 use crate::bundle::text_of;
 use crate::context::Session;
@@ -59,9 +59,9 @@ pub async fn run(args: &RolloutArgs) -> Result<Exit, Failure> {
             }
             Ok(Exit::Done)
         }
-        RolloutAction::Abort { id, why } => {
+        RolloutAction::Abort { id } => {
             let session = Session::open(&args.shared)?;
-            session.client.abort_rollout(&rollout_id(id)?, why).await?;
+            session.client.abort_rollout(&rollout_id(id)?).await?;
             if session.json {
                 table::print_json(&json!({"aborted": id}));
             } else {
@@ -91,12 +91,11 @@ fn request(args: &CreateArgs) -> Result<CreateRollout, Failure> {
             })
         }
     };
-    let labels = args.labels.iter().cloned().collect();
     Ok(CreateRollout {
         family: args.family.parse().map_err(Failure::usage)?,
         version: args.version,
         policy: Some(policy(args)?),
-        selector: (!args.labels.is_empty()).then_some(Selector { labels }),
+        selector: (!args.labels.is_empty()).then(|| args.labels.iter().cloned().collect()),
         probation,
     })
 }
@@ -186,7 +185,7 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     for rollout in &rollouts {
         let state: Result<RolloutState, _> = serde_json::from_value(rollout["state"].clone());
         let state = state.map_or_else(|_| text_of(&rollout["state"]), |s| s.to_string());
-        let why = rollout["report"]["reasons"][0]["sentence"].as_str();
+        let why = rollout["why"].as_str();
         rows.row([
             text_of(&rollout["id"]),
             text_of(&rollout["family"]),
@@ -377,11 +376,9 @@ fn stage_table(stages: &[StageReport]) -> String {
 pub fn verdicts(rollout: &RolloutView) -> Vec<(String, Verdict)> {
     let kept = rollout.other.get("verdicts").and_then(Value::as_array);
     let read = |row: &Value| {
-        // A row holds what was judged (stage, policy, input, verdict), bare or with its time.
-        let judged = row.get("verdict").filter(|v| v["verdict"].is_object());
-        let judged = judged.unwrap_or(row);
-        let verdict = judged.get("verdict").unwrap_or(judged);
-        let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
+        // A row holds what was judged: stage, request, policy, input, verdict.
+        let judged = row.get("judged")?;
+        let verdict: Verdict = serde_json::from_value(judged["verdict"].clone()).ok()?;
         let at = judged["stage"]
             .as_u64()
             .and_then(|at| usize::try_from(at).ok());

@@ -6,7 +6,9 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart};
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart,
+};
 use sha2::Digest as _;
 use std::io::Read as _;
 use std::ops::Range;
@@ -143,7 +145,11 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Missing`], a range that begins beyond the end, or the store failed.
-    pub async fn get(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<BlobPart, BlobError> {
+    pub async fn get(
+        &self,
+        digest: &Digest,
+        range: Option<Range<u64>>,
+    ) -> Result<BlobPart, BlobError> {
         let mut options = GetOptions::new();
         options.range = range.map(GetRange::Bounded);
         match self.store.get_opts(&place(digest), options).await {
@@ -165,7 +171,10 @@ impl Blobs {
         let (digest, length) = blob.transport();
         let damaged = |problem: String| BlobError::Damaged { digest, problem };
         if blob.length > DOCUMENT_MAX_BYTES {
-            return Err(damaged(format!("{} bytes, at most {DOCUMENT_MAX_BYTES}", blob.length)));
+            return Err(damaged(format!(
+                "{} bytes, at most {DOCUMENT_MAX_BYTES}",
+                blob.length
+            )));
         }
         let found = self.store.get(&place(&digest)).await;
         let found = found.map_err(|e| match e {
@@ -173,7 +182,10 @@ impl Blobs {
             other => other.into(),
         })?;
         if found.meta.size != length {
-            return Err(damaged(format!("{} bytes, expected {length}", found.meta.size)));
+            return Err(damaged(format!(
+                "{} bytes, expected {length}",
+                found.meta.size
+            )));
         }
         let bytes = found.bytes().await?;
         let bytes = match &blob.packed {
@@ -182,7 +194,10 @@ impl Blobs {
         };
         let got = Digest::of(&bytes);
         if got != blob.sha256 {
-            return Err(damaged(format!("SHA-256 is {got}, expected {}", blob.sha256)));
+            return Err(damaged(format!(
+                "SHA-256 is {got}, expected {}",
+                blob.sha256
+            )));
         }
         Ok(bytes)
     }
@@ -232,7 +247,11 @@ where
     let got = Digest(hash.finalize().into());
     if got != *digest {
         let expected = *digest;
-        return Err(BlobError::Hash { expected, got, length });
+        return Err(BlobError::Hash {
+            expected,
+            got,
+            length,
+        });
     }
     Ok(length)
 }
@@ -246,7 +265,12 @@ mod tests {
     use futures_util::stream;
 
     fn chunks(parts: &[&'static [u8]]) -> impl Stream<Item = Result<Bytes, String>> + use<> {
-        stream::iter(parts.iter().map(|p| Ok(Bytes::from_static(p))).collect::<Vec<_>>())
+        stream::iter(
+            parts
+                .iter()
+                .map(|p| Ok(Bytes::from_static(p)))
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[tokio::test]
@@ -263,7 +287,10 @@ mod tests {
             Err(BlobError::BrokenOff { length: 2, .. })
         ));
         for _ in 0..2 {
-            blobs.put(&digest, chunks(&[b"hello ", b"world"])).await.unwrap();
+            blobs
+                .put(&digest, chunks(&[b"hello ", b"world"]))
+                .await
+                .unwrap();
         }
         assert_eq!(blobs.length(&digest).await.unwrap(), Some(11));
         let part = blobs.get(&digest, Some(6..99)).await.unwrap();
@@ -304,6 +331,9 @@ mod tests {
         };
         assert_eq!(blobs.document(&blob).await.unwrap(), text);
         blob.length = 9_999;
-        assert!(matches!(blobs.document(&blob).await, Err(BlobError::Damaged { .. })));
+        assert!(matches!(
+            blobs.document(&blob).await,
+            Err(BlobError::Damaged { .. })
+        ));
     }
 }

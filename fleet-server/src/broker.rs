@@ -8,7 +8,7 @@
 //!
 //! Wiring:
 //! ```text
-//! let broker = broker::start(BrokerConfig { listen, tls, fleet, auth, limits }).await?;
+//! let broker = broker::start(BrokerConfig { listen, tls: pki.mqtt_tls()?, fleet, auth: Arc::new(StoreAuth(store)), clients_max: 10_000 }).await?;
 //! broker.addr                        // where it listens (port 0 resolved)
 //! broker.handle().disconnect(&id)    // drops a revoked device's live connections
 //! broker.shutdown().await            // drains: handlers first, then the library
@@ -16,6 +16,8 @@
 //! `tls` must demand a client certificate of the fleet's CA (`WebPkiClientVerifier`).
 
 use crate::acl;
+use crate::pki::peer_identity;
+use crate::store::Store;
 use dunlin_protocol::id::{DeviceId, Digest, FleetId};
 use dunlin_protocol::topic::{device_may_publish, device_may_subscribe};
 use mqtt5::broker::MqttBroker;
@@ -76,6 +78,23 @@ pub trait DeviceAuth: Send + Sync + 'static {
     /// Whether that identity may connect now: enrolled with exactly this certificate, not
     /// revoked. The server's own names ([`acl::is_server_name`]) are not asked about.
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool>;
+}
+
+/// The real one: certificates as [`pki`](crate::pki) signs them, devices as the database knows them.
+pub struct StoreAuth(pub Store);
+
+impl DeviceAuth for StoreAuth {
+    fn identify(&self, certificate_der: &[u8]) -> Result<Identity, String> {
+        let (name, cert_sha256) = peer_identity(certificate_der)?;
+        Ok(Identity { name, cert_sha256 })
+    }
+
+    fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
+        Box::pin(async {
+            let revoked = self.0.is_revoked(&identity.name, &identity.cert_sha256.0).await;
+            revoked.is_ok_and(|revoked| !revoked)
+        })
+    }
 }
 
 /// What the broker needs to start.

@@ -357,7 +357,10 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
     };
     let fleet = top.parsed("fleet", "a fleet id");
     if fleet.is_none() && !top.problems.iter().any(|p| p.key == "fleet") {
-        top.bad("fleet", "missing: the fleet's name, such as \"demo\"".to_owned());
+        top.bad(
+            "fleet",
+            "missing: the fleet's name, such as \"demo\"".to_owned(),
+        );
     }
     let state_dir = top.text("state_dir").map(PathBuf::from);
     if state_dir.is_none() && !top.problems.iter().any(|p| p.key == "state_dir") {
@@ -391,7 +394,8 @@ fn read_names(top: &mut Section<'_>) -> Vec<String> {
     match texts.flatten() {
         Some(names) if !names.is_empty() && names.iter().all(|n| is_host(n)) => names,
         _ => {
-            let problem = format!("expected a list of host names or addresses, not empty, got {given}");
+            let problem =
+                format!("expected a list of host names or addresses, not empty, got {given}");
             top.bad("names", problem);
             default_names()
         }
@@ -419,7 +423,9 @@ fn read_admin(mut section: Section<'_>) -> AdminSettings {
 fn read_devices(mut section: Section<'_>) -> DeviceSettings {
     let listen = section.address("listen", ([0, 0, 0, 0], 8443));
     let public_url = section.text("public_url");
-    let host = public_url.as_deref().map(|url| url.strip_prefix("https://"));
+    let host = public_url
+        .as_deref()
+        .map(|url| url.strip_prefix("https://"));
     if host.is_some_and(|host| host.is_none_or(|h| h.is_empty() || h.contains(['/', ' ']))) {
         let problem = format!(
             "expected https://host:port without a path, got {:?}",
@@ -435,7 +441,9 @@ fn read_mqtt(mut section: Section<'_>) -> Option<MqttSettings> {
     let public_host = section.text("public_host");
     let public_port = section.number("public_port", 1, 65_535);
     let acl_file = section.text("acl_file").map(PathBuf::from);
-    let mode = section.text("mode").unwrap_or_else(|| "embedded".to_owned());
+    let mode = section
+        .text("mode")
+        .unwrap_or_else(|| "embedded".to_owned());
     let mode = match mode.as_str() {
         "embedded" => Some(MqttMode::Embedded {
             listen: section.address("listen", ([0, 0, 0, 0], 8883)),
@@ -483,11 +491,16 @@ mod tests {
 
     #[test]
     fn defaults_need_two_keys() {
-        let settings = Settings::parse("fleet = \"demo\"\nstate_dir = \"/s\"", &Overrides::default());
+        let settings = Settings::parse(
+            "fleet = \"demo\"\nstate_dir = \"/s\"",
+            &Overrides::default(),
+        );
         let settings = settings.unwrap();
         assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.devices.listen.port(), 8443);
-        assert!(matches!(settings.mqtt.mode, MqttMode::Embedded { listen } if listen.port() == 8883));
+        assert!(
+            matches!(settings.mqtt.mode, MqttMode::Embedded { listen } if listen.port() == 8883)
+        );
     }
 
     #[test]
@@ -537,7 +550,10 @@ mod tests {
     fn the_command_line_wins() {
         let overrides = Overrides(vec![
             ("state_dir".to_owned(), Value::String("/other".to_owned())),
-            ("admin.listen".to_owned(), Value::String("127.0.0.1:1".to_owned())),
+            (
+                "admin.listen".to_owned(),
+                Value::String("127.0.0.1:1".to_owned()),
+            ),
         ]);
         let settings = Settings::parse("fleet = \"demo\"", &overrides).unwrap();
         assert_eq!(settings.state_dir, Path::new("/other"));

@@ -6,9 +6,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Mode of files that everybody may read.
-pub const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 /// Mode of private keys.
-pub const SECRET: u32 = 0o600;
+pub(crate) const SECRET: u32 = 0o600;
 
 /// A file or folder that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub struct FileError {
 }
 
 /// Names the path in an error of the system.
-pub fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
     move |source| FileError {
         path: path.to_owned(),
         source,
@@ -32,7 +32,7 @@ pub fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
 ///
 /// # Errors
 /// The system's, with the path.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
@@ -62,7 +62,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
 ///
 /// # Errors
 /// The system's, with the path; longer than `max_bytes`.
-pub fn read_bounded(path: &Path, max_bytes: usize) -> Result<Option<Vec<u8>>, FileError> {
+pub(crate) fn read_bounded(path: &Path, max_bytes: usize) -> Result<Option<Vec<u8>>, FileError> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let limit = max_bytes as u64 + 1;
@@ -84,7 +84,7 @@ pub fn read_bounded(path: &Path, max_bytes: usize) -> Result<Option<Vec<u8>>, Fi
 ///
 /// # Errors
 /// The system's, with the path.
-pub fn make_private_folder(path: &Path) -> Result<(), FileError> {
+pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -105,7 +105,9 @@ pub struct Pki {
 
 impl std::fmt::Debug for Pki {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pki").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Pki")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -296,7 +298,9 @@ pub fn client_tls_from_files(files: &PemFiles) -> Result<Arc<ClientConfig>, PkiE
     for ca in read_chain(&files.ca)?.ok_or_else(|| missing(&files.ca))?.1 {
         roots.add(ca).map_err(|e| damaged(&files.ca, e))?;
     }
-    let chain = read_chain(&files.cert)?.ok_or_else(|| missing(&files.cert))?.1;
+    let chain = read_chain(&files.cert)?
+        .ok_or_else(|| missing(&files.cert))?
+        .1;
     let key = files::read_bounded(&files.key, PEM_MAX_BYTES)?.ok_or_else(|| missing(&files.key))?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| damaged(&files.key, e))?;
     client_config(roots, chain, key)
@@ -325,7 +329,9 @@ pub fn peer_identity(certificate_der: &[u8]) -> Result<(DeviceId, Digest), Strin
     let (Some(name), None) = (names.next(), names.next()) else {
         return Err("client certificate: expected exactly one common name".to_owned());
     };
-    let name = name.as_str().map_err(|e| format!("client certificate: {e}"))?;
+    let name = name
+        .as_str()
+        .map_err(|e| format!("client certificate: {e}"))?;
     let device = name.parse::<DeviceId>();
     let device = device.map_err(|e| format!("client certificate's common name: {e}"))?;
     Ok((device, Digest::of(certificate_der)))
@@ -420,7 +426,13 @@ fn open_pair(
         return Ok(Pair { chain, key_der });
     }
     let key = KeyPair::generate().map_err(library)?;
-    let params = leaf(wanted.common_name, wanted.names, wanted.usage.clone(), now, SERVER_LIFE)?;
+    let params = leaf(
+        wanted.common_name,
+        wanted.names,
+        wanted.usage.clone(),
+        now,
+        SERVER_LIFE,
+    )?;
     let certificate = params.signed_by(&key, issuer).map_err(library)?;
     files::write_atomic(&key_file, key.serialize_pem().as_bytes(), SECRET)?;
     let chain_pem = format!("{}{ca_pem}", certificate.pem());
@@ -444,7 +456,12 @@ fn is_current(der: &[u8], key: &KeyPair, names: &[String], now: OffsetDateTime) 
         return false;
     }
     let listed = match certificate.subject_alternative_name() {
-        Ok(Some(extension)) => extension.value.general_names.iter().map(name_text).collect(),
+        Ok(Some(extension)) => extension
+            .value
+            .general_names
+            .iter()
+            .map(name_text)
+            .collect(),
         _ => Vec::new(),
     };
     names.iter().eq(listed.iter())
@@ -453,11 +470,13 @@ fn is_current(der: &[u8], key: &KeyPair, names: &[String], now: OffsetDateTime) 
 fn name_text(name: &GeneralName<'_>) -> String {
     match name {
         GeneralName::DNSName(name) => (*name).to_owned(),
-        GeneralName::IPAddress(raw) => match (<[u8; 4]>::try_from(*raw), <[u8; 16]>::try_from(*raw)) {
-            (Ok(v4), _) => std::net::Ipv4Addr::from(v4).to_string(),
-            (_, Ok(v6)) => std::net::Ipv6Addr::from(v6).to_string(),
-            _ => String::new(),
-        },
+        GeneralName::IPAddress(raw) => {
+            match (<[u8; 4]>::try_from(*raw), <[u8; 16]>::try_from(*raw)) {
+                (Ok(v4), _) => std::net::Ipv4Addr::from(v4).to_string(),
+                (_, Ok(v6)) => std::net::Ipv6Addr::from(v6).to_string(),
+                _ => String::new(),
+            }
+        }
         _ => String::new(),
     }
 }
@@ -471,7 +490,9 @@ fn leaf(
 ) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::new(names.to_vec()).map_err(library)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
@@ -505,7 +526,9 @@ mod tests {
     fn csr(common_name: &str) -> String {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.serialize_request(&key).unwrap().pem().unwrap()
     }
@@ -519,9 +542,20 @@ mod tests {
         assert_eq!(first.server.chain, again.server.chain);
         let renamed = open(dir.path(), &["fleet.example", "::1"], 1);
         assert_ne!(first.server.chain[0], renamed.server.chain[0]);
-        assert_eq!(open(dir.path(), &["fleet.example", "::1"], 2).server.chain, renamed.server.chain);
-        assert_ne!(open(dir.path(), &["fleet.example", "::1"], 800).server.chain, renamed.server.chain);
-        let mode = std::fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode();
+        assert_eq!(
+            open(dir.path(), &["fleet.example", "::1"], 2).server.chain,
+            renamed.server.chain
+        );
+        assert_ne!(
+            open(dir.path(), &["fleet.example", "::1"], 800)
+                .server
+                .chain,
+            renamed.server.chain
+        );
+        let mode = std::fs::metadata(dir.path().join("ca.key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         first.device_tls().unwrap();
         first.mqtt_tls().unwrap();

@@ -46,7 +46,9 @@ pub enum RepositoryError {
         source: TrustError,
     },
     /// No root was ever set.
-    #[error("no trust root is set: upload root.json first (dunlin keys init, then dunlin trust set)")]
+    #[error(
+        "no trust root is set: upload root.json first (dunlin keys init, then dunlin trust set)"
+    )]
     NoRoot,
     /// No targets were ever published.
     #[error("nothing is published yet")]
@@ -72,7 +74,9 @@ pub enum RepositoryError {
         got: u64,
     },
     /// Not above what is published.
-    #[error("targets version {got}: version {published} is published already; raise the version and sign again")]
+    #[error(
+        "targets version {got}: version {published} is published already; raise the version and sign again"
+    )]
     TargetsVersion {
         /// Published.
         published: u64,
@@ -80,7 +84,9 @@ pub enum RepositoryError {
         got: u64,
     },
     /// A listed target without its manifest.
-    #[error("target {path}: its manifest (SHA-256 {sha256}) was neither sent along nor published before")]
+    #[error(
+        "target {path}: its manifest (SHA-256 {sha256}) was neither sent along nor published before"
+    )]
     ManifestMissing {
         /// The target.
         path: String,
@@ -132,7 +138,9 @@ pub struct Repository {
 
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Repository").field("metadata", &self.metadata).finish_non_exhaustive()
+        f.debug_struct("Repository")
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,7 +181,10 @@ impl Repository {
     /// Public halves of the online keys: snapshot's and timestamp's.
     #[must_use]
     pub fn online_keys(&self) -> (Key, Key) {
-        (self.snapshot_key.public_key(), self.timestamp_key.public_key())
+        (
+            self.snapshot_key.public_key(),
+            self.timestamp_key.public_key(),
+        )
     }
 
     /// Version of the newest root.
@@ -181,9 +192,26 @@ impl Repository {
     /// # Errors
     /// The folder cannot be read.
     pub fn root_version(&self) -> Result<Option<u64>> {
+        Ok(self.root_versions()?.into_iter().max())
+    }
+
+    /// The first root that was set, byte for byte: what claim tokens are sealed with.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn first_root(&self) -> Result<Option<Vec<u8>>> {
+        match self.root_versions()?.into_iter().min() {
+            None => Ok(None),
+            Some(version) => self.metadata_file(&root_name(version)),
+        }
+    }
+
+    fn root_versions(&self) -> Result<Vec<u64>> {
         let entries = std::fs::read_dir(&self.metadata).map_err(files::at(&self.metadata))?;
         let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
-        Ok(names.filter_map(|n| n.strip_suffix(".root.json")?.parse().ok()).max())
+        Ok(names
+            .filter_map(|n| n.strip_suffix(".root.json")?.parse().ok())
+            .collect())
     }
 
     /// Version of the published targets.
@@ -205,7 +233,10 @@ impl Repository {
         if !is_metadata_name(name) {
             return Ok(None);
         }
-        Ok(files::read_bounded(&self.metadata.join(name), TARGETS_MAX_BYTES)?)
+        Ok(files::read_bounded(
+            &self.metadata.join(name),
+            TARGETS_MAX_BYTES,
+        )?)
     }
 
     /// A manifest by its path in the repository (`family/version/<sha256>.manifest.json`).
@@ -216,7 +247,10 @@ impl Repository {
         if !is_safe_path(path) {
             return Ok(None);
         }
-        Ok(files::read_bounded(&self.targets.join(path), MANIFEST_MAX_BYTES)?)
+        Ok(files::read_bounded(
+            &self.targets.join(path),
+            MANIFEST_MAX_BYTES,
+        )?)
     }
 
     /// Sets the first trust root, or the next one. The same again is no error.
@@ -227,7 +261,9 @@ impl Repository {
     pub fn put_root(&self, bytes: &[u8], now: Timestamp) -> Result<u64> {
         let _writing = self.lock();
         let offered = Envelope::parse(bytes, Role::Root.max_bytes());
-        let offered = offered.and_then(|e| RootMetadata::read(&e)).map_err(trust("root"))?;
+        let offered = offered
+            .and_then(|e| RootMetadata::read(&e))
+            .map_err(trust("root"))?;
         let mut set = match self.root_version()? {
             None => TrustedSet::from_root(bytes, now).map_err(trust("root"))?,
             Some(trusted) => {
@@ -265,7 +301,8 @@ impl Repository {
         now: Timestamp,
     ) -> Result<Published> {
         let _writing = self.lock();
-        let envelope = Envelope::parse(targets_bytes, TARGETS_MAX_BYTES).map_err(trust("targets"))?;
+        let envelope =
+            Envelope::parse(targets_bytes, TARGETS_MAX_BYTES).map_err(trust("targets"))?;
         let got = envelope.signed()["version"].as_u64().unwrap_or(0);
         if let Some(published) = self.targets_version()?
             && got <= published
@@ -303,7 +340,9 @@ impl Repository {
         };
         let version = snapshot.targets().map_err(trust("snapshot"))?.version;
         let name = format!("{version}.targets.json");
-        let targets = self.metadata_file(&name)?.ok_or(RepositoryError::NothingPublished)?;
+        let targets = self
+            .metadata_file(&name)?
+            .ok_or(RepositoryError::NothingPublished)?;
         // Time stands still at the earliest: what was valid when published is shown.
         let then = Timestamp::UNIX_EPOCH;
         let online = self.sign_online(&targets, version, then)?;
@@ -319,7 +358,8 @@ impl Repository {
     /// No version in it, or files that cannot be written.
     pub fn sign_snapshot_and_timestamp(&self, targets_bytes: &[u8], now: Timestamp) -> Result<()> {
         let _writing = self.lock();
-        let envelope = Envelope::parse(targets_bytes, TARGETS_MAX_BYTES).map_err(trust("targets"))?;
+        let envelope =
+            Envelope::parse(targets_bytes, TARGETS_MAX_BYTES).map_err(trust("targets"))?;
         let version = envelope.signed()["version"].as_u64().unwrap_or(0);
         let online = self.sign_online(targets_bytes, version, now)?;
         self.write(&online, Some((version, targets_bytes)))
@@ -387,7 +427,11 @@ impl Repository {
             });
             if !listed {
                 let version = root.version;
-                return Err(RepositoryError::NotOurKey { version, role, keyid });
+                return Err(RepositoryError::NotOurKey {
+                    version,
+                    role,
+                    keyid,
+                });
             }
         }
         Ok(())
@@ -399,16 +443,24 @@ impl Repository {
             return Ok(None);
         };
         let timestamp = Envelope::parse(&bytes, TIMESTAMP_MAX_BYTES);
-        let timestamp = timestamp.and_then(|e| TimestampMetadata::read(&e)).map_err(trust("timestamp"))?;
+        let timestamp = timestamp
+            .and_then(|e| TimestampMetadata::read(&e))
+            .map_err(trust("timestamp"))?;
         let name = format!("{}.snapshot.json", timestamp.snapshot.version);
-        let bytes = self.metadata_file(&name)?.ok_or(RepositoryError::NothingPublished)?;
+        let bytes = self
+            .metadata_file(&name)?
+            .ok_or(RepositoryError::NothingPublished)?;
         let snapshot = Envelope::parse(&bytes, SNAPSHOT_MAX_BYTES);
-        let snapshot = snapshot.and_then(|e| SnapshotMetadata::read(&e)).map_err(trust("snapshot"))?;
+        let snapshot = snapshot
+            .and_then(|e| SnapshotMetadata::read(&e))
+            .map_err(trust("snapshot"))?;
         Ok(Some((timestamp, snapshot)))
     }
 
     fn sign_online(&self, targets: &[u8], version: u64, now: Timestamp) -> Result<Online> {
-        let last = self.snapshot()?.map_or(0, |(timestamp, _)| timestamp.snapshot.version);
+        let last = self
+            .snapshot()?
+            .map_or(0, |(timestamp, _)| timestamp.snapshot.version);
         let snapshot_version = last.saturating_add(1);
         let meta = BTreeMap::from([("targets.json".to_owned(), MetaFile::of(version, targets))]);
         let signed = new_snapshot(snapshot_version, now + SNAPSHOT_LIFE, &meta);
@@ -423,10 +475,13 @@ impl Repository {
     }
 
     fn sign_timestamp(&self, version: u64, snapshot: &[u8], now: Timestamp) -> Result<Vec<u8>> {
-        let last = self.snapshot()?.map_or(0, |(timestamp, _)| timestamp.version);
+        let last = self
+            .snapshot()?
+            .map_or(0, |(timestamp, _)| timestamp.version);
         let listed = MetaFile::of(version, snapshot);
         let signed = new_timestamp(last.saturating_add(1), now + TIMESTAMP_LIFE, &listed);
-        let timestamp = sign_envelope(signed, &[&self.timestamp_key]).map_err(trust("timestamp"))?;
+        let timestamp =
+            sign_envelope(signed, &[&self.timestamp_key]).map_err(trust("timestamp"))?;
         Ok(timestamp.to_bytes())
     }
 
@@ -439,7 +494,10 @@ impl Repository {
             // Signed by keys that were rotated since: devices drop them as well.
             for (name, is_timestamp) in [
                 ("timestamp.json".to_owned(), true),
-                (format!("{}.snapshot.json", timestamp.snapshot.version), false),
+                (
+                    format!("{}.snapshot.json", timestamp.snapshot.version),
+                    false,
+                ),
             ] {
                 let bytes = self.metadata_file(&name)?.unwrap_or_default();
                 let loaded = match is_timestamp {
@@ -454,7 +512,12 @@ impl Repository {
         finish_walk(set, online, targets)
     }
 
-    fn walk_without_history(&self, online: &Online, targets: &[u8], now: Timestamp) -> Result<TrustedSet> {
+    fn walk_without_history(
+        &self,
+        online: &Online,
+        targets: &[u8],
+        now: Timestamp,
+    ) -> Result<TrustedSet> {
         let mut set = self.trusted_root(now)?;
         set.finish_root().map_err(trust("root"))?;
         finish_walk(set, online, targets)
@@ -495,16 +558,25 @@ impl Repository {
             let path = self.metadata.join(format!("{version}.targets.json"));
             files::write_atomic(&path, bytes, PUBLIC)?;
         }
-        let snapshot = self.metadata.join(format!("{}.snapshot.json", online.snapshot_version));
+        let snapshot = self
+            .metadata
+            .join(format!("{}.snapshot.json", online.snapshot_version));
         files::write_atomic(&snapshot, &online.snapshot, PUBLIC)?;
-        files::write_atomic(&self.metadata.join("timestamp.json"), &online.timestamp, PUBLIC)?;
+        files::write_atomic(
+            &self.metadata.join("timestamp.json"),
+            &online.timestamp,
+            PUBLIC,
+        )?;
         Ok(())
     }
 }
 
 fn finish_walk(mut set: TrustedSet, online: &Online, targets: &[u8]) -> Result<TrustedSet> {
-    let _ = set.update_timestamp(&online.timestamp).map_err(trust("timestamp"))?;
-    set.update_snapshot(&online.snapshot).map_err(trust("snapshot"))?;
+    let _ = set
+        .update_timestamp(&online.timestamp)
+        .map_err(trust("timestamp"))?;
+    set.update_snapshot(&online.snapshot)
+        .map_err(trust("snapshot"))?;
     set.update_targets(targets).map_err(trust("targets"))?;
     Ok(set)
 }
@@ -513,7 +585,10 @@ fn open_bundle(set: &TrustedSet, path: &str, bytes: Vec<u8>) -> Result<Published
     let target = set.target(path).map_err(trust("targets"))?;
     let entry = target.get().clone();
     let custom = TargetCustom::read(&entry).map_err(trust("targets"))?;
-    let manifest = target.open_manifest(&bytes).map_err(trust("manifest"))?.into_inner();
+    let manifest = target
+        .open_manifest(&bytes)
+        .map_err(trust("manifest"))?
+        .into_inner();
     let manifest_json = String::from_utf8(bytes).map_err(|e| RepositoryError::Trust {
         what: "manifest",
         source: TrustError::BadManifest {
@@ -534,7 +609,10 @@ async fn check_blobs(blobs: &Blobs, published: &Published) -> Result<()> {
     for bundle in &published.bundles {
         for (name, blob) in bundle.manifest.files.named() {
             let (digest, length) = blob.transport();
-            wanted.insert(digest, (length, format!("{} of {}", name, bundle.target.path)));
+            wanted.insert(
+                digest,
+                (length, format!("{} of {}", name, bundle.target.path)),
+            );
         }
     }
     let mut missing = Vec::new();

@@ -231,7 +231,8 @@ fn a_foreign_library_is_named_in_one_place() {
     let mut breaches = Vec::new();
     for file in sources()
         .iter()
-        .filter(|file| !file.path.starts_with("tests/"))
+        // Tests play the other side.
+        .filter(|file| !file.path.starts_with("tests/") && !file.path.contains("/tests/"))
     {
         for (line, path) in file.code().paths() {
             let first = path.split("::").next().unwrap();

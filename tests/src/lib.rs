@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The harness of Dunlin's whole-system tests.
+//!
+//! [`fleet::Fleet`] boots broker, server and agents in one process (each agent's worker is a
+//! process of its own, as always), waits for conditions and never for a time.
+
+pub mod fleet;
+pub mod mosquitto;
+pub mod operator;

@@ -26,6 +26,8 @@ pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     /// What, where, expected and got.
     pub(crate) message: String,
+    /// The method that would have been right, if that was wrong.
+    pub(crate) allow: Option<&'static str>,
 }
 
 impl ApiError {
@@ -33,6 +35,7 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
+            allow: None,
         }
     }
 
@@ -114,14 +117,15 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, ApiError> {
             ..
         }
     );
-    let expected = if infer { Method::POST } else { Method::GET };
-    if *method == expected {
+    let expected = if infer { "POST" } else { "GET" };
+    if method.as_str() == expected {
         return Ok(found);
     }
-    Err(ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("{path}: expected {expected}, got {method}"),
-    ))
+    let message = format!("{path}: expected {expected}, got {method}");
+    Err(ApiError {
+        allow: Some(expected),
+        ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+    })
 }
 
 /// Most bytes that an honest request to this model needs.

@@ -11,8 +11,8 @@ use tract_onnx::tract_hir::internal::{
     TVec, ToDim, TractError, TypedRunnableModel,
 };
 
-/// Longest message taken over from tract, in bytes; its chains can quote whole nodes.
-const MESSAGE_MAX_BYTES: usize = 1500;
+/// Longest message taken over from tract, in characters; its chains can quote whole nodes.
+const MESSAGE_MAX_CHARS: usize = 1500;
 
 /// Why a graph cannot be made ready, or did not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,7 +184,7 @@ fn text(error: &TractError) -> String {
 
 fn cut(message: &str) -> String {
     let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    match one_line.char_indices().nth(MESSAGE_MAX_BYTES) {
+    match one_line.char_indices().nth(MESSAGE_MAX_CHARS) {
         Some((end, _)) => format!("{}…", &one_line[..end]),
         None => one_line,
     }
@@ -319,3 +319,7 @@ fn check_output(
         fact.shape
     )))
 }
+
+#[cfg(test)]
+#[path = "graph_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use super::models::{Held, Models};
 use bytes::Bytes;
 use dunlin_protocol::bundle::Manifest;
 use http::header::{ALLOW, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -16,6 +17,9 @@ use tokio::time::timeout;
 
 /// Unit of the memory budget for bodies, in bytes.
 const BODY_UNIT_BYTES: usize = 64 * 1024;
+
+/// Longest time for reading what is left of a refused request.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bounds of the inference API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +61,18 @@ impl Api {
 
     /// Answers one request, always.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.respond(request)
-            .await
-            .unwrap_or_else(|error| refusal(&error))
+        let (head, mut body) = request.into_parts();
+        match self.respond(&head, &mut body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                discard(&mut body, self.limits.body_max_bytes).await;
+                refusal(&error)
+            }
+        }
     }
 
-    async fn respond(&self, request: Request<Incoming>) -> Result<Answer, ApiError> {
-        match api::route(request.method(), request.uri().path())? {
+    async fn respond(&self, head: &Parts, body: &mut Incoming) -> Result<Answer, ApiError> {
+        match api::route(&head.method, head.uri.path())? {
             Route::Server => Ok(value(&api::server_metadata())),
             Route::Live => Ok(value(&json!({ "live": true }))),
             Route::Ready => {
@@ -77,7 +86,13 @@ impl Api {
                 match ask {
                     ModelAsk::Metadata => Ok(value(&api::metadata(held.engine().manifest()))),
                     ModelAsk::Ready => Ok(value(&json!({ "name": name, "ready": true }))),
-                    ModelAsk::Infer => self.infer(held, &name, version.as_deref(), request).await,
+                    ModelAsk::Infer => {
+                        let binary = "inference-header-content-length";
+                        if head.headers.contains_key(binary) {
+                            return Err(api::no_binary(binary));
+                        }
+                        self.infer(held, &name, version.as_deref(), body).await
+                    }
                 }
             }
         }
@@ -117,16 +132,12 @@ impl Api {
         held: Held,
         name: &str,
         version: Option<&str>,
-        request: Request<Incoming>,
+        body: &mut Incoming,
     ) -> Result<Answer, ApiError> {
-        let binary = "inference-header-content-length";
-        if request.headers().contains_key(binary) {
-            return Err(api::no_binary(binary));
-        }
         let body_max_bytes = self.body_max_bytes(held.engine().manifest());
         // A body may take its time: the bundle that answers is the one serving when it is complete.
         drop(held);
-        let (body, reserved) = self.read_body(request, body_max_bytes).await?;
+        let (body, reserved) = self.read_body(body, body_max_bytes).await?;
         let start = Instant::now();
         let turn = timeout(
             self.limits.queue_timeout,
@@ -158,7 +169,7 @@ impl Api {
 
     async fn read_body(
         &self,
-        request: Request<Incoming>,
+        body: &mut Incoming,
         max_bytes: usize,
     ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
         let too_large = || {
@@ -167,7 +178,6 @@ impl Api {
                 format!("the body is longer than the {max_bytes} bytes accepted for this model"),
             )
         };
-        let body = request.into_body();
         let exact = body
             .size_hint()
             .exact()
@@ -200,6 +210,20 @@ impl Api {
             )),
         }
     }
+}
+
+/// Reads what is left of a refused request, within bounds: closing a socket with unread bytes
+/// would take the answer from a client that is still sending.
+async fn discard(body: &mut Incoming, max_bytes: usize) {
+    let read = async {
+        let mut bytes = 0_usize;
+        while bytes < max_bytes
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = timeout(DISCARD_TIMEOUT, read).await;
 }
 
 /// Parses, infers and renders; the whole of it away from the reactor.
@@ -242,15 +266,10 @@ fn value(value: &Value) -> Answer {
 
 fn refusal(error: &ApiError) -> Answer {
     let mut answer = json_answer(error.status, error.body());
-    if error.status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = if error.message.contains("expected POST") {
-            "POST"
-        } else {
-            "GET"
-        };
+    if let Some(method) = error.allow {
         answer
             .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(allowed));
+            .insert(ALLOW, HeaderValue::from_static(method));
     }
     answer
 }

@@ -28,8 +28,11 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// Longest time the last windows may take to be read.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Where models are loaded and run, in a trial and in service alike.
-const STACK_BYTES: usize = 4 << 20;
+/// Stack of threads that load and run models, in a trial and in service alike. Stacks count towards
+/// the memory limit.
+const STACK_BYTES: usize = 2 << 20;
+/// Stack of the two threads at the pipe.
+const PIPE_STACK_BYTES: usize = 256 << 10;
 
 /// Arguments of the inference worker.
 #[derive(Debug, Clone, clap::Args)]
@@ -125,10 +128,12 @@ fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
     let (out, mut out_rx) = mpsc::channel(QUEUE);
     std::thread::Builder::new()
         .name("commands".to_owned())
+        .stack_size(PIPE_STACK_BYTES)
         .spawn(move || read_commands(&command_tx))?;
     let (written, all_written) = std::sync::mpsc::channel();
     std::thread::Builder::new()
         .name("words".to_owned())
+        .stack_size(PIPE_STACK_BYTES)
         .spawn(move || {
             write_words(&mut out_rx);
             let _ = written.send(());

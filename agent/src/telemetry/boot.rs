@@ -99,7 +99,7 @@ impl Counter {
     ///
     /// # Errors
     /// No more numbers could be reserved: the medium does not take the file.
-    pub fn next(&mut self) -> Result<u64, StoreError> {
+    pub fn take(&mut self) -> Result<u64, StoreError> {
         if self.next >= self.reserved {
             let reserved = self.next.saturating_add(BLOCK);
             self.write(reserved)?;
@@ -167,7 +167,7 @@ mod tests {
             let mut counter = Counter::load(dir.path()).unwrap().unwrap();
             assert_eq!(counter.boot(), boot);
             for _ in 0..3 {
-                let number = counter.next().unwrap();
+                let number = counter.take().unwrap();
                 assert!(last.is_none_or(|l| number > l));
                 last = Some(number);
             }

@@ -8,7 +8,7 @@
 //! | `store.new/`, `store.old/` | only while a store is made anew |
 //! | `store.corrupt-<n>/` | the last store that could not be opened, for those who want to know why |
 //! | `boot` | boot id and counter of segment numbers (`boot.rs`) |
-//! | `ballast` | 256 KiB given back to a full disk, without which sled does not open |
+//! | `ballast` | 1 MiB given back to a full disk, without which sled does not open |
 //! | `opening` | number of starts that have died while opening |
 //! | `lock` | held while a process uses the folder |
 //!
@@ -22,8 +22,12 @@
 //! * It writes several bytes for each byte of small values: values are compressed segments.
 //! * Its file never shrinks: [`SegmentStore::compact`] copies what is left into a new store,
 //!   which takes the old one's place once it is durable.
-//! * On a full disk `open` fails and an open handle stays broken after space returns: the ballast
-//!   goes first, then the store is opened anew.
+//! * A full disk breaks it: `open` fails, an open handle stays broken after space returns, and
+//!   when a blob cannot be written, every later flush, also the one in its destructor, waits for
+//!   ever. So nothing is written unless [`FREE_BYTES_MIN`] are free (which leaves that room to
+//!   others, too), flushes and destructors run beside this thread with a time limit, and a handle
+//!   that exceeds it is given up: its lock stays taken until the process ends. For opening at all
+//!   there is the ballast, which is given back first.
 //! * It has assertions where damage could be reported: panics are caught here and count as
 //!   damage. Where panics abort, `opening` counts the starts that died, and after
 //!   [`OPENINGS_MAX`] of them the store is set aside.
@@ -43,8 +47,18 @@ use std::time::Duration;
 
 /// Starts in a row that may die while opening before the store is taken for damaged.
 pub const OPENINGS_MAX: u32 = 5;
+/// Disk that must be free before segments are added, in bytes: several times what one batch and
+/// sled's own housekeeping write.
+pub const FREE_BYTES_MIN: u64 = 4 << 20;
+/// Disk that must be free before segments are only deleted, in bytes.
+const FREE_TO_DELETE_BYTES: u64 = 512 * 1024;
+/// Disk that must be free before the store is opened, in bytes: sled begins one of its segments
+/// of 512 KiB. The ballast is more than that.
+const FREE_TO_OPEN_BYTES: u64 = 768 * 1024;
+/// Longest flush or orderly end, however slow the flash.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
 /// Size of the ballast, in bytes.
-pub const BALLAST_BYTES: usize = 256 * 1024;
+pub const BALLAST_BYTES: usize = 1 << 20;
 
 const CACHE_BYTES: u64 = 8 << 20;
 /// sled writes and frees its file's segments at this pace by itself, in milliseconds.
@@ -214,6 +228,7 @@ impl SledStore {
     /// [`StoreError::Medium`] when the disk is full, for example.
     pub fn open(folder: &Folder, boot: BootId) -> Result<(Self, Vec<(u64, Meta)>), StoreError> {
         let path = folder.dir.join("store");
+        need_free(&folder.dir, "opening", FREE_TO_OPEN_BYTES)?;
         let db = open_db(&path)?;
         let heads = guarded(&path, "reading the heads", || read_heads(&db, boot))??;
         let store = Self {
@@ -224,6 +239,21 @@ impl SledStore {
             blobs_synced: BTreeSet::new(),
         };
         Ok((store, heads))
+    }
+
+    /// Bytes of all entries.
+    fn entry_bytes(&self) -> Result<u64, StoreError> {
+        self.with("measuring", |db| {
+            let mut entries = db.iter();
+            entries.try_fold(0, |sum, entry| Ok(sum + entry?.1.len() as u64))
+        })
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        match self.db.take() {
+            Some(db) => in_time(&self.dir, "closing", move || drop(db)),
+            None => Ok(()),
+        }
     }
 
     fn with<T>(
@@ -240,9 +270,22 @@ impl SledStore {
     }
 }
 
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        if let Err(e) = self.close() {
+            tracing::error!(problem = %e, "telemetry store given up");
+        }
+    }
+}
+
 impl SegmentStore for SledStore {
     fn append(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError> {
         debug_assert!(puts.len() + deletes.len() <= BATCH_MAX);
+        if puts.is_empty() {
+            need_free(&self.dir, "deleting segments", FREE_TO_DELETE_BYTES)?;
+        } else {
+            need_free(&self.dir, "writing segments", FREE_BYTES_MIN)?;
+        }
         let mut batch = sled::Batch::default();
         for sealed in puts {
             batch.insert(&sealed.number.to_be_bytes(), sealed.entry.as_slice());
@@ -270,12 +313,21 @@ impl SegmentStore for SledStore {
 
     fn sync(&mut self) -> Result<(), StoreError> {
         let path = self.dir.join("store");
-        self.with("flushing", |db| db.flush())?;
+        let db = self.with("flushing", |db| Ok(db.clone()))?;
+        in_time(&path, "flushing", move || db.flush())?
+            .map_err(|e| store_error(&path, "flushing", e))?;
         sync_files(&path, &mut self.blobs_synced).map_err(|e| medium(&path, "syncing", &e))
     }
 
     fn compact(&mut self) -> Result<(), StoreError> {
         let [store, fresh, old] = names(&self.dir);
+        let held = disk_bytes(&store).map_err(|e| medium(&store, "measuring", &e))?;
+        let need = held.min(self.entry_bytes()?.saturating_mul(2));
+        need_free(
+            &self.dir,
+            "compacting",
+            need.saturating_add(FREE_TO_DELETE_BYTES),
+        )?;
         let fail = |e: io::Error| medium(&store, "putting a compacted store in its place", &e);
         let boot = self.boot;
         let copied = self.with("compacting", |db| {
@@ -289,7 +341,7 @@ impl SegmentStore for SledStore {
             return Err(e);
         }
         // From here on the handle is gone, so that a failure half-way leaves nothing in use.
-        drop(self.db.take());
+        self.close()?;
         std::fs::rename(&store, &old)
             .and_then(|()| std::fs::rename(&fresh, &store))
             .and_then(|()| sync_dir(&self.dir))
@@ -440,6 +492,38 @@ fn remove_all(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Whether enough disk is free, as an error if not.
+fn need_free(dir: &Path, what: &'static str, need_bytes: u64) -> Result<(), StoreError> {
+    let disk = rustix::fs::statvfs(dir).map_err(|e| medium(dir, what, &e.into()))?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free_bytes >= need_bytes {
+        return Ok(());
+    }
+    Err(StoreError::Full {
+        path: dir.to_owned(),
+        what,
+        free_bytes,
+        need_bytes,
+    })
+}
+
+/// Runs what may wait for ever inside sled, beside this thread.
+fn in_time<T: Send + 'static>(
+    path: &Path,
+    what: &'static str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("telemetry-sync".to_owned())
+        .spawn(move || done.send(run()))
+        .map_err(|e| medium(path, what, &e))?;
+    wait.recv_timeout(STUCK_AFTER).map_err(|_| {
+        let stuck = format!("no end after {STUCK_AFTER:?}; restart the agent");
+        medium(path, what, &io::Error::other(stuck))
+    })
 }
 
 /// Runs what may panic inside sled.

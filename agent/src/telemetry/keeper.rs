@@ -1,16 +1,14 @@
 //! Keeps the segments: writes, evicts, sends, deletes, and gets over a store that fails.
 //!
-//! A failed store is closed and opened anew, on a full disk after giving the ballast back and
-//! dropping the least precious half. What was written since the last sync waits in memory until
-//! it is written again. While there is no store, new segments wait in memory up to
-//! [`WAITING_BYTES_MAX`]; what is dropped beyond is named in gaps once there is a store again.
+//! A failed store is closed and opened anew, and what was written since its last sync is written
+//! again. While there is no store, or too little disk is left, new segments wait in memory up to
+//! [`WAITING_BYTES_MAX`], and what is buffered already is kept, sent and deleted as ever; what has
+//! to be dropped is named in gaps, which are written once the store takes them.
 
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX, SledStore};
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
-use super::store::{
-    BATCH_MAX, Eviction, Index, Limits, SegmentStore, StoreError, eviction_down_to, next_eviction,
-};
+use super::store::{BATCH_MAX, Eviction, Index, Limits, SegmentStore, StoreError, next_eviction};
 use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
@@ -104,7 +102,7 @@ impl Keeper {
     ) -> Result<(Self, OpenReport), StoreError> {
         let folder = Folder::take(dir)?;
         let opened = open_store(&folder).or_else(|e| match e {
-            StoreError::Medium { .. } => {
+            StoreError::Medium { .. } | StoreError::Full { .. } => {
                 folder.drop_ballast();
                 open_store(&folder)
             }
@@ -112,10 +110,12 @@ impl Keeper {
         });
         let (counter, opened, problem) = match opened {
             Ok(o) => (None, Some(o), None),
-            Err(e @ StoreError::Medium { .. }) => match Counter::load(dir)? {
-                Some(counter) => (Some(counter), None, Some(e.to_string())),
-                None => return Err(e),
-            },
+            Err(e @ (StoreError::Medium { .. } | StoreError::Full { .. })) => {
+                match Counter::load(dir)? {
+                    Some(counter) => (Some(counter), None, Some(e.to_string())),
+                    None => return Err(e),
+                }
+            }
             Err(e) => return Err(e),
         };
         let (counter, store, heads, set_aside) = match (counter, opened) {
@@ -183,7 +183,8 @@ impl Keeper {
                 }
             }
         }
-        let durable = self.store.is_some() && self.waiting.is_empty() && !self.dirty;
+        let written = self.waiting.is_empty() && self.lost.is_empty();
+        let durable = self.store.is_some() && written && !self.dirty;
         if durable {
             self.problem = None;
             Ok(())
@@ -315,8 +316,7 @@ impl Keeper {
 
     fn seal_one(&mut self, kind: Kind, records: &[Prepared]) {
         let sealed = self
-            .counter
-            .next()
+            .number()
             .map_err(|e| e.to_string())
             .and_then(|n| Sealed::new(n, kind, records).map_err(|e| e.to_string()));
         match sealed {
@@ -343,6 +343,8 @@ impl Keeper {
             tracing::debug!(bytes_on_disk = stats.disk_bytes, "compacting telemetry");
             match store.compact() {
                 Ok(()) => self.unsynced.clear(),
+                // It stays as large as it is until there is room to write it anew.
+                Err(e @ StoreError::Full { .. }) => tracing::debug!(problem = %e, "not compacted"),
                 Err(e) => self.recover(&e, now_ms),
             }
         }
@@ -392,7 +394,7 @@ impl Keeper {
     /// Gaps for what never reached the store.
     fn write_lost(&mut self, now_ms: i64) -> Result<(), StoreError> {
         while let Some((class, gap)) = self.lost.pop_first() {
-            let number = self.counter.next();
+            let number = self.number();
             let sealed = number.and_then(|n| seal_gap(n, gap.clone(), now_ms));
             match sealed {
                 Ok(sealed) => self.waiting.push(sealed),
@@ -411,31 +413,21 @@ impl Keeper {
         }
     }
 
-    fn evict_down_to(&mut self, bytes: u64, now_ms: i64) {
-        while let Some(eviction) = eviction_down_to(&self.index, bytes, "the disk is full") {
-            // A gap is small, yet not nothing: when only gaps are left, that is enough.
-            if eviction.kind == Kind::Gap {
-                return;
-            }
-            if let Err(e) = self.try_evict(&eviction, now_ms) {
-                self.fail(&e);
-                return;
-            }
-        }
-    }
-
     /// Deletes segments and adds the gap that names them, in one batch.
     fn try_evict(&mut self, eviction: &Eviction, now_ms: i64) -> Result<(), StoreError> {
-        let Some(store) = &mut self.store else {
+        if self.store.is_none() {
             return Ok(());
-        };
+        }
         let gap = Gap {
             class: eviction.kind.class(),
             segments: eviction.segments.clone(),
             records: eviction.records,
             reason: eviction.reason.to_owned(),
         };
-        let sealed = seal_gap(self.counter.next()?, gap, now_ms)?;
+        let sealed = seal_gap(self.number()?, gap, now_ms)?;
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
         store.append(std::slice::from_ref(&sealed), &eviction.segments)?;
         self.dirty = true;
         self.evicted_records += eviction.records;
@@ -487,17 +479,35 @@ impl Keeper {
     }
 
     fn recover(&mut self, error: &StoreError, now_ms: i64) {
+        if let StoreError::Full { .. } = error {
+            self.problem = Some(error.to_string());
+            return;
+        }
         self.fail(error);
         if !self.reopen(now_ms) {
             return;
         }
-        if matches!(error, StoreError::Medium { .. }) {
-            let half = self.index.bytes() / 2;
-            self.evict_down_to(half, now_ms);
+        match self.write_waiting(now_ms) {
+            Ok(()) => {}
+            Err(e @ StoreError::Full { .. }) => self.problem = Some(e.to_string()),
+            Err(e) => self.fail(&e),
         }
-        if let Err(e) = self.write_waiting(now_ms) {
-            self.fail(&e);
-        }
+    }
+
+    /// A new segment number; for the file that reserves them the ballast is given back.
+    fn number(&mut self) -> Result<u64, StoreError> {
+        self.counter.take().or_else(|_| {
+            self.folder.drop_ballast();
+            self.counter.take().map_err(|e| {
+                tracing::warn!(problem = %e, "no segment numbers");
+                StoreError::Full {
+                    path: self.folder.dir().to_owned(),
+                    what: "reserving segment numbers",
+                    free_bytes: 0,
+                    need_bytes: 4096,
+                }
+            })
+        })
     }
 
     fn reopen(&mut self, now_ms: i64) -> bool {
@@ -530,7 +540,7 @@ impl Keeper {
     /// Numbers belong to a boot: what waits gets new ones.
     fn renumber(&mut self) {
         for sealed in std::mem::take(&mut self.waiting) {
-            match self.counter.next() {
+            match self.number() {
                 Ok(number) => self.waiting.push(Sealed { number, ..sealed }),
                 Err(_) => self.lose(
                     sealed.meta.kind.class(),

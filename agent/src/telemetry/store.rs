@@ -22,6 +22,21 @@ pub enum StoreError {
         /// What the system said.
         problem: String,
     },
+    /// Too little disk is left to write without harm. The store is as it was; it need not be
+    /// opened anew.
+    #[error(
+        "telemetry store {path}: {what}: {free_bytes} bytes of disk are free, {need_bytes} are needed"
+    )]
+    Full {
+        /// Where.
+        path: PathBuf,
+        /// What was to be done.
+        what: &'static str,
+        /// Bytes free.
+        free_bytes: u64,
+        /// Bytes needed.
+        need_bytes: u64,
+    },
     /// The content cannot be read as a store.
     #[error("telemetry store {path}: {what}: damaged: {problem}")]
     Damaged {
@@ -46,7 +61,7 @@ pub trait SegmentStore: Send {
     /// Durable after the next [`SegmentStore::sync`].
     ///
     /// # Errors
-    /// The store failed: open it anew.
+    /// [`StoreError::Full`], or the store failed: open it anew.
     fn append(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError>;
 
     /// A segment's entry, if it is there.
@@ -58,7 +73,7 @@ pub trait SegmentStore: Send {
     /// Removes segments; unknown numbers are ignored.
     ///
     /// # Errors
-    /// The store failed: open it anew.
+    /// [`StoreError::Full`], or the store failed: open it anew.
     fn ack(&mut self, segments: &[u64]) -> Result<(), StoreError> {
         for some in segments.chunks(BATCH_MAX) {
             self.append(&[], some)?;
@@ -82,7 +97,7 @@ pub trait SegmentStore: Send {
     /// before is durable afterwards.
     ///
     /// # Errors
-    /// The store failed: open it anew; nothing durable is lost.
+    /// [`StoreError::Full`], or the store failed: open it anew; nothing durable is lost.
     fn compact(&mut self) -> Result<(), StoreError>;
 }
 
@@ -257,13 +272,6 @@ pub fn next_eviction(index: &Index, limits: &Limits) -> Option<Eviction> {
         return least(index, 0, surplus, "the buffer holds its most segments");
     }
     None
-}
-
-/// What to drop until the entries are at most `bytes` together; for want of disk.
-#[must_use]
-pub fn eviction_down_to(index: &Index, bytes: u64, reason: &'static str) -> Option<Eviction> {
-    let surplus = index.bytes().checked_sub(bytes).filter(|s| *s > 0)?;
-    least(index, surplus, 0, reason)
 }
 
 fn least(index: &Index, bytes: u64, segments: usize, why: &'static str) -> Option<Eviction> {

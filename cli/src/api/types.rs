@@ -85,19 +85,12 @@ pub struct CreateRollout {
     /// Stages, thresholds and gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// Which devices; all if absent.
+    /// Labels of the devices it is for; all devices if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub selector: Option<Selector>,
+    pub selector: Option<BTreeMap<String, String>>,
     /// What each device must go through before the version is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Probation>,
-}
-
-/// Devices by label; all labels must match.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Selector {
-    /// Labels and their values.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// A rollout as the server shows it; what is not named here is kept in `other`.

@@ -4,10 +4,12 @@
 //! signatures. Nothing is downloaded. What is shown is what happened: the summary is built from
 //! what server and devices report, and the exit status is 0 only if all of it came true.
 
+mod attacks;
 mod captured;
-mod processes;
+pub mod models;
+pub mod processes;
 mod story;
-mod stream;
+pub mod stream;
 mod summary;
 
 use crate::failure::{Exit, Failure};

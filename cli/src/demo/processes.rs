@@ -15,36 +15,36 @@ const DIE_WITH_PARENT: &str = "DUNLIN_DIE_WITH_PARENT";
 
 /// What the server prints once it listens.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Addresses {
+pub struct Addresses {
     /// Admin API, `host:port`.
-    pub(super) admin: std::net::SocketAddr,
+    pub admin: std::net::SocketAddr,
     /// Enrolment and repository, `host:port`.
-    pub(super) devices: std::net::SocketAddr,
+    pub devices: std::net::SocketAddr,
     /// Broker, `host:port`.
-    pub(super) mqtt: Option<std::net::SocketAddr>,
+    pub mqtt: Option<std::net::SocketAddr>,
     /// The first admin token.
-    pub(super) token: Option<String>,
+    pub token: Option<String>,
 }
 
 /// A child with a name, ended with SIGTERM and, if it must be, SIGKILL.
-pub(super) struct Process {
+pub struct Process {
     name: String,
     child: Child,
 }
 
 impl Process {
     /// Process id while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
     /// Whether it still runs.
-    pub(super) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Asks it to end; the answer is awaited by [`Process::ended`].
-    pub(super) fn ask_to_end(&self) {
+    pub fn ask_to_end(&self) {
         let pid = self
             .pid()
             .and_then(|p| i32::try_from(p).ok())
@@ -56,7 +56,7 @@ impl Process {
     }
 
     /// Waits for its end, and kills it when it takes too long. `true`: it ended in order.
-    pub(super) async fn ended(&mut self) -> bool {
+    pub async fn ended(&mut self) -> bool {
         let limit = Duration::from_millis(STOP_TIMEOUT_MS);
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(Ok(status)) => status.success(),
@@ -88,10 +88,7 @@ fn command(program: &Path, log: &Path) -> anyhow::Result<Command> {
 }
 
 /// Starts the fleet server and waits until it listens.
-pub(super) async fn start_server(
-    program: &Path,
-    dir: &Path,
-) -> anyhow::Result<(Process, Addresses)> {
+pub async fn start_server(program: &Path, dir: &Path) -> anyhow::Result<(Process, Addresses)> {
     let config = dir.join("server.toml");
     let log = dir.join("server.log");
     let text = format!(
@@ -113,7 +110,10 @@ pub(super) async fn start_server(
                 return Ok(addresses);
             }
         }
-        bail!("the fleet server ended before it listened; its log is {}", log.display())
+        bail!(
+            "the fleet server ended before it listened; its log is {}",
+            log.display()
+        )
     };
     let addresses = tokio::time::timeout(Duration::from_millis(START_TIMEOUT_MS), addresses)
         .await
@@ -127,13 +127,13 @@ pub(super) async fn start_server(
 
 /// One device: its folder and how it is called.
 #[derive(Debug, Clone)]
-pub(super) struct DeviceDir {
-    pub(super) name: String,
-    pub(super) dir: PathBuf,
+pub struct DeviceDir {
+    pub name: String,
+    pub dir: PathBuf,
 }
 
 impl DeviceDir {
-    pub(super) fn new(dir: &Path, name: &str) -> anyhow::Result<Self> {
+    pub fn new(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let this = Self {
@@ -149,11 +149,11 @@ impl DeviceDir {
         Ok(this)
     }
 
-    pub(super) fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.join("infer.sock")
     }
 
@@ -162,7 +162,7 @@ impl DeviceDir {
     }
 
     /// Enrols with a claim token, given on standard input: arguments are seen by everybody.
-    pub(super) async fn enroll(&self, program: &Path, token: &str) -> anyhow::Result<()> {
+    pub async fn enroll(&self, program: &Path, token: &str) -> anyhow::Result<()> {
         let mut child = command(program, &self.dir.join("agent.log"))?
             .args(["agent", "enroll", "--config"])
             .arg(self.config())
@@ -184,7 +184,7 @@ impl DeviceDir {
     }
 
     /// Starts the agent.
-    pub(super) fn start(&self, program: &Path) -> anyhow::Result<Process> {
+    pub fn start(&self, program: &Path) -> anyhow::Result<Process> {
         let child = command(program, &self.dir.join("agent.log"))?
             .args(["agent", "run", "--config"])
             .arg(self.config())

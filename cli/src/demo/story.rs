@@ -1,7 +1,7 @@
 //! The demo's story, step by step.
 
 use super::DemoArgs;
-use super::captured::Captured;
+use super::models;
 use super::processes::{self, Addresses, DeviceDir, Process};
 use super::stream::{self, Fed, Stream};
 use super::summary::{Check, RefusalSummary, RolloutSummary, Summary, VersionSummary};
@@ -13,8 +13,8 @@ use crate::sign::{sign, verified_targets};
 use crate::token::{self, Claim};
 use anyhow::{Context as _, bail, ensure};
 use dunlin_protocol::command::Probation;
-use dunlin_protocol::id::{DeviceId, Digest, Family};
-use dunlin_protocol::report::{Progress, Reported};
+use dunlin_protocol::id::{DeviceId, Family};
+use dunlin_protocol::report::Reported;
 use dunlin_protocol::trust::{SigningKey, TargetsMetadata};
 use dunlin_server::drift::gate::{Decision, Verdict};
 use dunlin_server::rollout::model::{RolloutState, StopReason};
@@ -32,31 +32,15 @@ const FAMILY: &str = "digits";
 const SAMPLE_EVERY_MS: u64 = 25;
 const SOAK_MS: u64 = 6_000;
 const ROLLOUT_TIMEOUT_MS: u64 = 180_000;
-const STEP_TIMEOUT_MS: u64 = 60_000;
-const POLL_MS: u64 = 200;
+pub(super) const STEP_TIMEOUT_MS: u64 = 60_000;
+pub(super) const POLL_MS: u64 = 200;
 /// Answers of each device before its time on a version can be compared with.
 const BASELINE: u64 = 260;
 const CANARIES: u32 = 3;
 const ENROL_AT_ONCE: usize = 4;
 
-macro_rules! model_files {
-    ($($version:literal),*) => {
-        [$(
-            ($version, [
-                ("bundle.toml", include_bytes!(concat!("../../../tests/models/digits/", $version, "/bundle.toml")) as &[u8]),
-                ("model.onnx", include_bytes!(concat!("../../../tests/models/digits/", $version, "/model.onnx"))),
-                ("golden.json", include_bytes!(concat!("../../../tests/models/digits/", $version, "/golden.json"))),
-                ("profile.json", include_bytes!(concat!("../../../tests/models/digits/", $version, "/profile.json"))),
-                ("card.md", include_bytes!(concat!("../../../tests/models/digits/", $version, "/card.md"))),
-            ]),
-        )*]
-    };
-}
-/// The models trained by `tests/models/train_digits.py`.
-const MODELS: [(&str, [(&str, &[u8]); 5]); 3] = model_files!("v1", "v2", "v3");
-
-struct Device {
-    id: DeviceId,
+pub(super) struct Device {
+    pub(super) id: DeviceId,
     process: Process,
     answered: Arc<AtomicU64>,
     feeder: Option<JoinHandle<Fed>>,
@@ -64,20 +48,20 @@ struct Device {
 
 pub(super) struct Story {
     args: DemoArgs,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     program: PathBuf,
-    family: Family,
+    pub(super) family: Family,
     begun: Instant,
     server: Option<(Process, Addresses)>,
     session: Option<Session>,
     signers: Vec<SigningKey>,
     targets: Option<TargetsMetadata>,
-    devices: Vec<Device>,
+    pub(super) devices: Vec<Device>,
     stop: watch::Sender<bool>,
     fed: Vec<Fed>,
     checks: Vec<Check>,
     rollouts: Vec<RolloutSummary>,
-    refusals: Vec<RefusalSummary>,
+    pub(super) refusals: Vec<RefusalSummary>,
 }
 
 impl Story {
@@ -110,7 +94,9 @@ impl Story {
         self.publish(std::slice::from_ref(&v1), 2).await?;
         self.enrol().await?;
 
-        self.heading("version 1 to every device: the first version has nothing to be compared with");
+        self.heading(
+            "version 1 to every device: the first version has nothing to be compared with",
+        );
         let id = self.roll_out(1, policy_first(self.args.seed)).await?;
         self.expect_outcome(&id, 1, "finished");
         self.baseline(1).await?;
@@ -126,12 +112,14 @@ impl Story {
         let v3 = self.pack("v3", None, None, "v3")?;
         self.publish(&[v3], 2).await?;
         self.heading("version 3, meets its golden cases, normalises for another camera");
-        let id = self.roll_out(3, policy_gated(self.args.seed.wrapping_add(1))).await?;
+        let id = self
+            .roll_out(3, policy_gated(self.args.seed.wrapping_add(1)))
+            .await?;
         self.expect_outcome(&id, 3, "stopped");
         self.expect_stopped_at_the_canaries();
         self.expect_versions(2).await?;
 
-        self.attacks(&v1, &v2).await?;
+        self.attacks(&v1).await?;
         self.stop_streams().await;
         Ok(())
     }
@@ -141,12 +129,17 @@ impl Story {
     async fn start_server(&mut self) -> anyhow::Result<()> {
         self.heading("a fleet server: embedded broker with mutual TLS, SQLite, blob store");
         let (process, addresses) = processes::start_server(&self.program, &self.dir).await?;
-        let token = addresses.token.clone().context("the server printed no first token")?;
+        let token = addresses
+            .token
+            .clone()
+            .context("the server printed no first token")?;
         self.say(&format!(
             "admin API {}, devices {}, broker {}",
             addresses.admin,
             addresses.devices,
-            addresses.mqtt.map_or("external".to_owned(), |a| a.to_string())
+            addresses
+                .mqtt
+                .map_or("external".to_owned(), |a| a.to_string())
         ));
         let client = ApiClient::new(&Connection {
             url: format!("http://{}", addresses.admin),
@@ -163,7 +156,7 @@ impl Story {
         Ok(())
     }
 
-    fn session(&self) -> anyhow::Result<&Session> {
+    pub(super) fn session(&self) -> anyhow::Result<&Session> {
         self.session.as_ref().context("no server")
     }
 
@@ -184,19 +177,14 @@ impl Story {
     }
 
     /// Packs one of the models, as another version if asked.
-    fn pack(
+    pub(super) fn pack(
         &self,
         model: &str,
         version: Option<u64>,
         rollback_floor: Option<u64>,
         name: &str,
     ) -> anyhow::Result<PackedBundle> {
-        let spec = self.dir.join("models").join(model);
-        std::fs::create_dir_all(&spec)?;
-        let files = MODELS.iter().find(|(v, _)| *v == model).map(|(_, f)| f);
-        for (name, bytes) in files.context("no such model")? {
-            std::fs::write(spec.join(name), bytes)?;
-        }
+        let spec = models::write(model, &self.dir.join("models"))?;
         let request = PackRequest {
             version,
             rollback_floor,
@@ -213,16 +201,23 @@ impl Story {
     }
 
     /// Signs with so many of the targets keys.
-    fn signed(&self, bundles: &[PackedBundle], signatures: usize) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn signed(
+        &self,
+        bundles: &[PackedBundle],
+        signatures: usize,
+    ) -> anyhow::Result<Vec<u8>> {
         let expires = keys::later(jiff::Timestamp::now(), Duration::from_secs(365 * 86_400));
         let signers = &self.signers[..signatures];
         Ok(sign(bundles, self.targets.as_ref(), signers, expires)?.bytes)
     }
 
-    async fn publish(&mut self, bundles: &[PackedBundle], signatures: usize) -> anyhow::Result<()> {
+    pub(super) async fn publish(
+        &mut self,
+        bundles: &[PackedBundle],
+        signatures: usize,
+    ) -> anyhow::Result<()> {
         let bytes = self.signed(bundles, signatures)?;
-        let published =
-            crate::publish::publish(&self.session()?.client, bundles, &bytes).await?;
+        let published = crate::publish::publish(&self.session()?.client, bundles, &bytes).await?;
         let root = keys::trusted_root(&self.keys_dir(), jiff::Timestamp::now())?;
         self.targets = Some(verified_targets(&root, &bytes)?);
         self.say(&format!(
@@ -243,7 +238,9 @@ impl Story {
             .await?
             .token
             .to_string();
-        let names: Vec<String> = (1..=self.args.devices).map(|n| format!("edge-{n:02}")).collect();
+        let names: Vec<String> = (1..=self.args.devices)
+            .map(|n| format!("edge-{n:02}"))
+            .collect();
         let mut dirs = Vec::new();
         for chunk in names.chunks(ENROL_AT_ONCE) {
             let mut enrolments = tokio::task::JoinSet::new();
@@ -279,7 +276,11 @@ impl Story {
         self.say(&format!(
             "{want} enrolled with one claim token, connected, each fed its own samples"
         ));
-        self.check("devices enrolled and connected", want.to_string(), want.to_string());
+        self.check(
+            "devices enrolled and connected",
+            want.to_string(),
+            want.to_string(),
+        );
         Ok(())
     }
 
@@ -291,7 +292,10 @@ impl Story {
         let from: Vec<u64> = self.answered();
         self.until("every device's baseline", async |story| {
             let now = story.answered();
-            Ok(now.iter().zip(&from).all(|(now, from)| now - from >= BASELINE))
+            Ok(now
+                .iter()
+                .zip(&from)
+                .all(|(now, from)| now - from >= BASELINE))
         })
         .await
     }
@@ -370,7 +374,10 @@ impl Story {
             id: view.id.to_string(),
             version: view.version,
             outcome: outcome.to_owned(),
-            canaries: verdicts.first().map(|v| v.canaries.clone()).unwrap_or_default(),
+            canaries: verdicts
+                .first()
+                .map(|v| v.canaries.clone())
+                .unwrap_or_default(),
             duration_ms: millis(begun),
             verdicts,
         });
@@ -380,7 +387,11 @@ impl Story {
     fn expect_outcome(&mut self, id: &str, version: u64, expected: &str) {
         let got = self.rollouts.iter().find(|r| r.id == id);
         let got = got.map_or("unknown", |r| r.outcome.as_str()).to_owned();
-        self.check(&format!("rollout of version {version}"), expected.to_owned(), got);
+        self.check(
+            &format!("rollout of version {version}"),
+            expected.to_owned(),
+            got,
+        );
     }
 
     /// The gate, and nothing else, must have stopped the last rollout, at its first look.
@@ -418,7 +429,9 @@ impl Story {
             .await;
         let got = on(self).await?;
         if all.is_ok() {
-            self.say(&format!("{got} of {devices} devices report version {version}"));
+            self.say(&format!(
+                "{got} of {devices} devices report version {version}"
+            ));
         }
         self.check(
             &format!("devices on version {version} afterwards"),
@@ -428,7 +441,7 @@ impl Story {
         Ok(())
     }
 
-    async fn reported(&self, device: &DeviceId) -> anyhow::Result<Option<Reported>> {
+    pub(super) async fn reported(&self, device: &DeviceId) -> anyhow::Result<Option<Reported>> {
         let shown = self.session()?.client.device(device).await?;
         match shown.get("reported") {
             None | Some(serde_json::Value::Null) => Ok(None),
@@ -436,118 +449,17 @@ impl Story {
         }
     }
 
-    // ---- attacks -----------------------------------------------------------------------------
-
-    /// Each past the server's own check, straight in the way of one device.
-    async fn attacks(&mut self, v1: &PackedBundle, v2: &PackedBundle) -> anyhow::Result<()> {
-        self.heading("a captured server: its checks are gone around, its own keys are used");
-        let captured = Captured::open(&self.dir.join("server")).await?;
-
-        // Version 4 is version 1's model again: its blob is on no device any more.
-        let v4 = self.pack("v1", Some(4), None, "v4")?;
-        self.publish(std::slice::from_ref(&v4), 2).await?;
-        let blob = v4.manifest.files.model.transport().0;
-        captured.flip_bit(blob)?;
-        let said = format!("published with blob {} whole; flipped on disk since", blob.short());
-        self.attack(&captured, 3, "one flipped bit", &v4, said, "hash").await?;
-        captured.flip_bit(blob)?;
-
-        // The floor rises to 2: version 1 is closed for good.
-        let v2_floor = self.pack("v2", None, Some(2), "v2-floor")?;
-        self.publish(std::slice::from_ref(&v2_floor), 2).await?;
-        let said = self.server_refuses_version(4, 1).await?;
-        self.attack(&captured, 4, "below its rollback floor", v1, said, "below_floor").await?;
-
-        let v5 = self.pack("v1", Some(5), None, "v5")?;
-        let few = self.signed(std::slice::from_ref(&v5), 1)?;
-        let said = match crate::publish::publish(&self.session()?.client, std::slice::from_ref(&v5), &few).await {
-            Ok(_) => "published it".to_owned(),
-            Err(refusal) => refusal.to_string(),
-        };
-        captured.serve_targets(&few)?;
-        self.attack(&captured, 5, "signed by too few keys", &v5, said, "threshold").await?;
-        let _ = v2;
-        Ok(())
-    }
-
-    async fn server_refuses_version(&self, device: usize, version: u64) -> anyhow::Result<String> {
-        let device = &self.devices.get(device).context("no such device")?.id;
-        let pinned = self.session()?.client.pin_device(device, &self.family, version).await;
-        Ok(match pinned {
-            Ok(_) => "accepted it".to_owned(),
-            Err(refusal) => refusal.to_string(),
-        })
-    }
-
-    /// Orders a device to run a bundle and waits for its refusal.
-    async fn attack(
-        &mut self,
-        captured: &Captured,
-        device: usize,
-        attack: &str,
-        bundle: &PackedBundle,
-        server_said: String,
-        expected: &str,
-    ) -> anyhow::Result<()> {
-        let id = self.devices.get(device).context("no such device")?.id.clone();
-        let (version, digest) = (bundle.manifest.version, bundle.digest());
-        captured.order(&id, &self.family, version, digest).await?;
-        let refusal = self.refusal(&id, digest).await?;
-        let (code, detail) = refusal.unwrap_or(("none".to_owned(), "not refused".to_owned()));
-        self.say(&format!("{attack}: {id} refuses version {version}"));
-        self.say(&format!("  server: {server_said}"));
-        self.say(&format!("  device: {detail} ({code})"));
-        let still = self.reported(&id).await?.and_then(|r| r.active).map(|a| a.version);
-        self.check(
-            &format!("{attack}, in the way of {id}"),
-            format!("refused: {expected}; version 2 serves"),
-            format!(
-                "refused: {code}; version {} serves",
-                still.map_or("none".to_owned(), |v| v.to_string())
-            ),
-        );
-        self.refusals.push(RefusalSummary {
-            attack: attack.to_owned(),
-            device: id.to_string(),
-            code,
-            detail,
-            server_said,
-        });
-        Ok(())
-    }
-
-    async fn refusal(
-        &self,
-        device: &DeviceId,
-        digest: Digest,
-    ) -> anyhow::Result<Option<(String, String)>> {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(STEP_TIMEOUT_MS) {
-            if let Some(reported) = self.reported(device).await?
-                && reported.target.as_ref().is_some_and(|t| t.digest == digest)
-                && reported.progress.is_terminal()
-            {
-                return Ok(match reported.progress {
-                    Progress::Refused(f) => Some((f.code, f.detail)),
-                    other => Some((format!("{other:?}"), String::new())),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
-        }
-        Ok(None)
-    }
-
     // ---- telling -----------------------------------------------------------------------------
 
-    fn heading(&self, text: &str) {
+    pub(super) fn heading(&self, text: &str) {
         println!("\n{:>5.1} s  {text}", self.begun.elapsed().as_secs_f32());
     }
 
-    fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         println!("         {text}");
     }
 
-    fn check(&mut self, what: &str, expected: String, got: String) {
+    pub(super) fn check(&mut self, what: &str, expected: String, got: String) {
         self.checks.push(Check {
             what: what.to_owned(),
             passed: expected == got,
@@ -565,7 +477,10 @@ impl Story {
         let begun = Instant::now();
         while !condition(self).await? {
             if begun.elapsed() > Duration::from_millis(STEP_TIMEOUT_MS) {
-                bail!("{what}: not within {STEP_TIMEOUT_MS} ms (logs in {})", self.dir.display());
+                bail!(
+                    "{what}: not within {STEP_TIMEOUT_MS} ms (logs in {})",
+                    self.dir.display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
         }
@@ -622,16 +537,28 @@ impl Story {
         let Some((_, addresses)) = &self.server else {
             return;
         };
-        println!("\nThe fleet is left running in {}. Interrupt to end it.", self.dir.display());
+        println!(
+            "\nThe fleet is left running in {}. Interrupt to end it.",
+            self.dir.display()
+        );
         if let Some(token) = &addresses.token {
-            println!("  export DUNLIN_SERVER=http://{} DUNLIN_TOKEN={token}", addresses.admin);
+            println!(
+                "  export DUNLIN_SERVER=http://{} DUNLIN_TOKEN={token}",
+                addresses.admin
+            );
         }
         println!("  dunlin device list");
         println!("  dunlin rollout list");
         println!("  dunlin drift digits");
         println!("  API pages    http://{}/docs", addresses.admin);
-        println!("  inference    curl --unix-socket {}/edge-01/infer.sock http://localhost/v2/models/digits", self.dir.display());
-        println!("  logs         {0}/server.log {0}/edge-01/agent.log", self.dir.display());
+        println!(
+            "  inference    curl --unix-socket {}/edge-01/infer.sock http://localhost/v2/models/digits",
+            self.dir.display()
+        );
+        println!(
+            "  logs         {0}/server.log {0}/edge-01/agent.log",
+            self.dir.display()
+        );
     }
 
     /// Ends every process, in order; the folder goes with its owner.
@@ -700,7 +627,12 @@ fn stages_line(report: &dunlin_server::rollout::report::Report) -> String {
     let stage = |s: &dunlin_server::rollout::report::StageReport| {
         format!("{} {}/{}", s.name, s.counts.succeeded, s.total)
     };
-    report.stages.iter().map(stage).collect::<Vec<_>>().join("   ")
+    report
+        .stages
+        .iter()
+        .map(stage)
+        .collect::<Vec<_>>()
+        .join("   ")
 }
 
 /// A line that only counts down is shown once.

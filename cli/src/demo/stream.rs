@@ -21,14 +21,14 @@ const ANSWER_MAX_BYTES: usize = 1 << 20;
 const ANSWER_TIMEOUT_MS: u64 = 10_000;
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): the same seed gives the same demo.
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -44,7 +44,7 @@ impl Random {
 }
 
 /// One device's own stream: digits drawn with weights that differ from device to device.
-pub(super) struct Stream {
+pub struct Stream {
     random: Random,
     by_class: Vec<Vec<&'static [u8]>>,
     /// Classes, each as often as its weight.
@@ -54,7 +54,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(seed: u64, device: u64, answered: Arc<AtomicU64>) -> Self {
+    pub fn new(seed: u64, device: u64, answered: Arc<AtomicU64>) -> Self {
         let mut random = Random::new(seed ^ (device + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
         let mut by_class = vec![Vec::new(); CLASSES];
         for row in FIELD.chunks_exact(ROW) {
@@ -84,17 +84,17 @@ impl Stream {
 
 /// What came of a stream.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fed {
+pub struct Fed {
     /// Requests that failed though a model was serving.
-    pub(super) failed: u64,
+    pub failed: u64,
     /// By model version: answers, and those that were right.
-    pub(super) by_version: BTreeMap<u64, (u64, u64)>,
+    pub by_version: BTreeMap<u64, (u64, u64)>,
     /// The last failure, for the log.
-    pub(super) last_failure: Option<String>,
+    pub last_failure: Option<String>,
 }
 
 /// Feeds a device through its inference socket, as an application would, until told to stop.
-pub(super) async fn feed(
+pub async fn feed(
     socket: PathBuf,
     mut stream: Stream,
     every: Duration,
@@ -120,7 +120,10 @@ pub(super) async fn feed(
             Duration::from_millis(ANSWER_TIMEOUT_MS),
             ask(sender, pixels),
         );
-        match asked.await.unwrap_or_else(|_| Err(Lost("no answer".to_owned()))) {
+        match asked
+            .await
+            .unwrap_or_else(|_| Err(Lost("no answer".to_owned())))
+        {
             Ok(Some((version, class))) => {
                 stream.answered.fetch_add(1, Ordering::Relaxed);
                 let (n, right) = fed.by_version.entry(version).or_default();

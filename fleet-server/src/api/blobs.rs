@@ -23,7 +23,9 @@ pub async fn put(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let digest: Digest = parse("sha256", &sha256)?;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > BLOB_MAX_BYTES) {
         return Err(crate::blobs::BlobError::TooLarge(digest).into());
     }

@@ -119,15 +119,22 @@ pub async fn publish(
 ) -> Result<(StatusCode, Json<BundleList>), ApiError> {
     let (repository, blobs) = (app.repository.clone(), app.blobs.clone());
     let runtime = tokio::runtime::Handle::current();
-    let manifests: Vec<Vec<u8>> = publication.manifests.into_iter().map(String::into_bytes).collect();
+    let manifests: Vec<Vec<u8>> = publication
+        .manifests
+        .into_iter()
+        .map(String::into_bytes)
+        .collect();
     let targets = publication.targets.into_bytes();
-    let published = blocking(move || {
-        repository.publish(&targets, &manifests, &blobs, &runtime, clock::now())
-    });
+    let published =
+        blocking(move || repository.publish(&targets, &manifests, &blobs, &runtime, clock::now()));
     let published = published.await?;
     record(&app.store, &published).await?;
     let version = published.targets_version;
-    tracing::info!(version, bundles = published.bundles.len(), "targets published");
+    tracing::info!(
+        version,
+        bundles = published.bundles.len(),
+        "targets published"
+    );
     Ok((StatusCode::CREATED, all(&app, Some(version)).await?))
 }
 

@@ -5,6 +5,7 @@ use super::error::{ApiError, ErrorBody, Input, parse};
 use super::tokens::check_labels;
 use crate::store::{DeviceFilter, DeviceRow};
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Family, Revision};
@@ -135,12 +136,18 @@ fn read_filter(pairs: &[(String, String)]) -> Result<DeviceFilter, ApiError> {
     responses((status = 200, body = DeviceList), (status = 400, body = ErrorBody)))]
 pub async fn list(
     State(app): State<Arc<App>>,
-    Query(pairs): Query<Vec<(String, String)>>,
+    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Json<DeviceList>, ApiError> {
+    let Query(pairs) = pairs.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let filter = read_filter(&pairs)?;
     let rows = app.store.list_devices(&filter).await?;
-    let is_full = filter.limit.is_some_and(|limit| rows.len() as u64 >= u64::from(limit));
-    let next = rows.last().filter(|_| is_full).map(|r| r.device.to_string());
+    let is_full = filter
+        .limit
+        .is_some_and(|limit| rows.len() as u64 >= u64::from(limit));
+    let next = rows
+        .last()
+        .filter(|_| is_full)
+        .map(|r| r.device.to_string());
     let devices = rows.iter().map(view).collect::<Result<_, _>>()?;
     Ok(Json(DeviceList { devices, next }))
 }
@@ -180,7 +187,10 @@ pub async fn events(
 ) -> Result<Json<EventList>, ApiError> {
     let device = find(&app, &id).await?.device;
     let records = app.store.events(&device, EVENTS_MAX).await?;
-    let events = records.iter().map(|r| json(&r.record)).collect::<Result<_, _>>()?;
+    let events = records
+        .iter()
+        .map(|r| json(&r.record))
+        .collect::<Result<_, _>>()?;
     Ok(Json(EventList { events }))
 }
 
@@ -218,11 +228,12 @@ pub struct Pin {
     pub probation: Option<Probation>,
 }
 
-/// Makes one device run a published bundle, by hand.
+/// Makes one device run a published bundle, by hand. A running rollout that has given the device
+/// its version counts it as cancelled from then on.
 #[utoipa::path(put, path = "/api/v1/devices/{id}/desired", tag = "devices", security(("token" = [])),
     params(("id" = String, Path)), request_body = Pin,
     responses((status = 200, body = DeviceView), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "a rollout of the family is running"),
+        (status = 409, body = ErrorBody, description = "the device is revoked"),
         (status = 422, body = ErrorBody, description = "below the rollback floor")))]
 pub async fn pin(
     State(app): State<Arc<App>>,
@@ -235,11 +246,6 @@ pub async fn pin(
         return Err(ApiError::conflict("revoked", format!("{id} is revoked")));
     }
     let bundle = published_bundle(&app, &family, pin.version).await?;
-    let running = app.store.running_rollouts().await?;
-    if let Some(rollout) = running.iter().find(|r| r.family == family) {
-        let message = format!("rollout {} of {family} is running; end or abort it first", rollout.id);
-        return Err(ApiError::conflict("rollout_running", message));
-    }
     let mut wanted = row.desired.map(|d| d.bundles).unwrap_or_default();
     wanted.retain(|b| b.family != family);
     wanted.push(DesiredBundle {
@@ -267,7 +273,9 @@ pub(super) async fn published_bundle(
     };
     let floor = app.store.floor(family).await?;
     if version < floor {
-        let message = format!("{family} version {version} is below the rollback floor {floor}: devices refuse it");
+        let message = format!(
+            "{family} version {version} is below the rollback floor {floor}: devices refuse it"
+        );
         return Err(ApiError::refused("below_floor", message));
     }
     Ok(bundle)

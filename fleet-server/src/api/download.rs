@@ -79,16 +79,24 @@ pub async fn blob(
     let length = app.blobs.length(&digest).await?;
     let length = length.ok_or(crate::blobs::BlobError::Missing(digest))?;
     let tag = format!("\"{digest}\"");
-    let same = |name| headers.get(name).is_none_or(|v: &HeaderValue| v.as_bytes() == tag.as_bytes());
+    let same = |name| {
+        headers
+            .get(name)
+            .is_none_or(|v: &HeaderValue| v.as_bytes() == tag.as_bytes())
+    };
     // A blob never changes, so If-Range holds or names another blob.
-    let range = headers.get(header::RANGE).filter(|_| same(header::IF_RANGE));
+    let range = headers
+        .get(header::RANGE)
+        .filter(|_| same(header::IF_RANGE));
     let mut response = Response::builder()
         .header(header::ETAG, &tag)
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CONTENT_TYPE, "application/octet-stream");
     let not_modified = headers.contains_key(header::IF_NONE_MATCH) && same(header::IF_NONE_MATCH);
     let built = if not_modified {
-        response.status(StatusCode::NOT_MODIFIED).body(Body::empty())
+        response
+            .status(StatusCode::NOT_MODIFIED)
+            .body(Body::empty())
     } else {
         let range = match read_range(range, length) {
             Wanted::Nothing => {
@@ -133,7 +141,14 @@ mod tests {
         assert_eq!(read("bytes=10-"), Wanted::Nothing);
         assert_eq!(read("bytes=12-13"), Wanted::Nothing);
         assert_eq!(read("bytes=-0"), Wanted::Nothing);
-        for whole in ["bytes=3-1", "bytes=a-b", "bytes=0-1,3-4", "lines=0-1", "bytes=-", "bytes=1-x"] {
+        for whole in [
+            "bytes=3-1",
+            "bytes=a-b",
+            "bytes=0-1,3-4",
+            "lines=0-1",
+            "bytes=-",
+            "bytes=1-x",
+        ] {
             assert_eq!(read(whole), Wanted::Whole, "{whole}");
         }
         assert_eq!(read_range(None, 10), Wanted::Whole);

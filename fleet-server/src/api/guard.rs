@@ -25,7 +25,11 @@ pub(super) async fn authorize(
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
     });
     let refuse = |message: &str| {
-        Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
+        Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            message,
+        ))
     };
     let Some(token) = token.filter(|t| t.len() <= TOKEN_MAX_BYTES) else {
         return refuse("this route needs the header \"Authorization: Bearer <admin token>\"");
@@ -49,10 +53,15 @@ pub(super) async fn require_device(
     let peer = request.extensions().get::<Peer>().and_then(|p| p.0.clone());
     let Some((device, sha256)) = peer else {
         let message = "this route needs a device certificate of this fleet";
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "no_certificate", message));
+        return Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "no_certificate",
+            message,
+        ));
     };
     if app.store.is_revoked(&device, &sha256.0).await? {
-        let message = format!("the certificate of {device} is revoked, replaced, or not known here");
+        let message =
+            format!("the certificate of {device} is revoked, replaced, or not known here");
         return Err(ApiError::new(StatusCode::FORBIDDEN, "revoked", message));
     }
     Ok(next.run(request).await)
@@ -93,11 +102,17 @@ pub(super) async fn count(request: Request, next: Next) -> Response {
 
 pub(super) async fn unknown_route(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
-    ApiError::not_found(format!("there is no {method} {path}; GET /openapi.json lists every route"))
+    ApiError::not_found(format!(
+        "there is no {method} {path}; GET /openapi.json lists every route"
+    ))
 }
 
 pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     let message = format!("{path} does not take {method}");
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    )
 }

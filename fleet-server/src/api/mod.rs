@@ -140,13 +140,24 @@ pub fn admin_router(app: Arc<App>) -> Router {
 pub fn device_router(app: Arc<App>) -> Router {
     let certified = middleware::from_fn_with_state(app.clone(), guard::require_device);
     let downloads = Router::new()
-        .route("/repository/metadata/{file}", axum::routing::get(download::metadata))
-        .route("/repository/targets/{*path}", axum::routing::get(download::target))
-        .route("/repository/blobs/{sha256}", axum::routing::get(download::blob))
+        .route(
+            "/repository/metadata/{file}",
+            axum::routing::get(download::metadata),
+        )
+        .route(
+            "/repository/targets/{*path}",
+            axum::routing::get(download::target),
+        )
+        .route(
+            "/repository/blobs/{sha256}",
+            axum::routing::get(download::blob),
+        )
         .route_layer(certified);
     let enrolment = Router::new()
         .route("/enroll", axum::routing::post(crate::enroll::enroll))
-        .layer(DefaultBodyLimit::max(dunlin_protocol::enroll::ENROLL_MAX_BYTES))
+        .layer(DefaultBodyLimit::max(
+            dunlin_protocol::enroll::ENROLL_MAX_BYTES,
+        ))
         .layer(middleware::from_fn(guard::time_out));
     Router::new()
         .merge(downloads)

@@ -51,7 +51,7 @@ impl Wake {
     }
 
     /// Some desired state has changed.
-    pub fn changed(&self) {
+    pub fn wake(&self) {
         self.inner.notify.notify_one();
     }
 

@@ -117,7 +117,7 @@ pub async fn tick(store: &Store, wake: &Wake, settings: ExecuteSettings, now_ms:
     };
     for rollout in &running {
         match step(store, rollout, settings, now_ms).await {
-            Ok(true) => wake.changed(),
+            Ok(true) => wake.wake(),
             Ok(false) => {}
             Err(error) => {
                 failures.insert(rollout.id.to_string(), error.to_string());
@@ -411,3 +411,7 @@ fn write<T: Serialize>(rollout: &RolloutRow, what: &'static str, value: &T) -> R
 fn document(rollout: &RolloutRow, what: &'static str, error: &serde_json::Error) -> ExecuteError {
     ExecuteError::Document { rollout: rollout.id.clone(), what, problem: error.to_string() }
 }
+
+#[cfg(test)]
+#[path = "execute_tests.rs"]
+mod tests;

@@ -123,10 +123,12 @@ impl Store {
     /// The database failed.
     pub async fn is_admin(&self, hash: &[u8; 32]) -> Result<Option<String>> {
         use subtle::ConstantTimeEq as _;
-        let admins = self.admins().await?;
-        let same = admins
-            .into_iter()
-            .filter(|(_, stored)| bool::from(stored.ct_eq(&hash[..])));
-        Ok(same.map(|(name, _)| name).last())
+        let mut found = None;
+        for (name, stored) in self.admins().await? {
+            if bool::from(stored.ct_eq(&hash[..])) {
+                found = Some(name);
+            }
+        }
+        Ok(found)
     }
 }

@@ -223,7 +223,7 @@ impl Ingest {
 
     async fn reported(&self, device: &DeviceId, reported: &Reported, now_ms: i64) -> Result<(), StoreError> {
         if self.store.set_reported(device, reported, now_ms).await? {
-            self.wake.changed();
+            self.wake.wake();
         } else {
             tracing::debug!(%device, sequence = reported.sequence, "report ignored: not newer than the one known");
             self.store.touch(device, now_ms).await?;

@@ -1,0 +1,172 @@
+//! The program around the server: arguments, logging, readiness, signals, exit codes.
+
+use crate::config::{Overrides, Settings};
+use crate::server::{RunningServer, Server};
+use clap::Parser;
+use serde_json::json;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use toml::Value;
+
+/// Wrong usage or configuration (`sysexits.h`, EX_USAGE).
+const EXIT_CONFIG: u8 = 64;
+/// Could not start (`sysexits.h`, EX_SOFTWARE).
+const EXIT_START: u8 = 70;
+
+/// Runs Dunlin's fleet server.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin-server", version, about)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "DUNLIN_SERVER_CONFIG")]
+    config: PathBuf,
+    /// Folder of everything the server keeps, instead of `state_dir`.
+    #[arg(long, value_name = "DIR", env = "STATE_DIRECTORY")]
+    state_dir: Option<PathBuf>,
+    /// Address of the admin API, instead of `admin.listen`.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_listen: Option<String>,
+    /// Address of the devices' listener, instead of `devices.listen`.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    devices_listen: Option<String>,
+    /// Address of the embedded broker, instead of `mqtt.listen`.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    mqtt_listen: Option<String>,
+    /// Once started, prints one line of JSON with the addresses and the first token.
+    #[arg(long)]
+    print_addresses_json: bool,
+}
+
+impl Arguments {
+    fn overrides(&self) -> Overrides {
+        let text = |key: &str, value: Option<String>| Some((key.to_owned(), Value::String(value?)));
+        let state_dir = self
+            .state_dir
+            .as_ref()
+            .map(|p| p.to_string_lossy().into_owned());
+        let given = [
+            text("state_dir", state_dir),
+            text("admin.listen", self.admin_listen.clone()),
+            text("devices.listen", self.devices_listen.clone()),
+            text("mqtt.listen", self.mqtt_listen.clone()),
+        ];
+        Overrides(given.into_iter().flatten().collect())
+    }
+}
+
+/// The program: `arguments` as the system gives them, the program's name first.
+///
+/// Exit codes: 0 after a drained shutdown (also for `--help`), 64 usage or configuration,
+/// 70 could not start.
+pub async fn main_with<I, T>(arguments: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print();
+            return match e.use_stderr() {
+                true => ExitCode::from(EXIT_CONFIG),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    start_logging();
+    let settings = match Settings::load(&arguments.config, &arguments.overrides()) {
+        Ok(settings) => settings,
+        Err(e) => {
+            tell(&e.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    // Before the start, so that a signal meanwhile is not lost.
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        tell("signals cannot be listened to");
+        return ExitCode::from(EXIT_START);
+    };
+    let database = crate::server::database_path(&settings.state_dir);
+    let server = match Server::start(settings).await {
+        Ok(server) => server,
+        Err(e) => {
+            tell(&format!("dunlin-server did not start: {e}"));
+            return ExitCode::from(EXIT_START);
+        }
+    };
+    announce(&server, arguments.print_addresses_json);
+    tracing::info!(admin = %server.admin, devices = %server.devices, mqtt = ?server.mqtt,
+        database = %database.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let watchdog = tokio::spawn(keep_watchdog_quiet(server.store.clone()));
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    watchdog.abort();
+    server.shutdown().await;
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
+}
+
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DUNLIN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Another program in this process may have started it.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The token is shown here, once, and nowhere else.
+fn announce(server: &RunningServer, as_json: bool) {
+    let token = server.first_admin_token.as_deref();
+    let mut out = std::io::stdout().lock();
+    let _ = if as_json {
+        let line = json!({
+            "admin": server.admin.to_string(),
+            "devices": server.devices.to_string(),
+            "mqtt": server.mqtt.map(|a| a.to_string()),
+            "token": token,
+        });
+        writeln!(out, "{line}")
+    } else if let Some(token) = token {
+        writeln!(out, "first admin token (shown only now): {token}")
+    } else {
+        Ok(())
+    };
+    let _ = out.flush();
+}
+
+/// Tells systemd that the server lives, as long as its database answers.
+async fn keep_watchdog_quiet(store: crate::store::Store) {
+    let mut limit_us = 0;
+    if !sd_notify::watchdog_enabled(false, &mut limit_us) {
+        return;
+    }
+    let mut ticks = tokio::time::interval(Duration::from_micros((limit_us / 3).max(1000)));
+    loop {
+        ticks.tick().await;
+        match store.ping().await {
+            Ok(()) => {
+                let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+            }
+            Err(error) => tracing::error!(%error, "the database does not answer"),
+        }
+    }
+}
