@@ -19,7 +19,7 @@ Example: from a model to a fleet
   dunlin bundle sign packed --keys keys --key targets-1 --key targets-2 --out targets.json
   dunlin bundle publish packed --targets targets.json
   dunlin token create --keys keys --uses 12
-  dunlin rollout create digits 1 && dunlin rollout list
+  dunlin rollout create digits 1 --stage rest --no-gate --soak 0s   # the first: nothing to compare with
 
 Exit status
   0 done   1 refused or failed   64 bad command line   69 fleet server unreachable

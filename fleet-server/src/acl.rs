@@ -14,7 +14,10 @@ pub const SERVER_NAME: &str = "dunlin-server";
 /// suffix (`dunlin-server-2`). Enrolment must refuse such names to devices.
 #[must_use]
 pub fn is_server_name(name: &str) -> bool {
-    name == SERVER_NAME || name.strip_prefix(SERVER_NAME).is_some_and(|rest| rest.starts_with('-'))
+    name == SERVER_NAME
+        || name
+            .strip_prefix(SERVER_NAME)
+            .is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Mosquitto's ACL file: devices write their own up channels and read their own down channels
@@ -29,10 +32,17 @@ pub fn mosquitto_acl(fleet: &FleetId, servers: &[&str]) -> String {
     );
     for channel in Channel::ALL {
         let right = if channel.is_down() { "read" } else { "write" };
-        let _ = writeln!(text, "pattern {right} dunlin/v1/{fleet}/%u/{}", channel.as_str());
+        let _ = writeln!(
+            text,
+            "pattern {right} dunlin/v1/{fleet}/%u/{}",
+            channel.as_str()
+        );
     }
     for server in servers {
-        let _ = write!(text, "\nuser {server}\ntopic readwrite dunlin/v1/{fleet}/#\n");
+        let _ = write!(
+            text,
+            "\nuser {server}\ntopic readwrite dunlin/v1/{fleet}/#\n"
+        );
     }
     text
 }
@@ -40,7 +50,13 @@ pub fn mosquitto_acl(fleet: &FleetId, servers: &[&str]) -> String {
 /// A mosquitto 2 configuration that goes with [`mosquitto_acl`]: mutual TLS only, user name and
 /// client id taken from the certificate, the same limits as the embedded broker's.
 #[must_use]
-pub fn mosquitto_conf(port: u16, ca_file: &Path, cert_file: &Path, key_file: &Path, acl_file: &Path) -> String {
+pub fn mosquitto_conf(
+    port: u16,
+    ca_file: &Path,
+    cert_file: &Path,
+    key_file: &Path,
+    acl_file: &Path,
+) -> String {
     format!(
         "# Mutual TLS only: no listener without it, no anonymous client.\n\
          per_listener_settings false\n\
@@ -75,7 +91,9 @@ pub fn mosquitto_conf(port: u16, ca_file: &Path, cert_file: &Path, key_file: &Pa
 pub fn write_acl_file(path: &Path, fleet: &FleetId, servers: &[&str]) -> std::io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
-    let with_path = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e} (mqtt.acl_file)", path.display()));
+    let with_path = |e: std::io::Error| {
+        std::io::Error::new(e.kind(), format!("{}: {e} (mqtt.acl_file)", path.display()))
+    };
     std::fs::write(&part, mosquitto_acl(fleet, servers)).map_err(with_path)?;
     std::fs::rename(&part, path).map_err(with_path)
 }
@@ -88,12 +106,24 @@ mod tests {
     #[test]
     fn the_acl_gives_devices_their_own_channels_and_no_more() {
         let acl = mosquitto_acl(&"demo".parse().unwrap(), &[SERVER_NAME]);
-        assert!(acl.contains("pattern write dunlin/v1/demo/%u/sketch\n"), "{acl}");
-        assert!(acl.contains("pattern read dunlin/v1/demo/%u/desired\n"), "{acl}");
+        assert!(
+            acl.contains("pattern write dunlin/v1/demo/%u/sketch\n"),
+            "{acl}"
+        );
+        assert!(
+            acl.contains("pattern read dunlin/v1/demo/%u/desired\n"),
+            "{acl}"
+        );
         assert!(!acl.contains("pattern readwrite"));
-        assert!(acl.ends_with("user dunlin-server\ntopic readwrite dunlin/v1/demo/#\n"), "{acl}");
+        assert!(
+            acl.ends_with("user dunlin-server\ntopic readwrite dunlin/v1/demo/#\n"),
+            "{acl}"
+        );
         let before_user = acl.split("\nuser ").next().unwrap();
-        assert!(!before_user.contains("\ntopic "), "a topic rule before a user line is everybody's");
+        assert!(
+            !before_user.contains("\ntopic "),
+            "a topic rule before a user line is everybody's"
+        );
     }
 
     #[test]
@@ -113,7 +143,11 @@ mod tests {
         for _ in 0..2 {
             write_acl_file(&path, &"demo".parse().unwrap(), &[SERVER_NAME]).unwrap();
         }
-        assert!(std::fs::read_to_string(&path).unwrap().contains("%u/presence"));
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .contains("%u/presence")
+        );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let missing = write_acl_file(&dir.path().join("no/acl"), &"demo".parse().unwrap(), &[]);
         assert!(missing.unwrap_err().to_string().contains("no/acl"));

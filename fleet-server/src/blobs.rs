@@ -192,6 +192,12 @@ impl Blobs {
             None => bytes.to_vec(),
             Some(_) => unpack(&bytes, blob.length).map_err(|e| damaged(e.to_string()))?,
         };
+        if bytes.len() as u64 != blob.length {
+            return Err(damaged(format!(
+                "unpacked, it is not the {} bytes long that the manifest says",
+                blob.length
+            )));
+        }
         let got = Digest::of(&bytes);
         if got != blob.sha256 {
             return Err(damaged(format!(

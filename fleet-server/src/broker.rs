@@ -91,7 +91,10 @@ impl DeviceAuth for StoreAuth {
 
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async {
-            let revoked = self.0.is_revoked(&identity.name, &identity.cert_sha256.0).await;
+            let revoked = self
+                .0
+                .is_revoked(&identity.name, &identity.cert_sha256.0)
+                .await;
             revoked.is_ok_and(|revoked| !revoked)
         })
     }
@@ -152,7 +155,9 @@ struct Connections {
 
 impl BrokerHandle {
     fn lock(&self) -> std::sync::MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops every live connection of a device; how many there were. Their last wills are
@@ -160,7 +165,12 @@ impl BrokerHandle {
     pub fn disconnect(&self, device: &DeviceId) -> usize {
         let table = self.lock();
         let own = table.by_id.values().filter(|(name, _)| name == device);
-        own.map(|(_, stop)| stop.send(())).count()
+        let mut dropped = 0;
+        for (_, stop) in own {
+            let _ = stop.send(());
+            dropped += 1;
+        }
+        dropped
     }
 
     /// Clients connected now.
@@ -175,14 +185,28 @@ impl BrokerHandle {
         }
     }
 
-    fn register(&self, name: DeviceId) -> (Registration, broadcast::Receiver<()>, broadcast::Receiver<()>) {
+    fn register(
+        &self,
+        name: DeviceId,
+    ) -> (
+        Registration,
+        broadcast::Receiver<()>,
+        broadcast::Receiver<()>,
+    ) {
         let (stop, for_handler) = broadcast::channel(4);
         let for_guard = stop.subscribe();
         let mut table = self.lock();
         let id = table.next;
         table.next += 1;
         table.by_id.insert(id, (name, stop));
-        (Registration { handle: self.clone(), id }, for_handler, for_guard)
+        (
+            Registration {
+                handle: self.clone(),
+                id,
+            },
+            for_handler,
+            for_guard,
+        )
     }
 }
 
@@ -224,7 +248,11 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, BrokerError> {
     });
     match tokio::time::timeout(START_TIMEOUT, ready.wait_for(|ready| *ready)).await {
         Ok(Ok(_)) => {}
-        _ => return Err(failed(format!("its core was not ready after {START_TIMEOUT:?}"))),
+        _ => {
+            return Err(failed(format!(
+                "its core was not ready after {START_TIMEOUT:?}"
+            )));
+        }
     }
     let listening = async {
         let listener = TcpListener::bind(config.listen).await?;
@@ -235,7 +263,10 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, BrokerError> {
         Ok(bound) => bound,
         Err(source) => {
             library_stop.shutdown();
-            return Err(BrokerError::Listen { listen: config.listen, source });
+            return Err(BrokerError::Listen {
+                listen: config.listen,
+                source,
+            });
         }
     };
     let handle = BrokerHandle::default();
@@ -250,7 +281,14 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, BrokerError> {
         clients: Arc::new(Semaphore::new(config.clients_max)),
     };
     let acceptor = tokio::spawn(Arc::new(acceptor).run(listener, stop));
-    Ok(RunningBroker { addr, handle, stop_accepting, acceptor, library_stop, library })
+    Ok(RunningBroker {
+        addr,
+        handle,
+        stop_accepting,
+        acceptor,
+        library_stop,
+        library,
+    })
 }
 
 impl RunningBroker {
@@ -264,7 +302,9 @@ impl RunningBroker {
     pub async fn shutdown(self) {
         let _ = self.stop_accepting.send(());
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
-            let Ok(mut clients) = self.acceptor.await else { return };
+            let Ok(mut clients) = self.acceptor.await else {
+                return;
+            };
             self.handle.stop_all();
             while clients.join_next().await.is_some() {}
         });
@@ -272,7 +312,10 @@ impl RunningBroker {
             tracing::warn!("MQTT broker: some clients did not end within {DRAIN_TIMEOUT:?}");
         }
         self.library_stop.shutdown();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.library).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.library)
+            .await
+            .is_err()
+        {
             tracing::warn!("MQTT broker: the core did not end within {DRAIN_TIMEOUT:?}");
         }
     }
@@ -322,7 +365,11 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(self: Arc<Self>, listener: TcpListener, mut stop: broadcast::Receiver<()>) -> JoinSet<()> {
+    async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        mut stop: broadcast::Receiver<()>,
+    ) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
@@ -347,15 +394,26 @@ impl Acceptor {
         }
     }
 
-    async fn client(&self, stream: TcpStream, peer: SocketAddr, handshake: tokio::sync::OwnedSemaphorePermit) {
+    async fn client(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        handshake: tokio::sync::OwnedSemaphorePermit,
+    ) {
         let _ = stream.set_nodelay(true);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::info!(%peer, %error, "MQTT: TLS refused"),
-            Err(_) => return tracing::info!(%peer, "MQTT: no TLS handshake within {HANDSHAKE_TIMEOUT:?}"),
+            Err(_) => {
+                return tracing::info!(%peer, "MQTT: no TLS handshake within {HANDSHAKE_TIMEOUT:?}");
+            }
         };
         drop(handshake);
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first());
         let Some(certificate) = certificate else {
             return tracing::warn!(%peer, "MQTT: no client certificate");
         };
@@ -369,7 +427,11 @@ impl Acceptor {
         // Registered before the admission check, so that a revocation in between is not missed.
         let (_registration, for_handler, mut dropped) = self.handle.register(identity.name.clone());
         let device = identity.name.clone();
-        let rules = ConnectionRules { fleet: self.fleet.clone(), identity, auth: Arc::clone(&self.auth) };
+        let rules = ConnectionRules {
+            fleet: self.fleet.clone(),
+            identity,
+            auth: Arc::clone(&self.auth),
+        };
         let parts = self.parts.clone();
         let handler = ClientHandler::new(
             BrokerTransport::tls(TlsStreamWrapper::new(stream)),
@@ -419,15 +481,17 @@ impl AuthProvider for ConnectionRules {
             let name = &self.identity.name;
             let refuse = |why: &str| {
                 tracing::warn!(%peer, device = %name, client_id = %cut(&connect.client_id), "MQTT: CONNECT refused: {why}");
-                Ok(AuthResult::fail_with_reason(ReasonCode::NotAuthorized, why.to_owned()))
+                Ok(AuthResult::fail_with_reason(
+                    ReasonCode::NotAuthorized,
+                    why.to_owned(),
+                ))
             };
             if connect.client_id != name.as_str() {
                 return refuse("the client id is not the certificate's common name");
             }
-            let will_allowed = connect
-                .will
-                .as_ref()
-                .is_none_or(|will| self.is_server() || device_may_publish(&self.fleet, name, &will.topic));
+            let will_allowed = connect.will.as_ref().is_none_or(|will| {
+                self.is_server() || device_may_publish(&self.fleet, name, &will.topic)
+            });
             if !will_allowed {
                 return refuse("the last will's topic is not the device's own");
             }
@@ -438,13 +502,25 @@ impl AuthProvider for ConnectionRules {
         })
     }
 
-    fn authorize_publish<'a>(&'a self, _: &str, _: Option<&'a str>, topic: &'a str) -> BoxFuture<'a, bool> {
-        let allowed = self.is_server() || device_may_publish(&self.fleet, &self.identity.name, topic);
+    fn authorize_publish<'a>(
+        &'a self,
+        _: &str,
+        _: Option<&'a str>,
+        topic: &'a str,
+    ) -> BoxFuture<'a, bool> {
+        let allowed =
+            self.is_server() || device_may_publish(&self.fleet, &self.identity.name, topic);
         Box::pin(async move { allowed })
     }
 
-    fn authorize_subscribe<'a>(&'a self, _: &str, _: Option<&'a str>, filter: &'a str) -> BoxFuture<'a, bool> {
-        let allowed = self.is_server() || device_may_subscribe(&self.fleet, &self.identity.name, filter);
+    fn authorize_subscribe<'a>(
+        &'a self,
+        _: &str,
+        _: Option<&'a str>,
+        filter: &'a str,
+    ) -> BoxFuture<'a, bool> {
+        let allowed =
+            self.is_server() || device_may_subscribe(&self.fleet, &self.identity.name, filter);
         Box::pin(async move { allowed })
     }
 }
@@ -453,15 +529,29 @@ impl AuthProvider for ConnectionRules {
 struct RefuseEveryone;
 
 impl AuthProvider for RefuseEveryone {
-    fn authenticate<'a>(&'a self, _: &'a ConnectPacket, _: SocketAddr) -> BoxFuture<'a, mqtt5::Result<AuthResult>> {
+    fn authenticate<'a>(
+        &'a self,
+        _: &'a ConnectPacket,
+        _: SocketAddr,
+    ) -> BoxFuture<'a, mqtt5::Result<AuthResult>> {
         Box::pin(async { Ok(AuthResult::fail(ReasonCode::NotAuthorized)) })
     }
 
-    fn authorize_publish<'a>(&'a self, _: &str, _: Option<&'a str>, _: &'a str) -> BoxFuture<'a, bool> {
+    fn authorize_publish<'a>(
+        &'a self,
+        _: &str,
+        _: Option<&'a str>,
+        _: &'a str,
+    ) -> BoxFuture<'a, bool> {
         Box::pin(async { false })
     }
 
-    fn authorize_subscribe<'a>(&'a self, _: &str, _: Option<&'a str>, _: &'a str) -> BoxFuture<'a, bool> {
+    fn authorize_subscribe<'a>(
+        &'a self,
+        _: &str,
+        _: Option<&'a str>,
+        _: &'a str,
+    ) -> BoxFuture<'a, bool> {
         Box::pin(async { false })
     }
 }

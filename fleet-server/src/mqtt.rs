@@ -10,11 +10,16 @@
 //!
 //! Wiring:
 //! ```text
-//! let (mqtt, inbound) = mqtt::start(MqttConfig { host, port, client_id, fleet, tls });
-//! let deliver = deliver::start(store.clone(), mqtt.clone(), DeliverSettings::default());
-//! let ingest = ingest::start(store.clone(), mqtt.clone(), inbound, deliver.wake(), IngestSettings { .. });
-//! …                                     // shutdown, in this order:
-//! ingest.shutdown().await; deliver.shutdown().await; mqtt.shutdown().await; broker.shutdown().await;
+//! store.set_all_offline().await?;                        // embedded broker only
+//! let (mqtt, inbound) = mqtt::start(MqttConfig { host, port, client_id: SERVER_NAME, fleet, tls });
+//! let (stop, stopped) = watch::channel(false);
+//! let wake = Wake::default();
+//! spawn(deliver::run(store, mqtt, wake, DeliverSettings::default(), stopped));
+//! spawn(ingest::run(store, mqtt, inbound, wake, IngestSettings { batch_max, batch_wait }, stopped));
+//! spawn(execute::run(store, wake, ExecuteSettings { tick, ..Default::default() }, stopped));
+//! …
+//! stop.send_replace(true);                               // shutdown: await the three tasks, then
+//! mqtt.shutdown().await; broker.shutdown().await; store.close().await;
 //! ```
 
 use bytes::Bytes;
@@ -22,8 +27,9 @@ use dunlin_protocol::id::{DeviceId, FleetId};
 use dunlin_protocol::topic::{Channel, Topic};
 use rumqttc::mqttbytes::v5::{Packet, Publish, PublishProperties, SubscribeReasonCode};
 use rumqttc::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions,
-    NetworkOptions, PublishOptions, QoS, SubscribeFilterInput, TlsConfiguration, Transport,
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, IncomingPacketSizeLimit,
+    MqttOptions, NetworkOptions, PublishOptions, QoS, SubscribeFilterInput, TlsConfiguration,
+    Transport,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,7 +137,9 @@ struct Shared {
 pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
     let fleet = config.fleet.clone();
     let broker = format!("{}:{}", config.host, config.port);
-    let (client, events) = AsyncClient::builder(options(config)).capacity(REQUESTS_MAX).build();
+    let (client, events) = AsyncClient::builder(options(config))
+        .capacity(REQUESTS_MAX)
+        .build();
     // Twice what may be unacknowledged: after a reconnect the broker sends it all again.
     let (to_reader, inbound) = mpsc::channel(2 * usize::from(RECEIVE_MAX));
     let shared = Arc::new(Shared {
@@ -148,7 +156,9 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
 
 fn options(config: MqttConfig) -> MqttOptions {
     let mut options = MqttOptions::new(config.client_id, (config.host, config.port));
-    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.tls)));
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(
+        config.tls,
+    )));
     options.set_keep_alive(KEEP_ALIVE_S);
     options.set_connect_timeout(CONNECT_TIMEOUT);
     options.set_clean_start(false);
@@ -203,14 +213,20 @@ impl MqttClient {
         let properties = PublishProperties {
             content_type: Some("application/json".to_owned()),
             message_expiry_interval: expiry_s,
-            user_properties: vec![("schema".to_owned(), format!("dunlin.{}/1", channel.as_str()))],
+            user_properties: vec![(
+                "schema".to_owned(),
+                format!("dunlin.{}/1", channel.as_str()),
+            )],
             ..PublishProperties::default()
         };
         let options = PublishOptions::new(QoS::AtLeastOnce).properties(properties);
         let sent = self.shared.client.publish(topic.clone(), json, options);
         match tokio::time::timeout(PUBLISH_TIMEOUT, sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(PublishError::Client { topic, problem: e.to_string() }),
+            Ok(Err(e)) => Err(PublishError::Client {
+                topic,
+                problem: e.to_string(),
+            }),
             Err(_) => Err(PublishError::Timeout { topic }),
         }
     }
@@ -231,18 +247,31 @@ impl MqttClient {
 
     /// Sends what is queued, says DISCONNECT and ends the poll loop.
     pub async fn shutdown(&self) {
-        let poll = self.shared.poll.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let poll = self
+            .shared
+            .poll
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(mut poll) = poll else { return };
         let asked = self.shared.client.disconnect_with_timeout(SHUTDOWN_TIMEOUT);
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, asked).await;
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut poll).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut poll)
+            .await
+            .is_err()
+        {
             tracing::warn!("MQTT: no orderly goodbye within {SHUTDOWN_TIMEOUT:?}");
             poll.abort();
         }
     }
 }
 
-async fn poll(mut events: EventLoop, shared: Arc<Shared>, to_reader: mpsc::Sender<Inbound>, broker: String) {
+async fn poll(
+    mut events: EventLoop,
+    shared: Arc<Shared>,
+    to_reader: mpsc::Sender<Inbound>,
+    broker: String,
+) {
     let mut failures = 0_u32;
     loop {
         match events.poll().await {
@@ -254,12 +283,18 @@ async fn poll(mut events: EventLoop, shared: Arc<Shared>, to_reader: mpsc::Sende
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
                 let connection = shared.connection.load(Ordering::Acquire);
-                let message = Inbound { publish, connection };
+                let message = Inbound {
+                    publish,
+                    connection,
+                };
                 match to_reader.try_send(message) {
                     Ok(()) => {}
                     // Only QoS 0 can be so many; a device's agent never sends it.
                     Err(mpsc::error::TrySendError::Full(message)) => {
-                        tracing::warn!(topic = message.topic(), "MQTT: message dropped, ingest is behind");
+                        tracing::warn!(
+                            topic = message.topic(),
+                            "MQTT: message dropped, ingest is behind"
+                        );
                     }
                     Err(mpsc::error::TrySendError::Closed(_)) => {}
                 }
@@ -280,33 +315,66 @@ async fn poll(mut events: EventLoop, shared: Arc<Shared>, to_reader: mpsc::Sende
 }
 
 /// Done at every connect: a resumed session has the subscriptions already, but only a new request
-/// makes the broker send the retained presences.
+/// makes the broker send the retained presences. Tried again until it works or the connection is
+/// another one.
 async fn subscribe(shared: Arc<Shared>) {
     let connection = shared.connection.load(Ordering::Acquire);
-    let shared_channels = [Channel::Reported, Channel::Metrics, Channel::Sketch, Channel::Event, Channel::Log];
-    let mut filters: Vec<SubscribeFilterInput> = shared_channels
-        .map(|channel| SubscribeFilterInput::new(Topic::filter_shared(SHARE, &shared.fleet, channel), QoS::AtLeastOnce))
-        .into();
-    filters.push(SubscribeFilterInput::new(Topic::filter_all_devices(&shared.fleet, Channel::Presence), QoS::AtLeastOnce));
-    let outcome = async {
-        let notice = shared.client.subscribe_many_tracked(filters).await.map_err(|e| e.to_string())?;
-        let answer = notice.wait_async().await.map_err(|e| e.to_string())?;
-        let refused = answer.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-        refused.map_or(Ok(()), |code| Err(format!("the broker refused a subscription: {code:?}")))
-    };
-    match tokio::time::timeout(CONNECT_TIMEOUT, outcome).await {
-        Ok(Ok(())) if connection == shared.connection.load(Ordering::Acquire) => {
-            shared.subscribed.send_replace(true);
-        }
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "MQTT: not subscribed; no device can be heard"),
-        Err(_) => tracing::error!("MQTT: no answer to the subscription within {CONNECT_TIMEOUT:?}"),
+    let mut failures = 0;
+    while connection == shared.connection.load(Ordering::Acquire) {
+        let problem = match tokio::time::timeout(CONNECT_TIMEOUT, subscribe_once(&shared)).await {
+            Ok(Ok(())) => {
+                if connection == shared.connection.load(Ordering::Acquire) {
+                    shared.subscribed.send_replace(true);
+                }
+                return;
+            }
+            Ok(Err(problem)) => problem,
+            Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+        };
+        tracing::error!(
+            problem,
+            "MQTT: not subscribed, no device can be heard; will try again"
+        );
+        tokio::time::sleep(backoff(failures, random())).await;
+        failures += 1;
     }
+}
+
+async fn subscribe_once(shared: &Shared) -> Result<(), String> {
+    let shared_channels = [
+        Channel::Reported,
+        Channel::Metrics,
+        Channel::Sketch,
+        Channel::Event,
+        Channel::Log,
+    ];
+    let mut filters: Vec<String> = shared_channels
+        .map(|channel| Topic::filter_shared(SHARE, &shared.fleet, channel))
+        .into();
+    filters.push(Topic::filter_all_devices(&shared.fleet, Channel::Presence));
+    let filters = filters
+        .into_iter()
+        .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce));
+    let notice = shared
+        .client
+        .subscribe_many_tracked(filters)
+        .await
+        .map_err(|e| e.to_string())?;
+    let answer = notice.wait_async().await.map_err(|e| e.to_string())?;
+    let refused = answer
+        .return_codes
+        .iter()
+        .find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+    refused.map_or(Ok(()), |code| {
+        Err(format!("the broker refused a subscription: {code:?}"))
+    })
 }
 
 /// Doubling from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], of which a random half to whole is waited.
 fn backoff(failures: u32, random: u8) -> Duration {
-    let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+    let whole = BACKOFF_MIN
+        .saturating_mul(1 << failures.min(16))
+        .min(BACKOFF_MAX);
     whole.mul_f64(0.5 + f64::from(random) / 510.0)
 }
 

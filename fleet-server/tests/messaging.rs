@@ -2,294 +2,31 @@
 //! behave and clients that do not.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "messaging/harness.rs"]
+mod harness;
+
 use dunlin_protocol::command::{Ack, Desired};
-use dunlin_protocol::id::{BootId, DeviceId, FleetId};
-use dunlin_protocol::report::{Presence, Progress, Reported};
-use dunlin_protocol::telemetry::{Body, Class, Event, Record, Segment};
-use dunlin_protocol::topic::{Channel, Topic};
-use dunlin_server::acl;
-use dunlin_server::broker::{self, BrokerConfig, RunningBroker, StoreAuth};
-use dunlin_server::command::deliver::{self, DeliverSettings, Wake};
-use dunlin_server::mqtt::{self, MqttClient, MqttConfig};
-use dunlin_server::pki::Pki;
-use dunlin_server::store::{NewDevice, Store};
-use dunlin_server::telemetry::ingest::{self, IngestSettings};
-use rumqttc::mqttbytes::v5::{LastWill, Packet, SubscribeReasonCode};
-use rumqttc::{AsyncClient, MqttOptions, PublishOptions, QoS, TlsConfiguration, Transport};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use dunlin_protocol::id::{BootId, DeviceId};
+use dunlin_protocol::report::{Progress, Reported};
+use dunlin_protocol::topic::Channel;
+use harness::{Broker, Client, Fleet, SOON, embedded, event_segment, is_refused, presence, until};
+use rumqttc::QoS;
+use rumqttc::mqttbytes::v5::LastWill;
+use rustls::pki_types::ServerName;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-
-const SOON: Duration = Duration::from_secs(10);
-
-/// A whole messaging side of a server, and what is needed to play its devices.
-struct Fleet {
-    fleet: FleetId,
-    pki: Pki,
-    store: Store,
-    broker: Broker,
-    port: u16,
-    mqtt: MqttClient,
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
-}
-
-enum Broker {
-    Embedded(RunningBroker),
-    Mosquitto { _child: tokio::process::Child },
-}
-
-impl Broker {
-    fn embedded(&self) -> &RunningBroker {
-        match self {
-            Self::Embedded(broker) => broker,
-            Self::Mosquitto { .. } => panic!("not the embedded broker"),
-        }
-    }
-}
-
-async fn embedded(pki: &Pki, fleet: &FleetId, store: &Store, listen: SocketAddr) -> RunningBroker {
-    let config = BrokerConfig {
-        listen,
-        tls: pki.mqtt_tls().unwrap(),
-        fleet: fleet.clone(),
-        auth: Arc::new(StoreAuth(store.clone())),
-        clients_max: 100,
-    };
-    broker::start(config).await.unwrap()
-}
-
-/// Debian's mosquitto with the configuration and the rules that the server writes.
-async fn mosquitto(pki: &Pki, fleet: &FleetId, dir: &Path) -> (tokio::process::Child, u16) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let (files, acl_file) = (pki.server_files(), dir.join("acl"));
-    acl::write_acl_file(&acl_file, fleet, &[acl::SERVER_NAME]).unwrap();
-    let mut conf = acl::mosquitto_conf(port, &files.ca, &files.cert, &files.key, &acl_file);
-    // Started by root it would become a user who cannot read the key.
-    conf.push_str("user root\n");
-    let conf_file = dir.join("mosquitto.conf");
-    std::fs::write(&conf_file, conf).unwrap();
-    let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"];
-    let program = program.into_iter().find(|path| Path::new(path).exists());
-    let mut command = tokio::process::Command::new(program.expect("mosquitto is installed (Debian package mosquitto)"));
-    let child = command.arg("-c").arg(&conf_file).kill_on_drop(true).spawn().unwrap();
-    let listens = || async { TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
-    until("mosquitto listens", listens).await;
-    (child, port)
-}
-
-impl Fleet {
-    async fn start() -> Self {
-        Self::with(false).await
-    }
-
-    async fn with(external: bool) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().unwrap();
-        let fleet: FleetId = "demo".parse().unwrap();
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let pki = Pki::open(&dir.path().join("pki"), &fleet, &names, jiff::Timestamp::now()).unwrap();
-        let store = Store::open(&dir.path().join("dunlin.db")).await.unwrap();
-        let (broker, port) = if external {
-            let (child, port) = mosquitto(&pki, &fleet, dir.path()).await;
-            (Broker::Mosquitto { _child: child }, port)
-        } else {
-            let broker = embedded(&pki, &fleet, &store, "127.0.0.1:0".parse().unwrap()).await;
-            let port = broker.addr.port();
-            (Broker::Embedded(broker), port)
-        };
-        let (mqtt, inbound) = mqtt::start(MqttConfig {
-            host: "localhost".to_owned(),
-            port,
-            client_id: "dunlin-server".to_owned(),
-            fleet: fleet.clone(),
-            tls: pki.mqtt_client_tls().unwrap(),
-        });
-        let (stop, stopped) = watch::channel(false);
-        let wake = Wake::default();
-        let settings = DeliverSettings { tick: Duration::from_millis(100), resend_ms: 300 };
-        let deliver = deliver::run(store.clone(), mqtt.clone(), wake.clone(), settings, stopped.clone());
-        let ingest = ingest::run(store.clone(), mqtt.clone(), inbound, wake, IngestSettings::default(), stopped);
-        let tasks = vec![tokio::spawn(deliver), tokio::spawn(ingest)];
-        tokio::time::timeout(SOON, mqtt.ready()).await.expect("the server's client connects");
-        Self { fleet, pki, store, broker, port, mqtt, stop, tasks, _dir: dir }
-    }
-
-    /// Enrols a device; gives its TLS.
-    async fn enrol(&self, name: &str) -> Arc<rustls::ClientConfig> {
-        self.enrol_trusting(name, self.roots()).await
-    }
-
-    async fn enrol_trusting(&self, name: &str, roots: rustls::RootCertStore) -> Arc<rustls::ClientConfig> {
-        let device: DeviceId = name.parse().unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-        let csr = self.pki.check_csr(&request.pem().unwrap()).unwrap();
-        let public_key_sha256 = csr.public_key_sha256;
-        let certificate = self.pki.sign_device(csr, &device, jiff::Timestamp::now()).unwrap();
-        let new = NewDevice {
-            device,
-            hardware: "test".to_owned(),
-            arch: "x86_64".to_owned(),
-            agent_version: "0.1.0".to_owned(),
-            cert_sha256: certificate.sha256.0,
-            public_key_sha256,
-        };
-        self.store.insert_device(&new, &std::collections::BTreeMap::new(), 1).await.unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(certificate.pem.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let tls = rustls::ClientConfig::builder().with_root_certificates(roots);
-        Arc::new(tls.with_client_auth_cert(chain, key).unwrap())
-    }
-
-    fn roots(&self) -> rustls::RootCertStore {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pki.ca_pem().as_bytes()).unwrap()).unwrap();
-        roots
-    }
-
-    fn topic(&self, device: &str, channel: Channel) -> String {
-        Topic::new(&self.fleet, &device.parse().unwrap(), channel).to_string()
-    }
-
-    fn options(&self, client_id: &str, tls: Arc<rustls::ClientConfig>) -> MqttOptions {
-        let mut options = MqttOptions::new(client_id, ("localhost", self.port));
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
-        options.set_keep_alive(5);
-        options.set_clean_start(true);
-        options
-    }
-
-    /// Enrols and connects a device that listens to its down channels.
-    async fn device(&self, name: &str) -> Client {
-        let tls = self.enrol(name).await;
-        let mut client = Client::connect(self.options(name, tls));
-        client.connected().await;
-        for channel in [Channel::Ack, Channel::Desired] {
-            assert_eq!(client.subscribe(&self.topic(name, channel)).await, SubscribeReasonCode::Success(QoS::AtLeastOnce));
-        }
-        client
-    }
-
-    async fn shutdown(self) {
-        self.stop.send_replace(true);
-        for task in self.tasks {
-            tokio::time::timeout(SOON, task).await.expect("tasks end").unwrap();
-        }
-        self.mqtt.shutdown().await;
-        if let Broker::Embedded(broker) = self.broker {
-            tokio::time::timeout(SOON, broker.shutdown()).await.expect("the broker ends");
-        }
-    }
-}
-
-/// An MQTT client of somebody else's making, which does not reconnect.
-struct Client {
-    client: AsyncClient,
-    received: mpsc::UnboundedReceiver<(String, Vec<u8>)>,
-    connected: Option<oneshot::Receiver<()>>,
-    ended: JoinHandle<String>,
-}
-
-impl Client {
-    fn connect(options: MqttOptions) -> Self {
-        let (client, mut events) = AsyncClient::builder(options).capacity(50).build();
-        let (to_test, received) = mpsc::unbounded_channel();
-        let (up, connected) = oneshot::channel();
-        let mut up = Some(up);
-        let ended = tokio::spawn(async move {
-            loop {
-                match events.poll().await {
-                    Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
-                        up.take().map(|up| up.send(()));
-                    }
-                    Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) => {
-                        let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
-                        let _ = to_test.send((topic, publish.payload.to_vec()));
-                    }
-                    Ok(_) => {}
-                    Err(error) => return format!("{error:?}"),
-                }
-            }
-        });
-        Self { client, received, connected: Some(connected), ended }
-    }
-
-    async fn connected(&mut self) {
-        let connected = self.connected.take().unwrap();
-        tokio::time::timeout(SOON, connected).await.expect("an answer to CONNECT").expect("CONNECT accepted");
-    }
-
-    /// The error that ended the connection.
-    async fn end(self) -> String {
-        tokio::time::timeout(SOON, self.ended).await.expect("the connection ends").unwrap()
-    }
-
-    async fn subscribe(&self, filter: &str) -> SubscribeReasonCode {
-        let notice = self.client.subscribe_tracked(filter, QoS::AtLeastOnce).await.unwrap();
-        let answer = tokio::time::timeout(SOON, notice.wait_async()).await.unwrap().unwrap();
-        answer.return_codes[0].clone()
-    }
-
-    async fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) -> Result<(), String> {
-        let options = PublishOptions::new(QoS::AtLeastOnce);
-        let notice = self.client.publish_tracked(topic.to_owned(), payload.into(), options).await.unwrap();
-        let result = tokio::time::timeout(SOON, notice.wait_async()).await.unwrap();
-        match result {
-            Ok(result) => {
-                let text = format!("{result:?}");
-                if text.contains("Success") || text.contains("NoMatchingSubscribers") { Ok(()) } else { Err(text) }
-            }
-            Err(error) => Err(format!("{error:?}")),
-        }
-    }
-
-    async fn next(&mut self) -> (String, Vec<u8>) {
-        tokio::time::timeout(SOON, self.received.recv()).await.expect("a message").unwrap()
-    }
-}
-
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let waited = tokio::time::timeout(SOON, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "within {SOON:?}: {what}");
-}
-
-fn event_segment(number: u64) -> Vec<u8> {
-    let event = Event { code: "test".to_owned(), detail: number.to_string(), bundle: None };
-    let records = vec![Record { time_ms: 1, body: Body::Event(event) }];
-    Segment { boot: BootId([7; 16]), segment: number, records }.encode(Class::Event).unwrap()
-}
-
-fn presence(online: bool, connection: &str) -> Vec<u8> {
-    let presence = Presence { online, connection: connection.to_owned(), agent_version: "0.1.0".to_owned() };
-    serde_json::to_vec(&presence).unwrap()
-}
-
-fn is_refused(code: &SubscribeReasonCode) -> bool {
-    !matches!(code, SubscribeReasonCode::Success(_))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_keeps_to_its_own_prefix() {
     let fleet = Fleet::start().await;
     let a = fleet.device("edge-a").await;
     fleet.enrol("edge-b").await;
-    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1)).await.expect("its own up channel");
+    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1))
+        .await
+        .expect("its own up channel");
     for topic in [
         fleet.topic("edge-b", Channel::Event),
         fleet.topic("edge-a", Channel::Desired),
@@ -299,7 +36,12 @@ async fn a_device_keeps_to_its_own_prefix() {
         let error = a.publish(&topic, "x").await.expect_err(&topic);
         assert!(error.contains("NotAuthorized"), "{topic}: {error}");
     }
-    for filter in ["#", "dunlin/v1/demo/+/desired", "dunlin/v1/demo/edge-b/ack", "$share/dunlin/dunlin/v1/demo/+/event"] {
+    for filter in [
+        "#",
+        "dunlin/v1/demo/+/desired",
+        "dunlin/v1/demo/edge-b/ack",
+        "$share/dunlin/dunlin/v1/demo/+/event",
+    ] {
         assert!(is_refused(&a.subscribe(filter).await), "{filter}");
     }
     fleet.shutdown().await;
@@ -311,12 +53,21 @@ async fn only_the_certificates_own_id_connects() {
     let tls = fleet.enrol("edge-a").await;
     fleet.enrol("edge-b").await;
     for stranger in ["edge-b", "dunlin-server"] {
-        let error = Client::connect(fleet.options(stranger, tls.clone())).end().await;
+        let error = Client::connect(fleet.options(stranger, tls.clone()))
+            .end()
+            .await;
         assert!(error.contains("NotAuthorized"), "{stranger}: {error}");
     }
-    let nobody = rustls::ClientConfig::builder().with_root_certificates(fleet.roots()).with_no_client_auth();
-    let error = Client::connect(fleet.options("edge-a", Arc::new(nobody))).end().await;
-    assert!(error.contains("CertificateRequired") || error.contains("Io"), "{error}");
+    let nobody = rustls::ClientConfig::builder()
+        .with_root_certificates(fleet.roots())
+        .with_no_client_auth();
+    let error = Client::connect(fleet.options("edge-a", Arc::new(nobody)))
+        .end()
+        .await;
+    assert!(
+        error.contains("CertificateRequired") || error.contains("Io"),
+        "{error}"
+    );
     let mut foreign_will = fleet.options("edge-a", tls.clone());
     let topic = fleet.topic("edge-b", Channel::Presence);
     foreign_will.set_last_will(LastWill::new(topic, "x", QoS::AtLeastOnce, true, None));
@@ -333,7 +84,10 @@ async fn a_certificate_of_another_fleet_is_refused() {
     fleet.enrol("edge-a").await;
     let theirs = other.enrol_trusting("edge-a", fleet.roots()).await;
     let error = Client::connect(fleet.options("edge-a", theirs)).end().await;
-    assert!(error.contains("UnknownCA") || error.contains("DecryptError") || error.contains("Io"), "{error}");
+    assert!(
+        error.contains("UnknownCA") || error.contains("DecryptError") || error.contains("Io"),
+        "{error}"
+    );
     fleet.shutdown().await;
     other.shutdown().await;
 }
@@ -345,11 +99,17 @@ async fn silent_connections_block_nobody() {
     for _ in 0..50 {
         silent.push(TcpStream::connect(("127.0.0.1", fleet.port)).await.unwrap());
     }
-    let a = tokio::time::timeout(Duration::from_secs(3), fleet.device("edge-a")).await.expect("connects meanwhile");
-    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1)).await.unwrap();
+    let a = tokio::time::timeout(Duration::from_secs(3), fleet.device("edge-a"))
+        .await
+        .expect("connects meanwhile");
+    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1))
+        .await
+        .unwrap();
     // And the silent ones are let go.
     let mut byte = [0_u8];
-    let read = tokio::time::timeout(SOON, silent[0].read(&mut byte)).await.expect("dropped after the time-out");
+    let read = tokio::time::timeout(SOON, silent[0].read(&mut byte))
+        .await
+        .expect("dropped after the time-out");
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     fleet.shutdown().await;
 }
@@ -361,30 +121,45 @@ async fn an_oversized_packet_ends_its_own_connection_only() {
     let tls = fleet.enrol("edge-bad").await;
     let stream = TcpStream::connect(("127.0.0.1", fleet.port)).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(tls);
-    let mut bad = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+    let mut bad = connector
+        .connect(ServerName::try_from("localhost").unwrap(), stream)
+        .await
+        .unwrap();
     // CONNECT, protocol 5, clean start, keep alive 60 s, no properties, client id.
     let mut connect = vec![0x10, 21, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 8];
     connect.extend(b"edge-bad");
     assert_eq!(connect.len(), 2 + 21);
     bad.write_all(&connect).await.unwrap();
     let mut answer = [0_u8; 4];
-    tokio::time::timeout(SOON, bad.read_exact(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, bad.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((answer[0], answer[3]), (0x20, 0), "CONNACK, success");
     // PUBLISH that says it has 200 MiB.
-    bad.write_all(&[0x30, 0x80, 0x80, 0x80, 0x64, 0, 1, b'x']).await.unwrap();
+    bad.write_all(&[0x30, 0x80, 0x80, 0x80, 0x64, 0, 1, b'x'])
+        .await
+        .unwrap();
     let rest = async {
         let mut sink = vec![0_u8; 4096];
         while matches!(bad.read(&mut sink).await, Ok(1..)) {}
     };
-    tokio::time::timeout(SOON, rest).await.expect("the connection is ended");
-    good.publish(&fleet.topic("edge-good", Channel::Event), event_segment(1)).await.unwrap();
+    tokio::time::timeout(SOON, rest)
+        .await
+        .expect("the connection is ended");
+    good.publish(&fleet.topic("edge-good", Channel::Event), event_segment(1))
+        .await
+        .unwrap();
     fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_device_is_dropped_and_stays_out() {
     let fleet = Fleet::start().await;
-    let (a, other) = (fleet.enrol("edge-a").await, fleet.device("edge-other").await);
+    let (a, other) = (
+        fleet.enrol("edge-a").await,
+        fleet.device("edge-other").await,
+    );
     let mut device = Client::connect(fleet.options("edge-a", a.clone()));
     device.connected().await;
     let id: DeviceId = "edge-a".parse().unwrap();
@@ -393,7 +168,10 @@ async fn a_revoked_device_is_dropped_and_stays_out() {
     device.end().await;
     let error = Client::connect(fleet.options("edge-a", a)).end().await;
     assert!(error.contains("NotAuthorized"), "{error}");
-    other.publish(&fleet.topic("edge-other", Channel::Event), event_segment(1)).await.expect("others stay");
+    other
+        .publish(&fleet.topic("edge-other", Channel::Event), event_segment(1))
+        .await
+        .expect("others stay");
     fleet.shutdown().await;
 }
 
@@ -414,12 +192,26 @@ async fn segments_are_stored_once_and_acknowledged_exactly() {
         assert_eq!(ack.boot, boot);
         // What is acknowledged is on disk already.
         let stored = fleet.store.segment_numbers(&id, &boot).await.unwrap();
-        assert!(ack.segments.iter().all(|number| stored.contains(number)), "{ack:?} {stored:?}");
+        assert!(
+            ack.segments.iter().all(|number| stored.contains(number)),
+            "{ack:?} {stored:?}"
+        );
         acknowledged.extend(ack.segments);
     }
-    assert_eq!(acknowledged, BTreeSet::from([1, 2, 5]), "the gaps 3 and 4 are not acknowledged");
-    assert_eq!(fleet.store.segment_numbers(&id, &boot).await.unwrap(), acknowledged);
-    assert_eq!(fleet.store.events(&id, 10).await.unwrap().len(), 3, "no record twice");
+    assert_eq!(
+        acknowledged,
+        BTreeSet::from([1, 2, 5]),
+        "the gaps 3 and 4 are not acknowledged"
+    );
+    assert_eq!(
+        fleet.store.segment_numbers(&id, &boot).await.unwrap(),
+        acknowledged
+    );
+    assert_eq!(
+        fleet.store.events(&id, 10).await.unwrap().len(),
+        3,
+        "no record twice"
+    );
     // A segment sent again much later is acknowledged again.
     device.publish(&topic, event_segment(2)).await.unwrap();
     loop {
@@ -430,7 +222,16 @@ async fn segments_are_stored_once_and_acknowledged_exactly() {
         }
     }
     assert_eq!(fleet.store.events(&id, 10).await.unwrap().len(), 3);
-    assert!(fleet.store.device(&id).await.unwrap().unwrap().last_seen_ms.is_some());
+    assert!(
+        fleet
+            .store
+            .device(&id)
+            .await
+            .unwrap()
+            .unwrap()
+            .last_seen_ms
+            .is_some()
+    );
     fleet.shutdown().await;
 }
 
@@ -443,15 +244,30 @@ async fn malformed_messages_stop_nothing() {
         (Channel::Sketch, event_segment(8)),
         (Channel::Metrics, b"{}".to_vec()),
         (Channel::Presence, b"{\"online\":\"perhaps\"}".to_vec()),
-        (Channel::Reported, vec![b' '; dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES + 1]),
-        (Channel::Log, vec![b'['; dunlin_protocol::SEGMENT_MAX_BYTES + 1]),
+        (
+            Channel::Reported,
+            vec![b' '; dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES + 1],
+        ),
+        (
+            Channel::Log,
+            vec![b'['; dunlin_protocol::SEGMENT_MAX_BYTES + 1],
+        ),
         (Channel::Event, vec![0xff; 100]),
     ] {
-        device.publish(&fleet.topic("edge-a", channel), payload).await.unwrap();
+        device
+            .publish(&fleet.topic("edge-a", channel), payload)
+            .await
+            .unwrap();
     }
-    device.publish(&fleet.topic("edge-a", Channel::Event), event_segment(9)).await.unwrap();
+    device
+        .publish(&fleet.topic("edge-a", Channel::Event), event_segment(9))
+        .await
+        .unwrap();
     let (_, payload) = device.next().await;
-    assert_eq!(serde_json::from_slice::<Ack>(&payload).unwrap().segments, [9]);
+    assert_eq!(
+        serde_json::from_slice::<Ack>(&payload).unwrap().segments,
+        [9]
+    );
     fleet.shutdown().await;
 }
 
@@ -462,15 +278,38 @@ async fn the_late_last_will_of_an_old_connection_is_ignored() {
     let topic = fleet.topic("edge-a", Channel::Presence);
     let id: DeviceId = "edge-a".parse().unwrap();
     let is_online = || async { fleet.store.device(&id).await.unwrap().unwrap().online };
-    device.publish(&topic, presence(true, "first")).await.unwrap();
-    device.publish(&topic, presence(true, "second")).await.unwrap();
-    device.publish(&topic, presence(false, "first")).await.unwrap();
+    device
+        .publish(&topic, presence(true, "first"))
+        .await
+        .unwrap();
+    device
+        .publish(&topic, presence(true, "second"))
+        .await
+        .unwrap();
+    device
+        .publish(&topic, presence(false, "first"))
+        .await
+        .unwrap();
     // Messages of one device are taken in in order: once this is acknowledged, so are those.
-    device.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1)).await.unwrap();
-    let numbers = || async { fleet.store.segment_numbers(&id, &BootId([7; 16])).await.unwrap().len() == 1 };
+    device
+        .publish(&fleet.topic("edge-a", Channel::Event), event_segment(1))
+        .await
+        .unwrap();
+    let numbers = || async {
+        fleet
+            .store
+            .segment_numbers(&id, &BootId([7; 16]))
+            .await
+            .unwrap()
+            .len()
+            == 1
+    };
     until("the event is stored", numbers).await;
     assert!(is_online().await, "the second connection is up");
-    device.publish(&topic, presence(false, "second")).await.unwrap();
+    device
+        .publish(&topic, presence(false, "second"))
+        .await
+        .unwrap();
     until("offline", || async { !is_online().await }).await;
     fleet.shutdown().await;
 }
@@ -480,7 +319,13 @@ async fn a_lost_connection_publishes_its_last_will() {
     let fleet = Fleet::start().await;
     let mut options = fleet.options("edge-a", fleet.enrol("edge-a").await);
     let topic = fleet.topic("edge-a", Channel::Presence);
-    options.set_last_will(LastWill::new(topic.clone(), presence(false, "c1"), QoS::AtLeastOnce, true, None));
+    options.set_last_will(LastWill::new(
+        topic.clone(),
+        presence(false, "c1"),
+        QoS::AtLeastOnce,
+        true,
+        None,
+    ));
     let mut device = Client::connect(options);
     device.connected().await;
     device.publish(&topic, presence(true, "c1")).await.unwrap();
@@ -497,12 +342,27 @@ async fn desired_state_is_sent_until_the_device_says_it_has_it() {
     let fleet = Fleet::start().await;
     let id: DeviceId = "edge-a".parse().unwrap();
     let mut device = fleet.device("edge-a").await;
-    let revision = fleet.store.set_desired(&[(id.clone(), Vec::new())]).await.unwrap()[0];
-    device.publish(&fleet.topic("edge-a", Channel::Presence), presence(true, "c1")).await.unwrap();
+    let revision = fleet
+        .store
+        .set_desired(&[(id.clone(), Vec::new())])
+        .await
+        .unwrap()[0];
+    device
+        .publish(
+            &fleet.topic("edge-a", Channel::Presence),
+            presence(true, "c1"),
+        )
+        .await
+        .unwrap();
     for _ in 0..3 {
         let (topic, payload) = device.next().await;
         assert_eq!(topic, fleet.topic("edge-a", Channel::Desired));
-        assert_eq!(serde_json::from_slice::<Desired>(&payload).unwrap().revision, revision);
+        assert_eq!(
+            serde_json::from_slice::<Desired>(&payload)
+                .unwrap()
+                .revision,
+            revision
+        );
     }
     let reported = Reported {
         sequence: 1,
@@ -514,26 +374,48 @@ async fn desired_state_is_sent_until_the_device_says_it_has_it() {
         agent_version: "0.1.0".to_owned(),
     };
     let json = serde_json::to_vec(&reported).unwrap();
-    device.publish(&fleet.topic("edge-a", Channel::Reported), json).await.unwrap();
-    until("nothing is pending", || async { fleet.store.desired_pending().await.unwrap().is_empty() }).await;
+    device
+        .publish(&fleet.topic("edge-a", Channel::Reported), json)
+        .await
+        .unwrap();
+    until("nothing is pending", || async {
+        fleet.store.desired_pending().await.unwrap().is_empty()
+    })
+    .await;
     // A new connection gets it again, though it has reported it.
     while device.received.try_recv().is_ok() {}
-    device.publish(&fleet.topic("edge-a", Channel::Presence), presence(true, "c2")).await.unwrap();
-    assert_eq!(device.next().await.0, fleet.topic("edge-a", Channel::Desired));
+    device
+        .publish(
+            &fleet.topic("edge-a", Channel::Presence),
+            presence(true, "c2"),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        device.next().await.0,
+        fleet.topic("edge-a", Channel::Desired)
+    );
     fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_client_comes_back_after_a_broker_restart() {
     let fleet = Fleet::start().await;
-    let Broker::Embedded(broker) = fleet.broker else { unreachable!() };
+    let Broker::Embedded(broker) = fleet.broker else {
+        unreachable!()
+    };
     let addr = broker.addr;
     broker.shutdown().await;
     until("the loss is noticed", || async { !fleet.mqtt.is_ready() }).await;
-    let late = fleet.mqtt.publish(&"edge-a".parse().unwrap(), Channel::Ack, Vec::new(), None).await;
+    let late = fleet
+        .mqtt
+        .publish(&"edge-a".parse().unwrap(), Channel::Ack, Vec::new(), None)
+        .await;
     assert!(late.is_err(), "publishing without a connection says so");
     let again = embedded(&fleet.pki, &fleet.fleet, &fleet.store, addr).await;
-    tokio::time::timeout(SOON, fleet.mqtt.ready()).await.expect("connects again");
+    tokio::time::timeout(SOON, fleet.mqtt.ready())
+        .await
+        .expect("connects again");
     fleet.stop.send_replace(true);
     fleet.mqtt.shutdown().await;
     again.shutdown().await;
@@ -548,24 +430,53 @@ async fn an_external_mosquitto_with_the_generated_rules_does_the_same() {
         // Mosquitto lets anybody subscribe and sends nothing that may not be read.
         b.subscribe(filter).await;
     }
-    let error = b.publish(&fleet.topic("edge-a", Channel::Event), event_segment(4)).await.expect_err("foreign prefix");
+    let error = b
+        .publish(&fleet.topic("edge-a", Channel::Event), event_segment(4))
+        .await
+        .expect_err("foreign prefix");
     assert!(error.contains("NotAuthorized"), "{error}");
-    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1)).await.unwrap();
+    a.publish(&fleet.topic("edge-a", Channel::Event), event_segment(1))
+        .await
+        .unwrap();
     let (topic, payload) = a.next().await;
     assert_eq!(topic, fleet.topic("edge-a", Channel::Ack));
-    assert_eq!(serde_json::from_slice::<Ack>(&payload).unwrap().segments, [1]);
-    b.publish(&fleet.topic("edge-b", Channel::Event), event_segment(2)).await.unwrap();
+    assert_eq!(
+        serde_json::from_slice::<Ack>(&payload).unwrap().segments,
+        [1]
+    );
+    b.publish(&fleet.topic("edge-b", Channel::Event), event_segment(2))
+        .await
+        .unwrap();
     let (topic, _) = b.next().await;
-    assert_eq!(topic, fleet.topic("edge-b", Channel::Ack), "nothing of edge-a's came before");
+    assert_eq!(
+        topic,
+        fleet.topic("edge-b", Channel::Ack),
+        "nothing of edge-a's came before"
+    );
     let id: DeviceId = "edge-a".parse().unwrap();
-    a.publish(&fleet.topic("edge-a", Channel::Presence), presence(true, "c1")).await.unwrap();
-    until("online", || async { fleet.store.device(&id).await.unwrap().unwrap().online }).await;
+    a.publish(
+        &fleet.topic("edge-a", Channel::Presence),
+        presence(true, "c1"),
+    )
+    .await
+    .unwrap();
+    until("online", || async {
+        fleet.store.device(&id).await.unwrap().unwrap().online
+    })
+    .await;
     // A client id of one's own is overwritten by the certificate's name.
     let mut impostor = Client::connect(fleet.options("edge-a", fleet.enrol("edge-c").await));
     impostor.connected().await;
-    let error = impostor.publish(&fleet.topic("edge-a", Channel::Event), event_segment(5)).await.expect_err("impostor");
+    let error = impostor
+        .publish(&fleet.topic("edge-a", Channel::Event), event_segment(5))
+        .await
+        .expect_err("impostor");
     assert!(error.contains("NotAuthorized"), "{error}");
-    let nobody = rustls::ClientConfig::builder().with_root_certificates(fleet.roots()).with_no_client_auth();
-    Client::connect(fleet.options("edge-a", Arc::new(nobody))).end().await;
+    let nobody = rustls::ClientConfig::builder()
+        .with_root_certificates(fleet.roots())
+        .with_no_client_auth();
+    Client::connect(fleet.options("edge-a", Arc::new(nobody)))
+        .end()
+        .await;
     fleet.shutdown().await;
 }

@@ -20,7 +20,7 @@ use dunlin_server::drift::gate::{Decision, Verdict};
 use dunlin_server::rollout::model::{RolloutState, StopReason};
 use dunlin_server::rollout::policy::{GatePolicy, Policy, Stage, StageSize};
 use dunlin_server::rollout::ratio::Ratio;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -325,6 +325,7 @@ impl Story {
         let client = self.session()?.client.clone();
         let id = client.create_rollout(&request).await?.id;
         let (mut last_stages, mut last_line) = (String::new(), String::new());
+        let mut told = BTreeSet::new();
         loop {
             let view = client.rollout(&id).await?;
             if let Some(report) = &view.report {
@@ -333,11 +334,13 @@ impl Story {
                     self.say(&stages);
                     last_stages = stages;
                 }
-                let line = without_digits(report.headline());
-                if line != last_line {
-                    self.say(&format!("  {}", report.headline()));
-                    last_line = line;
+                for reason in &report.reasons {
+                    let stage = reason.sentence.split(':').next().unwrap_or_default();
+                    if told.insert((stage.to_owned(), reason.code)) {
+                        self.say(&format!("  {}", reason.sentence));
+                    }
                 }
+                last_line = report.headline().to_owned();
             }
             if view.state.has_ended() || matches!(view.state, RolloutState::Paused { .. }) {
                 return Ok(self.ended(&view, begun));
@@ -635,19 +638,10 @@ fn stages_line(report: &dunlin_server::rollout::report::Report) -> String {
         .join("   ")
 }
 
-/// A line that only counts down is shown once.
-fn without_digits(line: &str) -> String {
-    line.chars().filter(|c| !c.is_ascii_digit()).collect()
-}
-
 fn verdicts_of(view: &RolloutView) -> Vec<Verdict> {
     let rows = view.other.get("verdicts").and_then(|v| v.as_array());
     rows.into_iter()
         .flatten()
-        .filter_map(|row| {
-            let verdict = row.get("verdict").unwrap_or(row);
-            let verdict = verdict.get("verdict").unwrap_or(verdict);
-            serde_json::from_value(verdict.clone()).ok()
-        })
+        .filter_map(|row| serde_json::from_value(row["judged"]["verdict"].clone()).ok())
         .collect()
 }

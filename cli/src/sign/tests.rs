@@ -179,14 +179,20 @@ fn the_next_version_builds_only_on_what_root_keys_vouch_for() {
     let keys = stage.keys(&["targets-1", "targets-2"]);
     let v1 = stage.bundle("v1", |_| {});
     let v2 = stage.bundle("v2", |r| (r.version, r.rollback_floor) = (Some(2), Some(2)));
-    let first = sign(&[v1.clone()], None, &keys, stage.expires()).unwrap();
+    let first = sign(std::slice::from_ref(&v1), None, &keys, stage.expires()).unwrap();
     let previous = verified_targets(&root, &first.bytes).unwrap();
-    let second = sign(&[v2.clone()], Some(&previous), &keys, stage.expires()).unwrap();
+    let second = sign(
+        std::slice::from_ref(&v2),
+        Some(&previous),
+        &keys,
+        stage.expires(),
+    )
+    .unwrap();
     assert_eq!(second.targets.version, 2);
     let listed: Vec<&str> = second.targets.targets.keys().map(String::as_str).collect();
     assert_eq!(listed, ["digits/1/manifest.json", "digits/2/manifest.json"]);
 
-    let thin = sign(&[v1.clone()], None, &keys[..1], stage.expires()).unwrap();
+    let thin = sign(std::slice::from_ref(&v1), None, &keys[..1], stage.expires()).unwrap();
     assert!(verified_targets(&root, &thin.bytes).is_err());
     let below = sign(&[v1], Some(&second.targets), &keys, stage.expires()).unwrap_err();
     assert!(

@@ -46,6 +46,9 @@ pub struct DeviceView {
     /// How far it is with what was asked of it.
     #[schema(value_type = Option<Object>)]
     pub progress: Option<Value>,
+    /// Its newest report, whole.
+    #[schema(value_type = Option<Object>)]
+    pub reported: Option<Value>,
     /// What it should run.
     #[schema(value_type = Vec<Object>)]
     pub desired: Vec<Value>,
@@ -86,6 +89,7 @@ fn view(row: &DeviceRow) -> Result<DeviceView, ApiError> {
         enrolled_ms: row.enrolled_ms,
         active: active.into_iter().map(json).collect::<Result<_, _>>()?,
         progress: reported.map(|r| json(&r.progress)).transpose()?,
+        reported: reported.map(json).transpose()?,
         desired: bundles.iter().map(json).collect::<Result<_, _>>()?,
         revision: desired.map(|d| text(d.revision)),
         accepted_revision: reported.map(|r| text(r.revision)),

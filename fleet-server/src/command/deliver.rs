@@ -27,7 +27,10 @@ pub struct DeliverSettings {
 
 impl Default for DeliverSettings {
     fn default() -> Self {
-        Self { tick: Duration::from_secs(1), resend_ms: 5000 }
+        Self {
+            tick: Duration::from_secs(1),
+            resend_ms: 5000,
+        }
     }
 }
 
@@ -56,7 +59,10 @@ impl Wake {
     }
 
     fn hellos(&self) -> std::sync::MutexGuard<'_, BTreeSet<DeviceId>> {
-        self.inner.hellos.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .hellos
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,7 +74,12 @@ struct Sent {
 
 impl Sent {
     /// Which of the pending ones to send now; forgets devices that are no longer pending.
-    fn due(&mut self, pending: Vec<(DeviceId, Desired)>, resend_ms: i64, now_ms: i64) -> Vec<(DeviceId, Desired)> {
+    fn due(
+        &mut self,
+        pending: Vec<(DeviceId, Desired)>,
+        resend_ms: i64,
+        now_ms: i64,
+    ) -> Vec<(DeviceId, Desired)> {
         let names: BTreeSet<&DeviceId> = pending.iter().map(|(device, _)| device).collect();
         self.by_device.retain(|device, _| names.contains(device));
         let is_due = |(device, desired): &(DeviceId, Desired)| match self.by_device.get(device) {
@@ -139,7 +150,12 @@ async fn round(
     Ok(())
 }
 
-async fn send(mqtt: &MqttClient, sent: &mut Sent, device: &DeviceId, desired: &Desired) -> Result<(), PublishError> {
+async fn send(
+    mqtt: &MqttClient,
+    sent: &mut Sent,
+    device: &DeviceId,
+    desired: &Desired,
+) -> Result<(), PublishError> {
     sent.note(device, desired.revision, clock::now_ms());
     let json = match serde_json::to_vec(desired) {
         Ok(json) if json.len() <= CONTROL_MESSAGE_MAX_BYTES => json,
@@ -153,7 +169,8 @@ async fn send(mqtt: &MqttClient, sent: &mut Sent, device: &DeviceId, desired: &D
             return Ok(());
         }
     };
-    mqtt.publish(device, Channel::Desired, json, Some(EXPIRY_S)).await?;
+    mqtt.publish(device, Channel::Desired, json, Some(EXPIRY_S))
+        .await?;
     metrics::counter!("dunlin_desired_sent_total").increment(1);
     tracing::debug!(%device, revision = %desired.revision, "desired state sent");
     Ok(())
@@ -165,8 +182,17 @@ mod tests {
     use super::*;
 
     fn pending(generation: u64) -> Vec<(DeviceId, Desired)> {
-        let revision = Revision { epoch: 1, generation };
-        vec![("d".parse().unwrap(), Desired { revision, bundles: Vec::new() })]
+        let revision = Revision {
+            epoch: 1,
+            generation,
+        };
+        vec![(
+            "d".parse().unwrap(),
+            Desired {
+                revision,
+                bundles: Vec::new(),
+            },
+        )]
     }
 
     #[test]
@@ -174,12 +200,31 @@ mod tests {
         let device: DeviceId = "d".parse().unwrap();
         let mut sent = Sent::default();
         assert_eq!(sent.due(pending(1), 5000, 0).len(), 1);
-        sent.note(&device, Revision { epoch: 1, generation: 1 }, 0);
+        sent.note(
+            &device,
+            Revision {
+                epoch: 1,
+                generation: 1,
+            },
+            0,
+        );
         assert!(sent.due(pending(1), 5000, 4999).is_empty());
         assert_eq!(sent.due(pending(1), 5000, 5000).len(), 1);
-        assert_eq!(sent.due(pending(2), 5000, 1).len(), 1, "a newer revision goes at once");
-        assert_eq!(sent.due(pending(1), 5000, -1).len(), 1, "a clock set back delays nothing");
+        assert_eq!(
+            sent.due(pending(2), 5000, 1).len(),
+            1,
+            "a newer revision goes at once"
+        );
+        assert_eq!(
+            sent.due(pending(1), 5000, -1).len(),
+            1,
+            "a clock set back delays nothing"
+        );
         assert!(sent.due(Vec::new(), 5000, 1).is_empty());
-        assert_eq!(sent.due(pending(1), 5000, 1).len(), 1, "forgotten once it was not pending");
+        assert_eq!(
+            sent.due(pending(1), 5000, 1).len(),
+            1,
+            "forgotten once it was not pending"
+        );
     }
 }

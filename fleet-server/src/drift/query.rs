@@ -40,7 +40,10 @@ pub struct DriftQuery {
 }
 
 /// Five percent, and a PSI of at least .1.
-pub const SENSITIVITY: Sensitivity = Sensitivity { alpha: 0.05, margin: 0.1 };
+pub const SENSITIVITY: Sensitivity = Sensitivity {
+    alpha: 0.05,
+    margin: 0.1,
+};
 
 /// One version in one cohort.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -161,7 +164,11 @@ struct Scored {
 ///
 /// # Errors
 /// The database failed. A profile that cannot be read is no error: it is said in `note`.
-pub async fn drift(store: &Store, blobs: &Blobs, query: &DriftQuery) -> Result<Vec<Drift>, DriftError> {
+pub async fn drift(
+    store: &Store,
+    blobs: &Blobs,
+    query: &DriftQuery,
+) -> Result<Vec<Drift>, DriftError> {
     let windows = store
         .windows(&WindowQuery {
             family: query.family.clone(),
@@ -174,11 +181,16 @@ pub async fn drift(store: &Store, blobs: &Blobs, query: &DriftQuery) -> Result<V
     let bundles = store.list_bundles().await?;
     let mut by_version = BTreeMap::<u64, Vec<(DeviceId, Window)>>::new();
     for (device, window) in windows {
-        by_version.entry(window.version).or_default().push((device, window));
+        by_version
+            .entry(window.version)
+            .or_default()
+            .push((device, window));
     }
     let mut all = Vec::new();
     for (version, windows) in by_version {
-        let bundle = bundles.iter().find(|bundle| bundle.family == query.family && bundle.version == version);
+        let bundle = bundles
+            .iter()
+            .find(|bundle| bundle.family == query.family && bundle.version == version);
         let reference = match bundle {
             Some(bundle) => reference(bundle, blobs).await,
             None => Err("no bundle of this version was ever published here".to_owned()),
@@ -187,7 +199,11 @@ pub async fn drift(store: &Store, blobs: &Blobs, query: &DriftQuery) -> Result<V
             Ok(reference) => (Some(reference), None),
             Err(note) => (None, Some(note)),
         };
-        let pool = pool(&windows, bundle.map(|bundle| bundle.digest), reference.as_ref());
+        let pool = pool(
+            &windows,
+            bundle.map(|bundle| bundle.digest),
+            reference.as_ref(),
+        );
         all.push(scores(query, version, &pool, reference.as_ref(), note));
     }
     Ok(all)
@@ -201,13 +217,27 @@ struct Reference {
 
 async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, String> {
     let manifest = Manifest::parse(bundle.manifest_json.as_bytes()).map_err(|e| e.to_string())?;
-    let blob = manifest.files.profile.as_ref().ok_or("the bundle has no reference profile")?;
-    let bytes = blobs.document(blob).await.map_err(|e| format!("the reference profile: {e}"))?;
+    let blob = manifest
+        .files
+        .profile
+        .as_ref()
+        .ok_or("the bundle has no reference profile")?;
+    let bytes = blobs
+        .document(blob)
+        .await
+        .map_err(|e| format!("the reference profile: {e}"))?;
     let profile = Profile::parse(&bytes, &manifest).map_err(|e| e.to_string())?;
-    Ok(Reference { profile, digest: blob.sha256 })
+    Ok(Reference {
+        profile,
+        digest: blob.sha256,
+    })
 }
 
-fn pool(windows: &[(DeviceId, Window)], bundle: Option<Digest>, reference: Option<&Reference>) -> Pool {
+fn pool(
+    windows: &[(DeviceId, Window)],
+    bundle: Option<Digest>,
+    reference: Option<&Reference>,
+) -> Pool {
     let mut pool = Pool::default();
     for (device, window) in windows {
         if bundle.is_some_and(|bundle| bundle != window.bundle) {
@@ -216,10 +246,9 @@ fn pool(windows: &[(DeviceId, Window)], bundle: Option<Digest>, reference: Optio
         }
         pool.devices.insert(device.clone());
         pool.add_sums(window);
-        if let Some(reference) = reference {
-            if let Err(why) = pool.add_counts(window, reference) {
-                pool.leave_out(why);
-            }
+        let fits = reference.map_or(Ok(()), |reference| pool.add_counts(window, reference));
+        if let Err(why) = fits {
+            pool.leave_out(why);
         }
     }
     pool
@@ -232,7 +261,10 @@ impl Pool {
 
     fn add_sums(&mut self, window: &Window) {
         self.windows += 1;
-        self.from_ms = Some(self.from_ms.map_or(window.start_ms, |from_ms| from_ms.min(window.start_ms)));
+        self.from_ms = Some(
+            self.from_ms
+                .map_or(window.start_ms, |from_ms| from_ms.min(window.start_ms)),
+        );
         self.until_ms = self.until_ms.max(Some(window.end_ms));
         for (sum, n) in [
             (&mut self.inferences, window.inferences),
@@ -250,17 +282,24 @@ impl Pool {
     fn add_counts(&mut self, window: &Window, reference: &Reference) -> Result<(), &'static str> {
         match window.profile {
             None => return Err("no reference profile named"),
-            Some(digest) if digest != reference.digest => return Err("over another reference profile"),
+            Some(digest) if digest != reference.digest => {
+                return Err("over another reference profile");
+            }
             Some(_) => {}
         }
         let misfit = "other bins than the reference profile's";
         let profile = &reference.profile;
-        let mut sum = self.scored.clone().unwrap_or_else(|| Scored::empty(profile));
+        let mut sum = self
+            .scored
+            .clone()
+            .unwrap_or_else(|| Scored::empty(profile));
         if window.features.len() != sum.features.len() {
             return Err(misfit);
         }
         add_counts(&mut sum.outputs, &window.outputs).map_err(|_| misfit)?;
-        sum.confidence.merge(&window.confidence).map_err(|_| misfit)?;
+        sum.confidence
+            .merge(&window.confidence)
+            .map_err(|_| misfit)?;
         sum.entropy.merge(&window.entropy).map_err(|_| misfit)?;
         for (feature, new) in sum.features.iter_mut().zip(&window.features) {
             feature.merge(new).map_err(|_| misfit)?;
@@ -276,12 +315,22 @@ impl Scored {
             outputs: vec![0; profile.outputs.counts.len()],
             confidence: Histogram::new(profile.confidence.edges.bins()),
             entropy: Histogram::new(profile.entropy.edges.bins()),
-            features: profile.features.iter().map(|feature| Histogram::new(feature.edges.bins())).collect(),
+            features: profile
+                .features
+                .iter()
+                .map(|feature| Histogram::new(feature.edges.bins()))
+                .collect(),
         }
     }
 }
 
-fn scores(query: &DriftQuery, version: u64, pool: &Pool, reference: Option<&Reference>, note: Option<String>) -> Drift {
+fn scores(
+    query: &DriftQuery,
+    version: u64,
+    pool: &Pool,
+    reference: Option<&Reference>,
+    note: Option<String>,
+) -> Drift {
     let mut drift = Drift {
         family: query.family.to_string(),
         version,
@@ -307,7 +356,9 @@ fn scores(query: &DriftQuery, version: u64, pool: &Pool, reference: Option<&Refe
         entropy: None,
         features: Vec::new(),
     };
-    let (Some(Reference { profile, .. }), Some(counts)) = (reference, &pool.scored) else { return drift };
+    let (Some(Reference { profile, .. }), Some(counts)) = (reference, &pool.scored) else {
+        return drift;
+    };
     let whole = query.sensitivity;
     drift.output_mix = Some(mix(profile, &counts.outputs, whole));
     let one = |name: &str, reference: &OutputProfile, current: &Histogram| {
@@ -315,8 +366,14 @@ fn scores(query: &DriftQuery, version: u64, pool: &Pool, reference: Option<&Refe
     };
     drift.confidence = one("confidence", &profile.confidence, &counts.confidence);
     drift.entropy = one("entropy", &profile.entropy, &counts.entropy);
-    #[allow(clippy::cast_precision_loss, reason = "a few thousand features at most")]
-    let share = Sensitivity { alpha: whole.alpha / profile.features.len().max(1) as f64, ..whole };
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a few thousand features at most"
+    )]
+    let share = Sensitivity {
+        alpha: whole.alpha / profile.features.len().max(1) as f64,
+        ..whole
+    };
     drift.features = profile
         .features
         .iter()
@@ -328,9 +385,21 @@ fn scores(query: &DriftQuery, version: u64, pool: &Pool, reference: Option<&Refe
 }
 
 fn overall(drift: &Drift) -> Status {
-    let mix = drift.output_mix.iter().flat_map(|mix| [mix.psi, mix.total_variation]);
-    let histograms = drift.confidence.iter().chain(&drift.entropy).chain(&drift.features).map(|h| h.psi);
-    let statuses: Vec<Status> = mix.chain(histograms).flatten().map(|score| score.status).collect();
+    let mix = drift
+        .output_mix
+        .iter()
+        .flat_map(|mix| [mix.psi, mix.total_variation]);
+    let histograms = drift
+        .confidence
+        .iter()
+        .chain(&drift.entropy)
+        .chain(&drift.features)
+        .map(|h| h.psi);
+    let statuses: Vec<Status> = mix
+        .chain(histograms)
+        .flatten()
+        .map(|score| score.status)
+        .collect();
     if statuses.contains(&Status::Alarm) {
         Status::Alarm
     } else if statuses.contains(&Status::Quiet) {
@@ -347,34 +416,54 @@ fn mix(profile: &Profile, current: &[u64], sensitivity: Sensitivity) -> Mix {
         classes: profile.outputs.classes.clone(),
         reference: profile.outputs.counts.clone(),
         current: current.to_vec(),
-        psi: comparison.as_ref().map(|comparison| comparison.psi(sensitivity)),
-        total_variation: comparison.as_ref().map(|comparison| comparison.total_variation(sensitivity)),
+        psi: comparison
+            .as_ref()
+            .map(|comparison| comparison.psi(sensitivity)),
+        total_variation: comparison
+            .as_ref()
+            .map(|comparison| comparison.total_variation(sensitivity)),
     }
 }
 
-fn histogram(name: &str, reference: &[u64], current: &Histogram, sensitivity: Sensitivity) -> HistogramScore {
+fn histogram(
+    name: &str,
+    reference: &[u64],
+    current: &Histogram,
+    sensitivity: Sensitivity,
+) -> HistogramScore {
     let (reference, grouped) = group(reference, &current.with_tails());
     HistogramScore {
         name: name.to_owned(),
-        psi: Comparison::new(&reference, &grouped).ok().map(|comparison| comparison.psi(sensitivity)),
+        psi: Comparison::new(&reference, &grouped)
+            .ok()
+            .map(|comparison| comparison.psi(sensitivity)),
         outside: current.under.saturating_add(current.over),
-        unusable: [current.nan, current.pos_inf, current.neg_inf, current.missing]
-            .into_iter()
-            .fold(0, u64::saturating_add),
+        unusable: [
+            current.nan,
+            current.pos_inf,
+            current.neg_inf,
+            current.missing,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add),
     }
 }
 
 /// Joins neighbouring bins until each group holds a tenth of the reference, so that the fine bins
 /// (whose edges include the deciles) become about deciles again; a heavy atom stays by itself.
 fn group(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
-    let total = reference.iter().fold(0_u64, |sum, n| sum.saturating_add(*n));
+    let total = reference
+        .iter()
+        .fold(0_u64, |sum, n| sum.saturating_add(*n));
     let (mut groups, mut grouped) = (Vec::new(), Vec::new());
     let (mut open_reference, mut open_current, mut is_open) = (0_u64, 0_u64, false);
     for (r, c) in reference.iter().zip(current) {
         open_reference = open_reference.saturating_add(*r);
         open_current = open_current.saturating_add(*c);
         is_open = true;
-        if u128::from(open_reference) * u128::from(GROUPS) >= u128::from(total) && open_reference > 0 {
+        if u128::from(open_reference) * u128::from(GROUPS) >= u128::from(total)
+            && open_reference > 0
+        {
             groups.push(open_reference);
             grouped.push(open_current);
             (open_reference, open_current, is_open) = (0, 0, false);

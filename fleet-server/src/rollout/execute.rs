@@ -19,8 +19,8 @@ use crate::clock;
 use crate::command::deliver::Wake;
 use crate::drift::gate::{Decision, DeviceSample, GateInput, Period, Verdict};
 use crate::store::{
-    BundleRow, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication, RolloutDeviceRow, RolloutRow, Store,
-    StoreError,
+    BundleRow, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication, RolloutDeviceRow,
+    RolloutRow, Store, StoreError,
 };
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::{DeviceId, Digest, RolloutId};
@@ -41,7 +41,10 @@ pub struct ExecuteSettings {
 
 impl Default for ExecuteSettings {
     fn default() -> Self {
-        Self { tick: Duration::from_secs(1), baseline_ms: 7 * 24 * 3_600_000 }
+        Self {
+            tick: Duration::from_secs(1),
+            baseline_ms: 7 * 24 * 3_600_000,
+        }
     }
 }
 
@@ -88,7 +91,12 @@ pub struct Judged {
 }
 
 /// Ticks until `stop` becomes true.
-pub async fn run(store: Store, wake: Wake, settings: ExecuteSettings, mut stop: watch::Receiver<bool>) {
+pub async fn run(
+    store: Store,
+    wake: Wake,
+    settings: ExecuteSettings,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut told = BTreeMap::<String, String>::new();
     loop {
         tokio::select! {
@@ -108,7 +116,12 @@ pub async fn run(store: Store, wake: Wake, settings: ExecuteSettings, mut stop: 
 
 /// One look at every running rollout; what failed, by rollout. One that fails does not hold up
 /// the others.
-pub async fn tick(store: &Store, wake: &Wake, settings: ExecuteSettings, now_ms: i64) -> BTreeMap<String, String> {
+pub async fn tick(
+    store: &Store,
+    wake: &Wake,
+    settings: ExecuteSettings,
+    now_ms: i64,
+) -> BTreeMap<String, String> {
     let mut failures = BTreeMap::new();
     let running = match store.running_rollouts().await {
         Ok(running) if running.is_empty() => return failures,
@@ -153,20 +166,37 @@ pub async fn step(
         let fed = gate_input(store, &view, &request, settings.baseline_ms).await?;
         (next, report) = plan(&input(Some(&fed)));
         // A hold looks at counts alone and is followed by another look: only decisions are kept.
-        judged = report.verdict.clone().filter(|verdict| verdict.decision != Decision::Hold).map(|verdict| Judged {
-            stage: request.stage,
-            request,
-            policy,
-            input: fed,
-            verdict,
-        });
+        judged = report
+            .verdict
+            .clone()
+            .filter(|verdict| verdict.decision != Decision::Hold)
+            .map(|verdict| Judged {
+                stage: request.stage,
+                request,
+                policy,
+                input: fed,
+                verdict,
+            });
     }
     let bundle = store.bundle_by_digest(&rollout.digest).await?;
-    let bundle = bundle.ok_or_else(|| ExecuteError::NoBundle { rollout: rollout.id.clone(), digest: rollout.digest })?;
+    let bundle = bundle.ok_or_else(|| ExecuteError::NoBundle {
+        rollout: rollout.id.clone(),
+        digest: rollout.digest,
+    })?;
     let changes = view.carry_out(&next.actions, &bundle, now_ms);
-    let running = !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, now_ms);
-    let application = view.application(changes, &next.next_state, &report, judged.as_ref(), running, now_ms)?;
-    let Some(application) = application else { return Ok(false) };
+    let running =
+        !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, now_ms);
+    let application = view.application(
+        changes,
+        &next.next_state,
+        &report,
+        judged.as_ref(),
+        running,
+        now_ms,
+    )?;
+    let Some(application) = application else {
+        return Ok(false);
+    };
     let has_desired = !application.desired.is_empty();
     match store.apply_plan(&rollout.id, &application).await {
         // Ended by somebody else meanwhile.
@@ -195,31 +225,67 @@ struct View<'a> {
 type Wanted = BTreeMap<DeviceId, Vec<DesiredBundle>>;
 
 impl<'a> View<'a> {
-    async fn load(store: &Store, rollout: &'a RolloutRow, now_ms: i64) -> Result<Self, ExecuteError> {
+    async fn load(
+        store: &Store,
+        rollout: &'a RolloutRow,
+        now_ms: i64,
+    ) -> Result<Self, ExecuteError> {
         let policy: Policy = read(rollout, "policy", &rollout.policy)?;
         let mut state: RolloutState = read(rollout, "state", &rollout.state)?;
         if rollout.abort_requested_ms.is_some() {
             state = state.aborted("requested").unwrap_or(state);
         }
         let rows = store.rollout_devices(&rollout.id).await?;
-        let everybody = DeviceFilter { with_revoked: true, ..DeviceFilter::default() };
-        let devices: BTreeMap<DeviceId, DeviceRow> =
-            store.list_devices(&everybody).await?.into_iter().map(|row| (row.device.clone(), row)).collect();
+        let everybody = DeviceFilter {
+            with_revoked: true,
+            ..DeviceFilter::default()
+        };
+        let devices: BTreeMap<DeviceId, DeviceRow> = store
+            .list_devices(&everybody)
+            .await?
+            .into_iter()
+            .map(|row| (row.device.clone(), row))
+            .collect();
         let mut fleet = Vec::with_capacity(rows.len());
         for row in &rows {
             let noted: DeviceObservation = read(rollout, "device state", &row.state)?;
-            fleet.push(observe(rollout, row, &noted, devices.get(&row.device), now_ms));
+            fleet.push(observe(
+                rollout,
+                row,
+                &noted,
+                devices.get(&row.device),
+                now_ms,
+            ));
         }
-        let index = rows.iter().enumerate().map(|(at, row)| (row.device.to_string(), at)).collect();
-        Ok(Self { rollout, policy, state, rows, fleet, index, devices })
+        let index = rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| (row.device.to_string(), at))
+            .collect();
+        Ok(Self {
+            rollout,
+            policy,
+            state,
+            rows,
+            fleet,
+            index,
+            devices,
+        })
     }
 
     /// Devices that the selector matches and that are not in the rollout.
     fn joined(&self) -> Vec<String> {
         let is_known = |device: &DeviceId| self.index.contains_key(device.as_str());
-        let matches =
-            |row: &DeviceRow| self.rollout.selector.iter().all(|(key, value)| row.labels.get(key) == Some(value));
-        let new = self.devices.values().filter(|row| !row.revoked && matches(row) && !is_known(&row.device));
+        let matches = |row: &DeviceRow| {
+            self.rollout
+                .selector
+                .iter()
+                .all(|(key, value)| row.labels.get(key) == Some(value))
+        };
+        let new = self
+            .devices
+            .values()
+            .filter(|row| !row.revoked && matches(row) && !is_known(&row.device));
         new.map(|row| row.device.to_string()).collect()
     }
 
@@ -234,13 +300,22 @@ impl<'a> View<'a> {
             match action {
                 Action::Join { device, stage } => self.join(device, *stage, now_ms),
                 Action::Assign { device, .. } => self.assign(device, bundle, now_ms, &mut wanted),
-                Action::MarkTimedOut { device, .. } => self.enter(device, DeviceState::TimedOut, now_ms),
-                Action::MarkNotStarted { device, .. } => self.enter(device, DeviceState::NotStarted, now_ms),
+                Action::MarkTimedOut { device, .. } => {
+                    self.enter(device, DeviceState::TimedOut, now_ms)
+                }
+                Action::MarkNotStarted { device, .. } => {
+                    self.enter(device, DeviceState::NotStarted, now_ms)
+                }
                 Action::RollBack { devices } => {
-                    devices.iter().for_each(|device| self.take_back(device, &mut wanted));
+                    devices
+                        .iter()
+                        .for_each(|device| self.take_back(device, &mut wanted));
                 }
                 // The next state says it.
-                Action::Advance { .. } | Action::Pause { .. } | Action::Stop { .. } | Action::Finish => {}
+                Action::Advance { .. }
+                | Action::Pause { .. }
+                | Action::Stop { .. }
+                | Action::Finish => {}
             }
         }
         wanted
@@ -254,9 +329,24 @@ impl<'a> View<'a> {
     }
 
     fn join(&mut self, device: &str, stage: usize, now_ms: i64) {
-        let Some(row) = device.parse::<DeviceId>().ok().and_then(|id| self.devices.get(&id)) else { return };
-        let before = row.desired.iter().flat_map(|d| &d.bundles).find(|b| b.family == self.rollout.family);
-        let position = self.rows.iter().map(|row| row.position.saturating_add(1)).max().unwrap_or(0);
+        let Some(row) = device
+            .parse::<DeviceId>()
+            .ok()
+            .and_then(|id| self.devices.get(&id))
+        else {
+            return;
+        };
+        let before = row
+            .desired
+            .iter()
+            .flat_map(|d| &d.bundles)
+            .find(|b| b.family == self.rollout.family);
+        let position = self
+            .rows
+            .iter()
+            .map(|row| row.position.saturating_add(1))
+            .max()
+            .unwrap_or(0);
         self.rows.push(RolloutDeviceRow {
             device: row.device.clone(),
             stage: u32::try_from(stage).unwrap_or(u32::MAX),
@@ -276,7 +366,9 @@ impl<'a> View<'a> {
     }
 
     fn assign(&mut self, device: &str, bundle: &BundleRow, now_ms: i64, wanted: &mut Wanted) {
-        let Some(at) = self.index_of(device) else { return };
+        let Some(at) = self.index_of(device) else {
+            return;
+        };
         let asked = DesiredBundle {
             family: self.rollout.family.clone(),
             version: self.rollout.version,
@@ -291,17 +383,31 @@ impl<'a> View<'a> {
     }
 
     fn take_back(&mut self, device: &str, wanted: &mut Wanted) {
-        let Some(at) = self.index_of(device) else { return };
+        let Some(at) = self.index_of(device) else {
+            return;
+        };
         let before = self.rows[at].before.clone();
-        self.want(at, before.map(|before| DesiredBundle { rollout: None, ..before }), wanted);
+        self.want(
+            at,
+            before.map(|before| DesiredBundle {
+                rollout: None,
+                ..before
+            }),
+            wanted,
+        );
         self.fleet[at].assigned_at_ms = None;
     }
 
     /// Replaces the family's bundle in a device's desired state, and leaves the others.
     fn want(&self, at: usize, bundle: Option<DesiredBundle>, wanted: &mut Wanted) {
         let device = &self.rows[at].device;
-        let current = self.devices.get(device).and_then(|row| row.desired.as_ref());
-        let mut bundles: Vec<DesiredBundle> = current.map(|desired| desired.bundles.clone()).unwrap_or_default();
+        let current = self
+            .devices
+            .get(device)
+            .and_then(|row| row.desired.as_ref());
+        let mut bundles: Vec<DesiredBundle> = current
+            .map(|desired| desired.bundles.clone())
+            .unwrap_or_default();
         bundles.retain(|other| other.family != self.rollout.family);
         bundles.extend(bundle);
         wanted.insert(device.clone(), bundles);
@@ -315,7 +421,11 @@ impl<'a> View<'a> {
             let heard_ms = seen.last_seen_ms.unwrap_or(seen.state_since_ms);
             now_ms.saturating_sub(heard_ms) <= deadline_ms
         };
-        *next != RolloutState::Finished && self.fleet.iter().any(|seen| is_on_the_way_back(seen) && is_heard(seen))
+        *next != RolloutState::Finished
+            && self
+                .fleet
+                .iter()
+                .any(|seen| is_on_the_way_back(seen) && is_heard(seen))
     }
 
     /// What to write; `None` if nothing is new.
@@ -332,10 +442,16 @@ impl<'a> View<'a> {
         for (row, seen) in self.rows.iter().zip(&self.fleet) {
             let noted: Option<DeviceObservation> = serde_json::from_value(row.state.clone()).ok();
             // That a device was heard of again is not worth a write: its own row says it.
-            let noted = noted.map(|noted| DeviceObservation { last_seen_ms: seen.last_seen_ms, ..noted });
+            let noted = noted.map(|noted| DeviceObservation {
+                last_seen_ms: seen.last_seen_ms,
+                ..noted
+            });
             if noted.as_ref() != Some(seen) {
                 let state = write(self.rollout, "device state", seen)?;
-                device_updates.push(RolloutDeviceRow { state, ..row.clone() });
+                device_updates.push(RolloutDeviceRow {
+                    state,
+                    ..row.clone()
+                });
             }
         }
         let application = PlanApplication {
@@ -345,7 +461,9 @@ impl<'a> View<'a> {
             report: write(self.rollout, "report", report)?,
             device_updates,
             desired: wanted.into_iter().collect(),
-            verdict: judged.map(|judged| write(self.rollout, "verdict", judged)).transpose()?,
+            verdict: judged
+                .map(|judged| write(self.rollout, "verdict", judged))
+                .transpose()?,
         };
         let is_new = application.new_state != self.rollout.state
             || application.report != self.rollout.report
@@ -365,51 +483,99 @@ async fn gate_input(
     baseline_ms: i64,
 ) -> Result<GateInput, ExecuteError> {
     let mut queries = Vec::new();
-    let sides = request.canaries.iter().map(|d| (d, true)).chain(request.controls.iter().map(|d| (d, false)));
+    let sides = request
+        .canaries
+        .iter()
+        .map(|d| (d, true))
+        .chain(request.controls.iter().map(|d| (d, false)));
     let mut samples: Vec<(bool, DeviceSample, bool)> = Vec::new();
     for (device, is_canary) in sides {
         let row = view.index_of(device).map(|at| &view.rows[at]);
-        let before = row.and_then(|row| row.before.as_ref()).map(|before| before.digest);
-        let sample = DeviceSample { device: device.clone(), before: Period::default(), after: Period::default() };
+        let before = row
+            .and_then(|row| row.before.as_ref())
+            .map(|before| before.digest);
+        let sample = DeviceSample {
+            device: device.clone(),
+            before: Period::default(),
+            after: Period::default(),
+        };
         let (Some(row), Some(before)) = (row, before) else {
             // No version before: a shortage, which the gate names.
             samples.push((is_canary, sample, false));
             continue;
         };
         samples.push((is_canary, sample, true));
-        let period = |bundle, from_ms, until_ms| PeriodQuery { device: row.device.clone(), bundle, from_ms, until_ms };
+        let period = |bundle, from_ms, until_ms| PeriodQuery {
+            device: row.device.clone(),
+            bundle,
+            from_ms,
+            until_ms,
+        };
         let from_ms = request.before_until_ms.saturating_sub(baseline_ms);
         queries.push(period(before, from_ms, request.before_until_ms));
-        let after = if is_canary { view.rollout.digest } else { before };
+        let after = if is_canary {
+            view.rollout.digest
+        } else {
+            before
+        };
         queries.push(period(after, request.after_from_ms, request.after_until_ms));
     }
-    let mut sums = store.periods(&view.rollout.family, &queries).await?.into_iter();
+    let mut sums = store
+        .periods(&view.rollout.family, &queries)
+        .await?
+        .into_iter();
     let mut input = GateInput::default();
     for (is_canary, mut sample, was_asked) in samples {
         if was_asked {
             sample.before = period_of(sums.next());
             sample.after = period_of(sums.next());
         }
-        if is_canary { &mut input.canaries } else { &mut input.controls }.push(sample);
+        if is_canary {
+            &mut input.canaries
+        } else {
+            &mut input.controls
+        }
+        .push(sample);
     }
     Ok(input)
 }
 
 fn period_of(sum: Option<PeriodSum>) -> Period {
-    let PeriodSum { inferences, confidence_sum_micro, outputs, .. } = sum.unwrap_or_default();
-    Period { inferences, confidence_sum_micro, outputs }
+    let PeriodSum {
+        inferences,
+        confidence_sum_micro,
+        outputs,
+        ..
+    } = sum.unwrap_or_default();
+    Period {
+        inferences,
+        confidence_sum_micro,
+        outputs,
+    }
 }
 
-fn read<T: serde::de::DeserializeOwned>(rollout: &RolloutRow, what: &'static str, value: &Value) -> Result<T, ExecuteError> {
+fn read<T: serde::de::DeserializeOwned>(
+    rollout: &RolloutRow,
+    what: &'static str,
+    value: &Value,
+) -> Result<T, ExecuteError> {
     serde_json::from_value(value.clone()).map_err(|e| document(rollout, what, &e))
 }
 
-fn write<T: Serialize>(rollout: &RolloutRow, what: &'static str, value: &T) -> Result<Value, ExecuteError> {
+fn write<T: Serialize>(
+    rollout: &RolloutRow,
+    what: &'static str,
+    value: &T,
+) -> Result<Value, ExecuteError> {
     serde_json::to_value(value).map_err(|e| document(rollout, what, &e))
 }
 
 fn document(rollout: &RolloutRow, what: &'static str, error: &serde_json::Error) -> ExecuteError {
-    ExecuteError::Document { rollout: rollout.id.clone(), what, problem: error.to_string() }
+    ExecuteError::Document {
+        rollout: rollout.id.clone(),
+        what,
+        problem: error.to_string(),
+    }
 }
 
 #[cfg(test)]

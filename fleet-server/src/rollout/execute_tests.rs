@@ -11,7 +11,10 @@ use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 
 const DEVICES: usize = 12;
-const SETTINGS: ExecuteSettings = ExecuteSettings { tick: Duration::from_secs(1), baseline_ms: 100_000 };
+const SETTINGS: ExecuteSettings = ExecuteSettings {
+    tick: Duration::from_secs(1),
+    baseline_ms: 100_000,
+};
 
 /// A server's database with twelve devices on version 1 and a rollout of version 2.
 struct World {
@@ -44,15 +47,35 @@ fn bundle(version: u64) -> BundleRow {
 }
 
 fn asked(version: u64) -> DesiredBundle {
-    let BundleRow { family, digest, target, .. } = bundle(version);
-    DesiredBundle { family, version, target, digest, rollout: None, probation: Probation::default() }
+    let BundleRow {
+        family,
+        digest,
+        target,
+        ..
+    } = bundle(version);
+    DesiredBundle {
+        family,
+        version,
+        target,
+        digest,
+        rollout: None,
+        probation: Probation::default(),
+    }
 }
 
 fn policy() -> Policy {
     let mut policy = Policy::with_seed(7);
     policy.stages = vec![
-        Stage { name: "canary".into(), size: StageSize::Count(3), soak_ms: 1000 },
-        Stage { name: "rest".into(), size: StageSize::Rest, soak_ms: 0 },
+        Stage {
+            name: "canary".into(),
+            size: StageSize::Count(3),
+            soak_ms: 1000,
+        },
+        Stage {
+            name: "rest".into(),
+            size: StageSize::Rest,
+            soak_ms: 0,
+        },
     ];
     policy
 }
@@ -62,7 +85,12 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("dunlin.db")).await.unwrap();
         store.set_bundles(&[bundle(1), bundle(2)]).await.unwrap();
-        let mut world = Self { store, id: "r1".parse().unwrap(), segment: 0, _dir: dir };
+        let mut world = Self {
+            store,
+            id: "r1".parse().unwrap(),
+            segment: 0,
+            _dir: dir,
+        };
         for index in 0..DEVICES {
             let new = NewDevice {
                 device: name(index),
@@ -72,8 +100,16 @@ impl World {
                 cert_sha256: [index as u8; 32],
                 public_key_sha256: [index as u8; 32],
             };
-            world.store.insert_device(&new, &BTreeMap::new(), 0).await.unwrap();
-            world.store.set_desired(&[(name(index), vec![asked(1)])]).await.unwrap();
+            world
+                .store
+                .insert_device(&new, &BTreeMap::new(), 0)
+                .await
+                .unwrap();
+            world
+                .store
+                .set_desired(&[(name(index), vec![asked(1)])])
+                .await
+                .unwrap();
             world.window(&name(index), 1, 10_000, 900_000).await;
         }
         world.create().await;
@@ -141,14 +177,28 @@ impl World {
             profile: None,
             latency: Latency::default(),
         };
-        let records = vec![Record { time_ms: start_ms, body: Body::Window(Box::new(window)) }];
-        let segment = Segment { boot: BootId([1; 16]), segment: self.segment, records };
-        let incoming = IncomingSegment { device: device.clone(), class: Class::Sketch, segment, received_ms: start_ms };
+        let records = vec![Record {
+            time_ms: start_ms,
+            body: Body::Window(Box::new(window)),
+        }];
+        let segment = Segment {
+            boot: BootId([1; 16]),
+            segment: self.segment,
+            records,
+        };
+        let incoming = IncomingSegment {
+            device: device.clone(),
+            class: Class::Sketch,
+            segment,
+            received_ms: start_ms,
+        };
         self.store.ingest(&[incoming]).await.unwrap();
     }
 
     async fn tick(&self, now_ms: i64) -> bool {
-        let Some(rollout) = self.store.running_rollouts().await.unwrap().pop() else { return false };
+        let Some(rollout) = self.store.running_rollouts().await.unwrap().pop() else {
+            return false;
+        };
         step(&self.store, &rollout, SETTINGS, now_ms).await.unwrap()
     }
 
@@ -157,7 +207,9 @@ impl World {
     }
 
     async fn state(&self) -> String {
-        serde_json::from_value::<RolloutState>(self.rollout().await.state).unwrap().to_string()
+        serde_json::from_value::<RolloutState>(self.rollout().await.state)
+            .unwrap()
+            .to_string()
     }
 
     async fn asked_version(&self, device: &DeviceId) -> (u64, Revision) {
@@ -169,8 +221,11 @@ impl World {
     async fn obey(&self, device: &DeviceId, progress: Progress, now_ms: i64) {
         let desired = self.store.desired(device).await.unwrap().unwrap();
         let bundle = &desired.bundles[0];
-        let installed =
-            Installed { family: bundle.family.clone(), version: bundle.version, digest: bundle.digest };
+        let installed = Installed {
+            family: bundle.family.clone(),
+            version: bundle.version,
+            digest: bundle.digest,
+        };
         let reported = Reported {
             sequence: u64::try_from(now_ms).unwrap(),
             revision: desired.revision,
@@ -180,7 +235,12 @@ impl World {
             active: Some(installed),
             agent_version: "0.1.0".into(),
         };
-        assert!(self.store.set_reported(device, &reported, now_ms).await.unwrap());
+        assert!(
+            self.store
+                .set_reported(device, &reported, now_ms)
+                .await
+                .unwrap()
+        );
     }
 
     async fn cohorts(&self) -> (Vec<DeviceId>, Vec<DeviceId>) {
@@ -223,7 +283,10 @@ async fn a_good_version_goes_through_to_the_end() {
     assert_eq!(verdicts.len(), 1);
     assert_eq!(verdicts[0].verdict["verdict"]["decision"], "pass");
     assert!(world.tick(65_000).await);
-    assert!(!world.tick(65_100).await, "the same tick again changes nothing");
+    assert!(
+        !world.tick(65_100).await,
+        "the same tick again changes nothing"
+    );
     for control in &controls {
         let (version, revision) = world.asked_version(control).await;
         assert_eq!((version, revision.generation), (2, 2));
@@ -231,7 +294,10 @@ async fn a_good_version_goes_through_to_the_end() {
     }
     world.tick(67_000).await;
     world.tick(68_000).await;
-    assert_eq!((world.state().await.as_str(), world.rollout().await.running), ("finished", false));
+    assert_eq!(
+        (world.state().await.as_str(), world.rollout().await.running),
+        ("finished", false)
+    );
 }
 
 #[tokio::test]
@@ -240,11 +306,21 @@ async fn a_bad_version_is_stopped_its_verdict_replays_and_canaries_go_back() {
     let (canaries, controls) = world.until_the_gate(600_000).await;
     assert!(world.tick(64_000).await);
     assert_eq!(world.state().await, "stopped at stage 0");
-    let verdict = world.store.rollout_verdicts(&world.id).await.unwrap().remove(0).verdict;
+    let verdict = world
+        .store
+        .rollout_verdicts(&world.id)
+        .await
+        .unwrap()
+        .remove(0)
+        .verdict;
     let judged: Judged = serde_json::from_value(verdict).unwrap();
     assert_eq!(judged.verdict.decision, Decision::Stop);
     let again = serde_json::to_vec(&judge(&judged.policy, &judged.input)).unwrap();
-    assert_eq!(again, serde_json::to_vec(&judged.verdict).unwrap(), "replayed to the same bytes");
+    assert_eq!(
+        again,
+        serde_json::to_vec(&judged.verdict).unwrap(),
+        "replayed to the same bytes"
+    );
     for canary in &canaries {
         let (version, revision) = world.asked_version(canary).await;
         assert_eq!((version, revision.generation), (1, 3));
@@ -252,12 +328,19 @@ async fn a_bad_version_is_stopped_its_verdict_replays_and_canaries_go_back() {
         world.obey(canary, Progress::Succeeded, 65_000).await;
     }
     for control in &controls {
-        assert_eq!(world.asked_version(control).await.1.generation, 1, "never touched");
+        assert_eq!(
+            world.asked_version(control).await.1.generation,
+            1,
+            "never touched"
+        );
     }
     assert!(!world.tick(66_000).await);
     assert!(!world.rollout().await.running);
     let rows = world.store.rollout_devices(&world.id).await.unwrap();
-    let back = rows.iter().filter(|row| row.state["state"]["state"] == "rolled_back").count();
+    let back = rows
+        .iter()
+        .filter(|row| row.state["state"]["state"] == "rolled_back")
+        .count();
     assert_eq!(back, 3);
 }
 
@@ -274,8 +357,19 @@ async fn without_telemetry_the_gate_holds_and_keeps_no_verdict() {
     }
     assert_eq!(world.state().await, "running stage 0");
     let report: Report = serde_json::from_value(world.rollout().await.report).unwrap();
-    assert!(report.headline().contains("gate holds"), "{}", report.headline());
-    assert!(world.store.rollout_verdicts(&world.id).await.unwrap().is_empty());
+    assert!(
+        report.headline().contains("gate holds"),
+        "{}",
+        report.headline()
+    );
+    assert!(
+        world
+            .store
+            .rollout_verdicts(&world.id)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -318,10 +412,17 @@ async fn a_device_enrolled_meanwhile_joins_the_last_stage() {
         cert_sha256: [99; 32],
         public_key_sha256: [99; 32],
     };
-    world.store.insert_device(&late, &BTreeMap::new(), 0).await.unwrap();
+    world
+        .store
+        .insert_device(&late, &BTreeMap::new(), 0)
+        .await
+        .unwrap();
     world.tick(60_000).await;
     world.tick(60_500).await;
     let rows = world.store.rollout_devices(&world.id).await.unwrap();
-    let joined: Vec<_> = rows.iter().filter(|row| row.device == late.device).collect();
+    let joined: Vec<_> = rows
+        .iter()
+        .filter(|row| row.device == late.device)
+        .collect();
     assert_eq!((joined.len(), joined[0].stage), (1, 1));
 }

@@ -30,7 +30,9 @@ pub fn observe(
         enter(&mut seen, DeviceState::Cancelled, now_ms);
         return seen;
     }
-    let Some(reported) = &device.reported else { return seen };
+    let Some(reported) = &device.reported else {
+        return seen;
+    };
     if seen.assigned_at_ms.is_some() {
         if let Some(state) = progress(rollout, reported) {
             enter(&mut seen, state, now_ms);
@@ -48,7 +50,8 @@ pub fn observe(
 /// Given back, and still on the version as far as anybody knows.
 #[must_use]
 pub fn is_on_the_way_back(device: &DeviceObservation) -> bool {
-    device.assigned_at_ms.is_none() && (device.state.is_active() || device.state == DeviceState::Succeeded)
+    device.assigned_at_ms.is_none()
+        && (device.state.is_active() || device.state == DeviceState::Succeeded)
 }
 
 fn enter(seen: &mut DeviceObservation, state: DeviceState, now_ms: i64) {
@@ -60,13 +63,18 @@ fn enter(seen: &mut DeviceObservation, state: DeviceState, now_ms: i64) {
 
 fn asks_for(rollout: &RolloutRow, device: &DeviceRow) -> bool {
     let bundles = device.desired.iter().flat_map(|desired| &desired.bundles);
-    bundles.into_iter().any(|bundle| bundle.rollout.as_ref() == Some(&rollout.id))
+    bundles
+        .into_iter()
+        .any(|bundle| bundle.rollout.as_ref() == Some(&rollout.id))
 }
 
 /// What the newest report says about this rollout's version, if it is about that at all.
 fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
     let is_ours = reported.rollout.as_ref() == Some(&rollout.id)
-        && reported.target.as_ref().is_some_and(|target| target.digest == rollout.digest);
+        && reported
+            .target
+            .as_ref()
+            .is_some_and(|target| target.digest == rollout.digest);
     if !is_ours {
         return None;
     }
@@ -76,15 +84,32 @@ fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
         Progress::Receiving { .. } | Progress::Trial => Some(DeviceState::Working),
         Progress::Probation { .. } => Some(DeviceState::Probation),
         Progress::Succeeded => Some(DeviceState::Succeeded),
-        Progress::Refused(failure) => Some(DeviceState::Rejected { reason: words(failure) }),
-        Progress::Failed(failure) => Some(DeviceState::Failed { reason: words(failure) }),
-        Progress::RolledBack(failure) => Some(DeviceState::RolledBack { reason: words(failure) }),
+        Progress::Refused(failure) => Some(DeviceState::Rejected {
+            reason: words(failure),
+        }),
+        Progress::Failed(failure) => Some(DeviceState::Failed {
+            reason: words(failure),
+        }),
+        Progress::RolledBack(failure) => Some(DeviceState::RolledBack {
+            reason: words(failure),
+        }),
     }
 }
 
-fn is_back(rollout: &RolloutRow, row: &RolloutDeviceRow, device: &DeviceRow, reported: &Reported) -> bool {
-    let accepted = device.desired.as_ref().is_none_or(|desired| reported.revision >= desired.revision);
-    let active = reported.active.as_ref().filter(|active| active.family == rollout.family);
+fn is_back(
+    rollout: &RolloutRow,
+    row: &RolloutDeviceRow,
+    device: &DeviceRow,
+    reported: &Reported,
+) -> bool {
+    let accepted = device
+        .desired
+        .as_ref()
+        .is_none_or(|desired| reported.revision >= desired.revision);
+    let active = reported
+        .active
+        .as_ref()
+        .filter(|active| active.family == rollout.family);
     match (&row.before, active) {
         (Some(before), Some(active)) => accepted && active.digest == before.digest,
         (Some(_), None) => false,

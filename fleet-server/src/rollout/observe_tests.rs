@@ -10,13 +10,28 @@ use std::collections::BTreeMap;
 const NOW: i64 = 5000;
 
 fn installed(version: u64) -> Installed {
-    Installed { family: "digits".parse().unwrap(), version, digest: Digest::of(&version.to_be_bytes()) }
+    Installed {
+        family: "digits".parse().unwrap(),
+        version,
+        digest: Digest::of(&version.to_be_bytes()),
+    }
 }
 
 fn bundle(version: u64, rollout: Option<&str>) -> DesiredBundle {
-    let Installed { family, version, digest } = installed(version);
+    let Installed {
+        family,
+        version,
+        digest,
+    } = installed(version);
     let rollout = rollout.map(|id| id.parse().unwrap());
-    DesiredBundle { family, version, target: format!("digits/{version}"), digest, rollout, probation: Probation::default() }
+    DesiredBundle {
+        family,
+        version,
+        target: format!("digits/{version}"),
+        digest,
+        rollout,
+        probation: Probation::default(),
+    }
 }
 
 fn rollout() -> RolloutRow {
@@ -38,16 +53,32 @@ fn rollout() -> RolloutRow {
 }
 
 fn row() -> RolloutDeviceRow {
-    RolloutDeviceRow { device: "d".parse().unwrap(), stage: 0, position: 0, before: Some(bundle(1, None)), state: Value::Null }
+    RolloutDeviceRow {
+        device: "d".parse().unwrap(),
+        stage: 0,
+        position: 0,
+        before: Some(bundle(1, None)),
+        state: Value::Null,
+    }
 }
 
 fn noted(state: DeviceState, assigned_at_ms: Option<i64>) -> DeviceObservation {
-    DeviceObservation { device: "d".into(), stage: 0, state, state_since_ms: 100, last_seen_ms: None, assigned_at_ms }
+    DeviceObservation {
+        device: "d".into(),
+        stage: 0,
+        state,
+        state_since_ms: 100,
+        last_seen_ms: None,
+        assigned_at_ms,
+    }
 }
 
 fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) -> DeviceRow {
     let asked_by = desired.rollout.clone();
-    let revision = Revision { epoch: 1, generation: 2 };
+    let revision = Revision {
+        epoch: 1,
+        generation: 2,
+    };
     DeviceRow {
         device: "d".parse().unwrap(),
         labels: BTreeMap::new(),
@@ -68,7 +99,10 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
             active: Some(installed(active)),
             agent_version: "0.1.0".into(),
         }),
-        desired: Some(Desired { revision, bundles: vec![desired] }),
+        desired: Some(Desired {
+            revision,
+            bundles: vec![desired],
+        }),
     }
 }
 
@@ -80,16 +114,37 @@ fn seen(noted: &DeviceObservation, device: &DeviceRow) -> DeviceObservation {
 fn progress_of_this_rollouts_version_becomes_the_state() {
     let assigned = noted(DeviceState::Assigned, Some(100));
     for (progress, name) in [
-        (Progress::Receiving { done_bytes: 1, total_bytes: 2 }, "working"),
+        (
+            Progress::Receiving {
+                done_bytes: 1,
+                total_bytes: 2,
+            },
+            "working",
+        ),
         (Progress::Trial, "working"),
-        (Progress::Probation { inferences: 1, needed: 2 }, "probation"),
+        (
+            Progress::Probation {
+                inferences: 1,
+                needed: 2,
+            },
+            "probation",
+        ),
         (Progress::Succeeded, "succeeded"),
-        (Progress::Refused(Failure::new("threshold", "1 of 2")), "rejected"),
+        (
+            Progress::Refused(Failure::new("threshold", "1 of 2")),
+            "rejected",
+        ),
         (Progress::Failed(Failure::new("golden", "")), "failed"),
-        (Progress::RolledBack(Failure::new("crash_loop", "")), "rolled_back"),
+        (
+            Progress::RolledBack(Failure::new("crash_loop", "")),
+            "rolled_back",
+        ),
     ] {
         let seen = seen(&assigned, &device(bundle(2, Some("r2")), 2, 1, progress));
-        assert_eq!((seen.state.name(), seen.state_since_ms, seen.last_seen_ms), (name, NOW, Some(4000)));
+        assert_eq!(
+            (seen.state.name(), seen.state_since_ms, seen.last_seen_ms),
+            (name, NOW, Some(4000))
+        );
     }
 }
 
@@ -107,14 +162,23 @@ fn a_report_about_something_else_changes_nothing() {
 #[test]
 fn the_same_state_keeps_its_time() {
     let succeeded = noted(DeviceState::Succeeded, Some(50));
-    let seen = seen(&succeeded, &device(bundle(2, Some("r2")), 2, 2, Progress::Succeeded));
+    let seen = seen(
+        &succeeded,
+        &device(bundle(2, Some("r2")), 2, 2, Progress::Succeeded),
+    );
     assert_eq!(seen.state_since_ms, 100);
 }
 
 #[test]
 fn a_pin_by_hand_takes_the_device_out() {
-    let seen = seen(&noted(DeviceState::Working, Some(100)), &device(bundle(1, None), 1, 1, Progress::Succeeded));
-    assert_eq!((seen.state, seen.assigned_at_ms), (DeviceState::Cancelled, None));
+    let seen = seen(
+        &noted(DeviceState::Working, Some(100)),
+        &device(bundle(1, None), 1, 1, Progress::Succeeded),
+    );
+    assert_eq!(
+        (seen.state, seen.assigned_at_ms),
+        (DeviceState::Cancelled, None)
+    );
 }
 
 #[test]
@@ -131,8 +195,17 @@ fn a_device_on_the_way_back_arrives() {
     let still = device(bundle(1, None), 1, 2, Progress::Trial);
     assert_eq!(seen(&back, &still).state, DeviceState::Succeeded);
     let arrived = seen(&back, &device(bundle(1, None), 1, 1, Progress::Succeeded));
-    assert_eq!(arrived.state, DeviceState::RolledBack { reason: "back on version 1".into() });
+    assert_eq!(
+        arrived.state,
+        DeviceState::RolledBack {
+            reason: "back on version 1".into()
+        }
+    );
     let mut unaware = device(bundle(1, None), 1, 1, Progress::Succeeded);
     unaware.reported.as_mut().unwrap().revision.generation = 1;
-    assert_eq!(seen(&back, &unaware).state, DeviceState::Succeeded, "an old report says nothing about now");
+    assert_eq!(
+        seen(&back, &unaware).state,
+        DeviceState::Succeeded,
+        "an old report says nothing about now"
+    );
 }

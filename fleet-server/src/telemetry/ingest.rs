@@ -46,7 +46,10 @@ pub struct IngestSettings {
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { batch_max: 256, batch_wait: Duration::from_millis(20) }
+        Self {
+            batch_max: 256,
+            batch_wait: Duration::from_millis(20),
+        }
     }
 }
 
@@ -104,11 +107,20 @@ pub enum Message {
 pub fn read(fleet: &FleetId, topic: &str, payload: &[u8]) -> Result<(DeviceId, Message), Refusal> {
     let topic: Topic = topic.parse()?;
     if topic.fleet != *fleet {
-        return Err(Refusal::Fleet { expected: fleet.clone(), got: topic.fleet });
+        return Err(Refusal::Fleet {
+            expected: fleet.clone(),
+            got: topic.fleet,
+        });
     }
     let message = match topic.channel {
-        Channel::Presence => Message::Presence(parse("presence", CONTROL_MESSAGE_MAX_BYTES, payload)?),
-        Channel::Reported => Message::Reported(Box::new(parse("reported", CONTROL_MESSAGE_MAX_BYTES, payload)?)),
+        Channel::Presence => {
+            Message::Presence(parse("presence", CONTROL_MESSAGE_MAX_BYTES, payload)?)
+        }
+        Channel::Reported => Message::Reported(Box::new(parse(
+            "reported",
+            CONTROL_MESSAGE_MAX_BYTES,
+            payload,
+        )?)),
         channel => {
             let class = Class::of_channel(channel).ok_or(Refusal::Direction(channel.as_str()))?;
             Message::Segment(class, Box::new(Segment::decode(class, payload)?))
@@ -126,7 +138,13 @@ pub async fn run(
     settings: IngestSettings,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut ingest = Ingest { store, mqtt, wake, touched: BTreeMap::new(), complaints: Complaints::default() };
+    let mut ingest = Ingest {
+        store,
+        mqtt,
+        wake,
+        touched: BTreeMap::new(),
+        complaints: Complaints::default(),
+    };
     loop {
         let first = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
@@ -142,7 +160,11 @@ pub async fn run(
     }
 }
 
-async fn gather(first: Inbound, inbound: &mut mpsc::Receiver<Inbound>, settings: IngestSettings) -> Vec<Inbound> {
+async fn gather(
+    first: Inbound,
+    inbound: &mut mpsc::Receiver<Inbound>,
+    settings: IngestSettings,
+) -> Vec<Inbound> {
     let mut batch = vec![first];
     let full = async {
         while batch.len() < settings.batch_max {
@@ -174,7 +196,12 @@ impl Ingest {
             metrics::counter!("dunlin_ingest_messages_total").increment(1);
             match read(self.mqtt.fleet(), message.topic(), message.payload()) {
                 Ok((device, Message::Segment(class, segment))) => {
-                    segments.push(IncomingSegment { device, class, segment: *segment, received_ms: now_ms });
+                    segments.push(IncomingSegment {
+                        device,
+                        class,
+                        segment: *segment,
+                        received_ms: now_ms,
+                    });
                 }
                 Ok((device, state)) => {
                     if !self.until_stored(stop, &device, &state, now_ms).await {
@@ -187,7 +214,9 @@ impl Ingest {
             }
         }
         self.touch(&segments, now_ms).await;
-        let Some(stored) = self.store_segments(&segments, stop).await else { return false };
+        let Some(stored) = self.store_segments(&segments, stop).await else {
+            return false;
+        };
         self.acknowledge(stored).await;
         for message in &batch {
             self.mqtt.acknowledge(message).await;
@@ -195,7 +224,13 @@ impl Ingest {
         true
     }
 
-    async fn until_stored(&self, stop: &mut watch::Receiver<bool>, device: &DeviceId, state: &Message, now_ms: i64) -> bool {
+    async fn until_stored(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+        device: &DeviceId,
+        state: &Message,
+        now_ms: i64,
+    ) -> bool {
         let mut tries = 0;
         loop {
             let done = match state {
@@ -212,7 +247,12 @@ impl Ingest {
         }
     }
 
-    async fn presence(&self, device: &DeviceId, presence: &Presence, now_ms: i64) -> Result<(), StoreError> {
+    async fn presence(
+        &self,
+        device: &DeviceId,
+        presence: &Presence,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
         if !self.store.set_presence(device, presence, now_ms).await? {
             tracing::debug!(%device, online = presence.online, "presence ignored: of an earlier connection, or not let in");
         } else if presence.online {
@@ -221,7 +261,12 @@ impl Ingest {
         Ok(())
     }
 
-    async fn reported(&self, device: &DeviceId, reported: &Reported, now_ms: i64) -> Result<(), StoreError> {
+    async fn reported(
+        &self,
+        device: &DeviceId,
+        reported: &Reported,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
         if self.store.set_reported(device, reported, now_ms).await? {
             self.wake.wake();
         } else {
@@ -259,7 +304,8 @@ impl Ingest {
         loop {
             match self.store.ingest(segments).await {
                 Ok(stored) => {
-                    metrics::counter!("dunlin_ingest_segments_total").increment(stored.len() as u64);
+                    metrics::counter!("dunlin_ingest_segments_total")
+                        .increment(stored.len() as u64);
                     return Some(stored);
                 }
                 Err(error) => {
@@ -287,7 +333,8 @@ impl Ingest {
             match self.store.ingest(std::slice::from_ref(one)).await {
                 Ok(identities) => stored.extend(identities),
                 Err(error) => {
-                    metrics::counter!("dunlin_ingest_refused_total", "reason" => "store").increment(1);
+                    metrics::counter!("dunlin_ingest_refused_total", "reason" => "store")
+                        .increment(1);
                     tracing::error!(device = %one.device, segment = one.segment.segment, %error, "segment left out");
                 }
             }
@@ -303,8 +350,14 @@ impl Ingest {
         for ((device, boot), mut segments) in by_boot {
             segments.sort_unstable();
             segments.dedup();
-            let Ok(json) = serde_json::to_vec(&Ack { boot, segments }) else { continue };
-            if let Err(error) = self.mqtt.publish(&device, Channel::Ack, json, Some(ACK_EXPIRY_S)).await {
+            let Ok(json) = serde_json::to_vec(&Ack { boot, segments }) else {
+                continue;
+            };
+            if let Err(error) = self
+                .mqtt
+                .publish(&device, Channel::Ack, json, Some(ACK_EXPIRY_S))
+                .await
+            {
                 // The device sends them again and is answered then.
                 tracing::debug!(%error, "acknowledgement not sent");
             }
@@ -372,9 +425,24 @@ mod tests {
         assert_eq!(read("dunlin/v1/demo/d/nope", b"{}"), "topic");
         assert_eq!(read("dunlin/v1/else/d/event", b"{}"), "fleet");
         assert_eq!(read("dunlin/v1/demo/d/desired", b"{}"), "direction");
-        assert_eq!(read("dunlin/v1/demo/d/presence", b"{\"online\":3}"), "malformed");
-        assert_eq!(read("dunlin/v1/demo/d/reported", &vec![b' '; CONTROL_MESSAGE_MAX_BYTES + 1]), "too_large");
-        assert_eq!(read("dunlin/v1/demo/d/sketch", &vec![b'['; SEGMENT_MAX_BYTES + 1]), "too_large");
+        assert_eq!(
+            read("dunlin/v1/demo/d/presence", b"{\"online\":3}"),
+            "malformed"
+        );
+        assert_eq!(
+            read(
+                "dunlin/v1/demo/d/reported",
+                &vec![b' '; CONTROL_MESSAGE_MAX_BYTES + 1]
+            ),
+            "too_large"
+        );
+        assert_eq!(
+            read(
+                "dunlin/v1/demo/d/sketch",
+                &vec![b'['; SEGMENT_MAX_BYTES + 1]
+            ),
+            "too_large"
+        );
     }
 
     #[test]

@@ -190,11 +190,15 @@ proptest! {
                 Action::Replace(number, length) => {
                     let gap = sealed(next, length);
                     next += 1;
-                    store.append(std::slice::from_ref(&gap), &[number]).unwrap();
-                    reference.insert(gap.number, gap.entry);
-                    if number != gap.number {
+                    // A batch never adds and removes the same number.
+                    let deletes = (number != gap.number).then_some(number);
+                    store
+                        .append(std::slice::from_ref(&gap), deletes.as_slice())
+                        .unwrap();
+                    if let Some(number) = deletes {
                         reference.remove(&number);
                     }
+                    reference.insert(gap.number, gap.entry);
                 }
                 Action::Reopen => {
                     store.sync().unwrap();
