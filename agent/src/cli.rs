@@ -36,7 +36,9 @@ enum Sub {
         config: ConfigArg,
     },
     /// Join a fleet with a claim token, once.
-    #[command(after_help = "The token is read from --token-file, from DUNLIN_CLAIM_TOKEN or from standard input,\nnever from an argument, which other users could see.\n\nExample:\n  dunlin-agent enroll --config /etc/dunlin/agent.toml < claim.token")]
+    #[command(
+        after_help = "The token is read from --token-file, from DUNLIN_CLAIM_TOKEN or from standard input,\nnever from an argument, which other users could see.\n\nExample:\n  dunlin-agent enroll --config /etc/dunlin/agent.toml < claim.token"
+    )]
     Enroll {
         #[command(flatten)]
         config: ConfigArg,
@@ -200,7 +202,12 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        print_status(identity.as_ref(), state.as_ref(), reported.as_ref(), running);
+        print_status(
+            identity.as_ref(),
+            state.as_ref(),
+            reported.as_ref(),
+            running,
+        );
     }
     Ok(if running && identity.is_some() {
         ExitCode::SUCCESS
@@ -215,32 +222,52 @@ fn print_status(
     reported: Option<&Reported>,
     running: bool,
 ) {
-    println!("agent      {}, {}", crate::VERSION, if running { "running" } else { "not running" });
+    println!(
+        "agent      {}, {}",
+        crate::VERSION,
+        if running { "running" } else { "not running" }
+    );
     match identity {
         None => println!("device     not enrolled: run `dunlin-agent enroll`"),
-        Some(i) => println!("device     {} in fleet {}", i.enrolled.device, i.enrolled.fleet),
+        Some(i) => println!(
+            "device     {} in fleet {}",
+            i.enrolled.device, i.enrolled.fleet
+        ),
     }
     let (Some(state), Some(reported)) = (state, reported) else {
         return println!("model      none yet");
     };
     match &reported.active {
         None => println!("model      none yet"),
-        Some(a) => println!("model      {} version {} ({})", a.family, a.version, a.digest.short()),
+        Some(a) => println!(
+            "model      {} version {} ({})",
+            a.family,
+            a.version,
+            a.digest.short()
+        ),
     }
     println!("desired    {}", state.revision);
     let phase = match &state.phase {
         Phase::Idle { last } => format!("idle, last update: {last:?}"),
         Phase::Receiving { want, attempts, .. } => {
-            format!("receiving version {}, {attempts} failed attempts", want.version)
+            format!(
+                "receiving version {}, {attempts} failed attempts",
+                want.version
+            )
         }
         Phase::Trial { want, .. } => format!("golden cases of version {}", want.version),
-        Phase::Probation { want, served_ms, .. } => format!(
+        Phase::Probation {
+            want, served_ms, ..
+        } => format!(
             "version {} on probation for {} s",
             want.version,
             served_ms / 1000
         ),
         Phase::RollingBack { want, failure } => {
-            format!("going back from version {}: {}", want.version, failure.detail)
+            format!(
+                "going back from version {}: {}",
+                want.version, failure.detail
+            )
         }
     };
     println!("update     {phase}");

@@ -150,11 +150,7 @@ async fn connection(
         .capacity(QUEUE)
         .build();
     let (event_tx, mut event_rx) = mpsc::channel(QUEUE);
-    let poller = AbortOnDrop(tokio::spawn(poll(
-        events,
-        settings.clone(),
-        event_tx,
-    )));
+    let poller = AbortOnDrop(tokio::spawn(poll(events, settings.clone(), event_tx)));
 
     let hello_sent = async {
         match event_rx.recv().await {

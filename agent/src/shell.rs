@@ -137,7 +137,10 @@ impl Shell {
             Ok(None) => fresh_state(&identity),
             Err(e) => {
                 let aside = ledger.set_aside()?;
-                first_events.push(("ledger_damaged", format!("{e}; kept as {}", aside.display())));
+                first_events.push((
+                    "ledger_damaged",
+                    format!("{e}; kept as {}", aside.display()),
+                ));
                 fresh_state(&identity)
             }
         };
@@ -401,7 +404,8 @@ impl Shell {
 
     async fn record_event(&self, code: &str, detail: String, bundle: Option<Digest>) {
         tracing::info!(code, %detail, "event");
-        self.push(record::event(now_ms(), code, detail, bundle)).await;
+        self.push(record::event(now_ms(), code, detail, bundle))
+            .await;
     }
 
     async fn record_metrics(&self) {

@@ -248,9 +248,9 @@ async fn read_lines(stdout: ChildStdout, to: mpsc::Sender<Result<FromWorker, Str
         let read = (&mut reader).take(max).read_until(b'\n', &mut line).await;
         let said = match read {
             Ok(0) => return,
-            Ok(_) if line.last() != Some(&b'\n') && line.len() >= LINE_MAX_BYTES => {
-                Err(format!("the worker wrote a line of over {LINE_MAX_BYTES} bytes"))
-            }
+            Ok(_) if line.last() != Some(&b'\n') && line.len() >= LINE_MAX_BYTES => Err(format!(
+                "the worker wrote a line of over {LINE_MAX_BYTES} bytes"
+            )),
             // The worker died in the middle of a line.
             Ok(_) if line.last() != Some(&b'\n') => return,
             Ok(_) => serde_json::from_slice(&line)

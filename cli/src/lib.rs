@@ -65,7 +65,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 /// What comes after the noun, with the program's name before it.
 fn passed(program: &str, args: &[OsString]) -> Vec<OsString> {
     let rest = args.iter().skip(2).cloned();
-    std::iter::once(OsString::from(program)).chain(rest).collect()
+    std::iter::once(OsString::from(program))
+        .chain(rest)
+        .collect()
 }
 
 fn with_runtime(future: impl Future<Output = ExitCode>) -> ExitCode {

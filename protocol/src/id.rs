@@ -41,8 +41,7 @@ pub enum IdError {
     },
 }
 
-const NAME_ALPHABET: &str =
-    "letters, digits, '-', '_' and '.', beginning with a letter or a digit";
+const NAME_ALPHABET: &str = "letters, digits, '-', '_' and '.', beginning with a letter or a digit";
 
 fn check_name(kind: &'static str, text: &str) -> Result<(), IdError> {
     const MAX: usize = 64;
@@ -53,9 +52,10 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), IdError> {
             got: text.chars().count(),
         });
     }
-    let bad = text.chars().enumerate().find(|&(at, c)| {
-        !(c.is_ascii_alphanumeric() || (at > 0 && matches!(c, '-' | '_' | '.')))
-    });
+    let bad = text
+        .chars()
+        .enumerate()
+        .find(|&(at, c)| !(c.is_ascii_alphanumeric() || (at > 0 && matches!(c, '-' | '_' | '.'))));
     match bad {
         None => Ok(()),
         Some((_, found)) => Err(IdError::Character {
@@ -250,7 +250,17 @@ mod tests {
         for good in ["edge-07", "a", "A.b_c-9"] {
             assert_eq!(good.parse::<DeviceId>().unwrap().as_str(), good);
         }
-        for bad in ["", "-x", ".x", "a/b", "a+b", "a#", "ä", "a b", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "-x",
+            ".x",
+            "a/b",
+            "a+b",
+            "a#",
+            "ä",
+            "a b",
+            &"x".repeat(65),
+        ] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
         }
     }

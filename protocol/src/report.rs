@@ -64,11 +64,7 @@ impl Progress {
     pub fn is_terminal(&self) -> bool {
         matches!(
             self,
-            Self::Idle
-                | Self::Succeeded
-                | Self::Refused(_)
-                | Self::Failed(_)
-                | Self::RolledBack(_)
+            Self::Idle | Self::Succeeded | Self::Refused(_) | Self::Failed(_) | Self::RolledBack(_)
         )
     }
 }

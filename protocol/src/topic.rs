@@ -81,7 +81,9 @@ pub enum TopicError {
         got: String,
     },
     /// The last level is no channel.
-    #[error("topic channel {got:?} is unknown, expected one of desired, command, ack, block, presence, reported, metrics, sketch, event, log")]
+    #[error(
+        "topic channel {got:?} is unknown, expected one of desired, command, ack, block, presence, reported, metrics, sketch, event, log"
+    )]
     Channel {
         /// The level found, cut to 200 characters.
         got: String,
@@ -127,7 +129,10 @@ impl Topic {
     /// of the group's subscribers.
     #[must_use]
     pub fn filter_shared(group: &str, fleet: &FleetId, channel: Channel) -> String {
-        format!("$share/{group}/{}", Self::filter_all_devices(fleet, channel))
+        format!(
+            "$share/{group}/{}",
+            Self::filter_all_devices(fleet, channel)
+        )
     }
 }
 

@@ -6,9 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use dunlin_protocol::bundle::Manifest;
-use dunlin_protocol::command::{
-    Ack, Action, Command, Desired, DesiredBundle, Probation, parse,
-};
+use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
 use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported};

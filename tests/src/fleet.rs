@@ -191,7 +191,12 @@ impl Fleet {
         let seed = u64::try_from(self.devices.len())?;
         let stream = Stream::new(1, seed, Arc::clone(&device.answered));
         let socket = device.settings.inference.socket.clone();
-        let feeder = feed(socket, stream, self.sample_every, self.stop_streams.subscribe());
+        let feeder = feed(
+            socket,
+            stream,
+            self.sample_every,
+            self.stop_streams.subscribe(),
+        );
         device.feeder = Some(tokio::spawn(feeder));
         self.devices.push(device);
         Ok(())

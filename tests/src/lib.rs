@@ -4,5 +4,7 @@
 //! process of its own, as always), waits for conditions and never for a time.
 
 pub mod fleet;
+pub mod http;
 pub mod mosquitto;
 pub mod operator;
+pub mod process;

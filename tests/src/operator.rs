@@ -117,7 +117,14 @@ impl Operator {
             rollback_floor: Some(floor),
             ..PackRequest::new(models::write(model, &self.dir.join("models"))?)
         };
-        let out = self.dir.join("packed").join(format!("{model}-{version}-{floor}"));
+        let out = self
+            .dir
+            .join("packed")
+            .join(format!("{model}-{version}-{floor}"));
+        // Packing is deterministic: the same model and version is the same bundle.
+        if out.exists() {
+            return Ok(PackedBundle::open(&out)?);
+        }
         Ok(pack(&request, &out)?.0)
     }
 
@@ -170,7 +177,11 @@ impl Operator {
                 return Ok(Err("the server does not answer".to_owned()));
             };
             let why = view.report.as_ref().map_or("", |r| r.headline()).to_owned();
-            Ok(if view.state.has_ended() { Ok(view) } else { Err(why) })
+            Ok(if view.state.has_ended() {
+                Ok(view)
+            } else {
+                Err(why)
+            })
         })
         .await
     }
@@ -225,7 +236,11 @@ impl Operator {
         eventually("every device is connected", async || {
             let online = [("online", "true".to_owned())];
             let got = self.client().devices(&online).await?.len();
-            Ok(if got == devices { Ok(()) } else { Err(format!("{got} of {devices}")) })
+            Ok(if got == devices {
+                Ok(())
+            } else {
+                Err(format!("{got} of {devices}"))
+            })
         })
         .await
         .context("devices")

@@ -160,8 +160,7 @@ fn switch(state_dir: &Path, to: Option<Slot>) -> Result<(), FileError> {
         Some(slot) => {
             let fresh = slots.join("current.new");
             files::remove_if_there(&fresh)?;
-            std::os::unix::fs::symlink(slot.name(), &fresh)
-                .map_err(files::at("link", &fresh))?;
+            std::os::unix::fs::symlink(slot.name(), &fresh).map_err(files::at("link", &fresh))?;
             std::fs::rename(&fresh, &link).map_err(files::at("rename", &link))?;
         }
     }

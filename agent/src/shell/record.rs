@@ -74,14 +74,8 @@ impl Live {
         put("buffer_evicted_records", buffer.evicted_records);
         if let Some(active) = state.active() {
             put("version", active.version);
-            values.insert(
-                "family".to_owned(),
-                Scalar::Text(active.family.to_string()),
-            );
-            values.insert(
-                "bundle".to_owned(),
-                Scalar::Text(active.digest.to_string()),
-            );
+            values.insert("family".to_owned(), Scalar::Text(active.family.to_string()));
+            values.insert("bundle".to_owned(), Scalar::Text(active.digest.to_string()));
         }
         Record {
             time_ms,

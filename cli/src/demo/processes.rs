@@ -128,11 +128,17 @@ pub async fn start_server(program: &Path, dir: &Path) -> anyhow::Result<(Process
 /// One device: its folder and how it is called.
 #[derive(Debug, Clone)]
 pub struct DeviceDir {
+    /// Its id.
     pub name: String,
+    /// Its folder.
     pub dir: PathBuf,
 }
 
 impl DeviceDir {
+    /// Makes the folder, with a configuration of short windows.
+    ///
+    /// # Errors
+    /// It cannot be written.
     pub fn new(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
@@ -149,10 +155,14 @@ impl DeviceDir {
         Ok(this)
     }
 
+    /// Where the agent keeps its state.
+    #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }
 
+    /// Socket of its inference API.
+    #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.join("infer.sock")
     }

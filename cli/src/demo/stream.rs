@@ -21,14 +21,14 @@ const ANSWER_MAX_BYTES: usize = 1 << 20;
 const ANSWER_TIMEOUT_MS: u64 = 10_000;
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): the same seed gives the same demo.
-pub struct Random(u64);
+struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -54,6 +54,8 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Device `device`'s stream; `answered` counts its answers.
+    #[must_use]
     pub fn new(seed: u64, device: u64, answered: Arc<AtomicU64>) -> Self {
         let mut random = Random::new(seed ^ (device + 1).wrapping_mul(0xD1B5_4A32_D192_ED03));
         let mut by_class = vec![Vec::new(); CLASSES];

@@ -122,7 +122,11 @@ impl Profile {
             length("features (at most)", MAX_FEATURES, profile.features.len())?;
         }
         if profile.outputs.classes.len() > MAX_CLASSES {
-            length("classes (at most)", MAX_CLASSES, profile.outputs.classes.len())?;
+            length(
+                "classes (at most)",
+                MAX_CLASSES,
+                profile.outputs.classes.len(),
+            )?;
         }
         length(
             "outputs.counts",
