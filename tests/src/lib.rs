@@ -4,7 +4,9 @@
 //! process of its own, as always), waits for conditions and never for a time.
 
 pub mod fleet;
+pub mod golden;
 pub mod http;
 pub mod mosquitto;
 pub mod operator;
 pub mod process;
+pub mod random;

@@ -8,6 +8,7 @@ mod attacks;
 mod captured;
 pub mod models;
 pub mod processes;
+mod rollouts;
 mod story;
 pub mod stream;
 mod summary;

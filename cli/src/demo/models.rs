@@ -16,7 +16,9 @@ macro_rules! model_files {
         )*]
     };
 }
-const MODELS: [(&str, [(&str, &[u8]); 5]); 3] = model_files!("v1", "v2", "v3");
+/// Name and content of a file.
+type File = (&'static str, &'static [u8]);
+const MODELS: [(&str, [File; 5]); 3] = model_files!("v1", "v2", "v3");
 
 /// Writes one of the models (`v1`, `v2`, `v3`) as a folder that can be packed; its path.
 ///

@@ -3,24 +3,20 @@
 use super::DemoArgs;
 use super::models;
 use super::processes::{self, Addresses, DeviceDir, Process};
+use super::rollouts::{policy_first, policy_gated};
 use super::stream::{self, Fed, Stream};
 use super::summary::{Check, RefusalSummary, RolloutSummary, Summary, VersionSummary};
-use crate::api::{ApiClient, Connection, CreateRollout, RolloutView};
+use crate::api::{ApiClient, Connection};
 use crate::context::{Session, certificate_sha256};
 use crate::keys::{self, Ceremony};
 use crate::pack::{PackRequest, PackedBundle, pack};
 use crate::sign::{sign, verified_targets};
 use crate::token::{self, Claim};
-use anyhow::{Context as _, bail, ensure};
-use dunlin_protocol::command::Probation;
+use anyhow::{Context as _, bail};
 use dunlin_protocol::id::{DeviceId, Family};
 use dunlin_protocol::report::Reported;
 use dunlin_protocol::trust::{SigningKey, TargetsMetadata};
-use dunlin_server::drift::gate::{Decision, Verdict};
-use dunlin_server::rollout::model::{RolloutState, StopReason};
-use dunlin_server::rollout::policy::{GatePolicy, Policy, Stage, StageSize};
-use dunlin_server::rollout::ratio::Ratio;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,13 +26,10 @@ use tokio::task::JoinHandle;
 
 const FAMILY: &str = "digits";
 const SAMPLE_EVERY_MS: u64 = 25;
-const SOAK_MS: u64 = 6_000;
-const ROLLOUT_TIMEOUT_MS: u64 = 180_000;
 pub(super) const STEP_TIMEOUT_MS: u64 = 60_000;
 pub(super) const POLL_MS: u64 = 200;
 /// Answers of each device before its time on a version can be compared with.
 const BASELINE: u64 = 260;
-const CANARIES: u32 = 3;
 const ENROL_AT_ONCE: usize = 4;
 
 pub(super) struct Device {
@@ -60,7 +53,7 @@ pub(super) struct Story {
     stop: watch::Sender<bool>,
     fed: Vec<Fed>,
     checks: Vec<Check>,
-    rollouts: Vec<RolloutSummary>,
+    pub(super) rollouts: Vec<RolloutSummary>,
     pub(super) refusals: Vec<RefusalSummary>,
 }
 
@@ -305,113 +298,6 @@ impl Story {
         self.devices.iter().map(count).collect()
     }
 
-    // ---- rollouts ----------------------------------------------------------------------------
-
-    /// Creates a rollout and shows it until it ends; its id.
-    async fn roll_out(&mut self, version: u64, policy: Policy) -> anyhow::Result<String> {
-        let begun = Instant::now();
-        let request = CreateRollout {
-            family: self.family.clone(),
-            version,
-            policy: Some(policy),
-            selector: None,
-            probation: Some(Probation {
-                inferences: 20,
-                time_ms: 1_000,
-                errors_max: 0,
-                deadline_ms: 60_000,
-            }),
-        };
-        let client = self.session()?.client.clone();
-        let id = client.create_rollout(&request).await?.id;
-        let (mut last_stages, mut last_line) = (String::new(), String::new());
-        let mut told = BTreeSet::new();
-        loop {
-            let view = client.rollout(&id).await?;
-            if let Some(report) = &view.report {
-                let stages = stages_line(report);
-                if stages != last_stages {
-                    self.say(&stages);
-                    last_stages = stages;
-                }
-                for reason in &report.reasons {
-                    let stage = reason.sentence.split(':').next().unwrap_or_default();
-                    if told.insert((stage.to_owned(), reason.code)) {
-                        self.say(&format!("  {}", reason.sentence));
-                    }
-                }
-                last_line = report.headline().to_owned();
-            }
-            if view.state.has_ended() || matches!(view.state, RolloutState::Paused { .. }) {
-                return Ok(self.ended(&view, begun));
-            }
-            ensure!(
-                begun.elapsed() < Duration::from_millis(ROLLOUT_TIMEOUT_MS),
-                "rollout {id} did not end within {ROLLOUT_TIMEOUT_MS} ms: {last_line}"
-            );
-            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
-        }
-    }
-
-    fn ended(&mut self, view: &RolloutView, begun: Instant) -> String {
-        let verdicts = verdicts_of(view);
-        for v in &verdicts {
-            self.say(&format!("  gate: {}", v.reason));
-            for m in &v.metrics {
-                self.say(&format!(
-                    "    {:<10} canaries {:+.3}, controls {:+.3}, effect {:+.3} (margin {:.2}), p = {}/{}{}",
-                    m.name,
-                    m.canary_mean,
-                    m.control_mean,
-                    m.effect,
-                    m.margin,
-                    m.p.num,
-                    m.p.den,
-                    if m.is_significant && m.is_beyond_margin { "  ← stop" } else { "" }
-                ));
-            }
-        }
-        let outcome = outcome_of(&view.state);
-        self.say(&format!("rollout of version {} {outcome}", view.version));
-        self.rollouts.push(RolloutSummary {
-            id: view.id.to_string(),
-            version: view.version,
-            outcome: outcome.to_owned(),
-            canaries: verdicts
-                .first()
-                .map(|v| v.canaries.clone())
-                .unwrap_or_default(),
-            duration_ms: millis(begun),
-            verdicts,
-        });
-        view.id.to_string()
-    }
-
-    fn expect_outcome(&mut self, id: &str, version: u64, expected: &str) {
-        let got = self.rollouts.iter().find(|r| r.id == id);
-        let got = got.map_or("unknown", |r| r.outcome.as_str()).to_owned();
-        self.check(
-            &format!("rollout of version {version}"),
-            expected.to_owned(),
-            got,
-        );
-    }
-
-    /// The gate, and nothing else, must have stopped the last rollout, at its first look.
-    fn expect_stopped_at_the_canaries(&mut self) {
-        let got = match self.rollouts.last() {
-            Some(r) => match r.verdicts.as_slice() {
-                [v] if v.decision == Decision::Stop => {
-                    format!("stopped by the gate, {} canaries", v.canaries.len())
-                }
-                other => format!("{} verdicts", other.len()),
-            },
-            None => "no rollout".to_owned(),
-        };
-        let expected = format!("stopped by the gate, {CANARIES} canaries");
-        self.check("version 3 in the field", expected, got);
-    }
-
     /// Every device must serve this version, and say so itself.
     async fn expect_versions(&mut self, version: u64) -> anyhow::Result<()> {
         let devices = self.devices.len();
@@ -580,68 +466,6 @@ impl Story {
     }
 }
 
-/// All at once and without a gate: there is nothing to compare a first version with.
-fn policy_first(seed: u64) -> Policy {
-    Policy {
-        stages: vec![stage("all", StageSize::Rest, 0)],
-        gate: None,
-        ..Policy::with_seed(seed)
-    }
-}
-
-fn policy_gated(seed: u64) -> Policy {
-    Policy {
-        stages: vec![
-            stage("canary", StageSize::Count(CANARIES), SOAK_MS),
-            stage("half", StageSize::Percent(Ratio::percent(50)), SOAK_MS),
-            stage("rest", StageSize::Rest, 1_000),
-        ],
-        gate: Some(GatePolicy::default()),
-        ..Policy::with_seed(seed)
-    }
-}
-
-fn stage(name: &str, size: StageSize, soak_ms: u64) -> Stage {
-    Stage {
-        name: name.to_owned(),
-        size,
-        soak_ms,
-    }
-}
-
-fn millis(since: Instant) -> u64 {
+pub(super) fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn outcome_of(state: &RolloutState) -> &'static str {
-    match state {
-        RolloutState::Running { .. } => "running",
-        RolloutState::Paused { .. } => "paused",
-        RolloutState::Stopped { why, .. } => match why {
-            StopReason::Gate { .. } => "stopped",
-            _ => "stopped by errors",
-        },
-        RolloutState::Finished => "finished",
-        RolloutState::Aborted { .. } => "aborted",
-    }
-}
-
-fn stages_line(report: &dunlin_server::rollout::report::Report) -> String {
-    let stage = |s: &dunlin_server::rollout::report::StageReport| {
-        format!("{} {}/{}", s.name, s.counts.succeeded, s.total)
-    };
-    report
-        .stages
-        .iter()
-        .map(stage)
-        .collect::<Vec<_>>()
-        .join("   ")
-}
-
-fn verdicts_of(view: &RolloutView) -> Vec<Verdict> {
-    let rows = view.other.get("verdicts").and_then(|v| v.as_array());
-    rows.into_iter()
-        .flatten()
-        .filter_map(|row| serde_json::from_value(row["judged"]["verdict"].clone()).ok())
-        .collect()
 }
