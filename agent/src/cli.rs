@@ -10,9 +10,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dunlin_protocol::enroll::ClaimToken;
 use dunlin_protocol::id::DeviceId;
-use dunlin_protocol::report::Reported;
+use dunlin_protocol::report::{Failure, Progress, Reported};
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -165,6 +165,7 @@ fn log_to_stderr(level: &str) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }
@@ -246,9 +247,15 @@ fn print_status(
             a.digest.short()
         ),
     }
-    println!("desired    {}", state.revision);
+    match &state.target {
+        None => println!("desired    nothing yet"),
+        Some(t) => println!(
+            "desired    {} version {} (revision {})",
+            t.family, t.version, state.revision
+        ),
+    }
     let phase = match &state.phase {
-        Phase::Idle { last } => format!("idle, last update: {last:?}"),
+        Phase::Idle { last } => in_words(last),
         Phase::Receiving { want, attempts, .. } => {
             format!(
                 "receiving version {}, {attempts} failed attempts",
@@ -271,6 +278,20 @@ fn print_status(
         }
     };
     println!("update     {phase}");
+}
+
+fn in_words(last: &Progress) -> String {
+    let failure = |how: &str, f: &Failure| format!("{how}: {} ({})", f.detail, f.code);
+    match last {
+        Progress::Idle => "none yet".to_owned(),
+        Progress::Succeeded => "done: golden cases and probation passed".to_owned(),
+        Progress::Refused(f) => failure("refused", f),
+        Progress::Failed(f) => failure("failed", f),
+        Progress::RolledBack(f) => failure("went back to the version before", f),
+        Progress::Receiving { .. } | Progress::Trial | Progress::Probation { .. } => {
+            "under way".to_owned()
+        }
+    }
 }
 
 /// Whether an agent holds the lock of this state folder.

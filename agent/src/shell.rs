@@ -159,6 +159,11 @@ impl Shell {
             window_ms: settings.inference.window_ms,
             memory_limit_bytes: settings.inference.memory_limit_mib << 20,
         };
+        if let Some(folder) = worker_settings.socket.parent()
+            && !folder.exists()
+        {
+            crate::files::create_private_dir(folder)?;
+        }
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (link, incoming) = mqtt::start(LinkSettings {
             host: identity.enrolled.mqtt_host.clone(),

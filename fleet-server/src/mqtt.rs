@@ -16,12 +16,13 @@
 //! let wake = Wake::default();
 //! spawn(deliver::run(store, mqtt, wake, DeliverSettings::default(), stopped));
 //! spawn(ingest::run(store, mqtt, inbound, wake, IngestSettings { batch_max, batch_wait }, stopped));
-//! spawn(execute::run(store, wake, ExecuteSettings { tick, ..Default::default() }, stopped));
+//! spawn(execute::run(store, wake, mqtt.listening(), ExecuteSettings { tick, ..Default::default() }, stopped));
 //! …
 //! stop.send_replace(true);                               // shutdown: await the three tasks, then
 //! mqtt.shutdown().await; broker.shutdown().await; store.close().await;
 //! ```
 
+use crate::clock;
 use bytes::Bytes;
 use dunlin_protocol::id::{DeviceId, FleetId};
 use dunlin_protocol::topic::{Channel, Topic};
@@ -46,6 +47,9 @@ const SESSION_EXPIRY_S: u32 = 3600;
 const KEEP_ALIVE_S: u16 = 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the reader may keep the poll loop waiting before the connection is given up; the
+/// broker sends again what was not acknowledged.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -128,8 +132,37 @@ struct Shared {
     client: AsyncClient,
     fleet: FleetId,
     connection: AtomicU64,
-    subscribed: watch::Sender<bool>,
+    listening: watch::Sender<Listening>,
     poll: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Whether devices can be heard, and since when by the server's clock, unix ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// Connected, with every subscription.
+    Since(i64),
+    /// Not connected or not subscribed.
+    NotSince(i64),
+}
+
+impl Listening {
+    /// Since when devices can be heard, unix ms; `None` if they cannot.
+    #[must_use]
+    pub fn since_ms(self) -> Option<i64> {
+        match self {
+            Self::Since(ms) => Some(ms),
+            Self::NotSince(_) => None,
+        }
+    }
+
+    /// How long devices could not be heard, in milliseconds; 0 while they can.
+    #[must_use]
+    pub fn deaf_ms(self, now_ms: i64) -> i64 {
+        match self {
+            Self::Since(_) => 0,
+            Self::NotSince(ms) => now_ms.saturating_sub(ms).max(0),
+        }
+    }
 }
 
 /// Starts connecting, in the background and for ever.
@@ -146,7 +179,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
         client,
         fleet,
         connection: AtomicU64::new(0),
-        subscribed: watch::Sender::new(false),
+        listening: watch::Sender::new(Listening::NotSince(clock::now_ms())),
         poll: Mutex::new(None),
     });
     let poll = tokio::spawn(poll(events, Arc::clone(&shared), to_reader, broker));
@@ -184,14 +217,28 @@ impl MqttClient {
     /// Whether there is a connection with its subscriptions.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.shared.subscribed.borrow()
+        self.shared.listening.borrow().since_ms().is_some()
+    }
+
+    /// Whether and since when devices can be heard.
+    #[must_use]
+    pub fn listening(&self) -> watch::Receiver<Listening> {
+        self.shared.listening.subscribe()
+    }
+
+    /// Whether the poll loop runs: it ends by [`shutdown`](Self::shutdown) alone.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        let poll = self.shared.poll.lock();
+        let poll = poll.unwrap_or_else(PoisonError::into_inner);
+        poll.as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// Waits until there is one.
     pub async fn ready(&self) {
-        let mut subscribed = self.shared.subscribed.subscribe();
+        let mut listening = self.listening();
         // The sender lives in `self`.
-        let _ = subscribed.wait_for(|subscribed| *subscribed).await;
+        let _ = listening.wait_for(|now| now.since_ms().is_some()).await;
     }
 
     /// Publishes on a device's channel at QoS 1, as JSON, not retained. Returns once the message
@@ -282,27 +329,17 @@ async fn poll(
                 tokio::spawn(subscribe(Arc::clone(&shared)));
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                let connection = shared.connection.load(Ordering::Acquire);
-                let message = Inbound {
-                    publish,
-                    connection,
-                };
-                match to_reader.try_send(message) {
-                    Ok(()) => {}
-                    // Only QoS 0 can be so many; a device's agent never sends it.
-                    Err(mpsc::error::TrySendError::Full(message)) => {
-                        tracing::warn!(
-                            topic = message.topic(),
-                            "MQTT: message dropped, ingest is behind"
-                        );
-                    }
-                    Err(mpsc::error::TrySendError::Closed(_)) => {}
+                if !hand_over(publish, &shared, &to_reader).await {
+                    tracing::warn!(%broker, "MQTT: ingest did not read for {READER_TIMEOUT:?}, connecting anew");
+                    shared.connection.fetch_add(1, Ordering::AcqRel);
+                    shared.deaf();
+                    events.clean();
                 }
             }
             Ok(_) => {}
             Err(rumqttc::ConnectionError::RequestsDone) => break,
             Err(error) => {
-                shared.subscribed.send_replace(false);
+                shared.deaf();
                 let wait = backoff(failures, random());
                 tracing::warn!(%broker, %error, wait_ms = wait.as_millis(), "MQTT: not connected, will try again");
                 failures = failures.saturating_add(1);
@@ -310,8 +347,40 @@ async fn poll(
             }
         }
     }
-    shared.subscribed.send_replace(false);
+    shared.deaf();
     tracing::info!(%broker, "MQTT: disconnected");
+}
+
+impl Shared {
+    /// Devices cannot be heard any more; keeps the moment from which on they could not.
+    fn deaf(&self) {
+        self.listening.send_if_modified(|now| {
+            let was_listening = now.since_ms().is_some();
+            if was_listening {
+                *now = Listening::NotSince(clock::now_ms());
+            }
+            was_listening
+        });
+    }
+}
+
+/// Gives a message to the reader and waits while it is behind: MQTT's window then fills, and the
+/// broker waits too. `false` if the reader did not move in time.
+///
+/// QoS 0 is not waited for but left out: no agent sends it, and no window holds it back.
+async fn hand_over(publish: Publish, shared: &Shared, to_reader: &mpsc::Sender<Inbound>) -> bool {
+    if publish.qos == QoS::AtMostOnce {
+        metrics::counter!("dunlin_mqtt_qos0_dropped_total").increment(1);
+        return true;
+    }
+    let message = Inbound {
+        publish,
+        connection: shared.connection.load(Ordering::Acquire),
+    };
+    // A closed channel is the end of the server.
+    tokio::time::timeout(READER_TIMEOUT, to_reader.send(message))
+        .await
+        .is_ok()
 }
 
 /// Done at every connect: a resumed session has the subscriptions already, but only a new request
@@ -324,7 +393,8 @@ async fn subscribe(shared: Arc<Shared>) {
         let problem = match tokio::time::timeout(CONNECT_TIMEOUT, subscribe_once(&shared)).await {
             Ok(Ok(())) => {
                 if connection == shared.connection.load(Ordering::Acquire) {
-                    shared.subscribed.send_replace(true);
+                    let now_ms = clock::now_ms();
+                    shared.listening.send_replace(Listening::Since(now_ms));
                 }
                 return;
             }

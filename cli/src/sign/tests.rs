@@ -99,8 +99,8 @@ fn keys_are_private_files_that_openssl_reads() {
         let file = stage.dir().join(format!("{name}.pem"));
         let mode = std::fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
-        let mut openssl = Command::new("openssl");
-        let read = openssl
+        let mut program = Command::new("openssl");
+        let read = program
             .args(["pkey", "-noout", "-in"])
             .arg(&file)
             .output()

@@ -46,6 +46,33 @@ pub struct DeviceObservation {
     /// When its desired state was set to this rollout's version, unix ms; `None` before that,
     /// and again once its desired state was set back.
     pub assigned_at_ms: Option<i64>,
+    /// It ran the version before the rollout gave it, so that it can show nothing about it: it is
+    /// neither canary nor control.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub had_version: bool,
+    /// The way back, once it was asked to go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<WayBack>,
+}
+
+impl DeviceObservation {
+    /// Given back, and still on the version as far as anybody knows.
+    #[must_use]
+    pub fn is_on_the_way_back(&self) -> bool {
+        self.assigned_at_ms.is_none()
+            && (self.state.is_active() || self.state == DeviceState::Succeeded)
+    }
+}
+
+/// A device's way back to the version before.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct WayBack {
+    /// How often it was asked.
+    pub tries: u32,
+    /// Its own words when it last could not; empty while nothing of the kind is known.
+    pub problem: String,
+    /// When it is asked again, unix ms; `None` while its answer is waited for.
+    pub retry_at_ms: Option<i64>,
 }
 
 /// How far a device is with the version. See [`Policy`](super::policy::Policy) for what each
@@ -303,8 +330,8 @@ pub enum Action {
         /// Why.
         why: StopReason,
     },
-    /// Set these devices' desired state back to the version they had before, and clear their
-    /// `assigned_at_ms`.
+    /// Set these devices' desired state back to the version they had before (anew for those asked
+    /// already), and clear their `assigned_at_ms`.
     RollBack {
         /// Device ids, sorted.
         devices: Vec<String>,

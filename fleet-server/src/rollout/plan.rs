@@ -25,6 +25,9 @@ pub struct PlanInput<'a> {
     pub joined: &'a [String],
     /// What the last report's [`GateRequest`] asked for; only looked at when the gate is due.
     pub gate: Option<&'a GateInput>,
+    /// Since when the server can hear devices without a break, unix ms; `None`: it cannot now.
+    /// Silence counts from here at the earliest: an outage of the server is nobody's silence.
+    pub listening_since_ms: Option<i64>,
     /// Unix ms.
     pub now_ms: i64,
 }
@@ -184,9 +187,14 @@ impl<'a> Planner<'a> {
 
     fn mark_silent(&mut self, stage: usize) {
         let (now_ms, deadline_ms) = (self.input.now_ms, self.input.policy.silence_ms);
+        let Some(listening_ms) = self.input.listening_since_ms else {
+            let sentence =
+                "the server is not connected to the broker: silence is not counted".to_owned();
+            return self.say(ReasonCode::NotListening, sentence);
+        };
         let mut sentences = Vec::new();
         for device in self.fleet.iter_mut().filter(|device| device.stage <= stage) {
-            let Some((state, silent_ms)) = silence(device, now_ms, deadline_ms) else {
+            let Some((state, silent_ms)) = silence(device, listening_ms, now_ms, deadline_ms) else {
                 continue;
             };
             let name = device.device.clone();
@@ -390,9 +398,14 @@ impl<'a> Planner<'a> {
         GateRequest {
             stage,
             canaries: ids(&|d| {
-                d.stage <= stage && d.state == DeviceState::Succeeded && is_present(d)
+                d.stage <= stage
+                    && d.state == DeviceState::Succeeded
+                    && !d.had_version
+                    && is_present(d)
             }),
-            controls: ids(&|d| d.stage > stage && d.state == DeviceState::Waiting),
+            controls: ids(&|d| {
+                d.stage > stage && d.state == DeviceState::Waiting && !d.had_version
+            }),
             before_until_ms: first_assigned_ms.unwrap_or(now_ms),
             after_from_ms: self.last_success_ms(stage).unwrap_or(now_ms),
             after_until_ms: now_ms,
@@ -450,26 +463,48 @@ impl<'a> Planner<'a> {
     fn end(&mut self, code: ReasonCode, sentence: String) {
         self.say(code, sentence);
         self.roll_back();
-        let is_underway = |d: &&DeviceObservation| {
-            d.assigned_at_ms.is_none() && (d.state.is_active() || d.state == DeviceState::Succeeded)
-        };
         let underway: Vec<String> = self
             .fleet
             .iter()
-            .filter(is_underway)
+            .filter(|device| device.is_on_the_way_back())
             .map(|device| device.device.clone())
             .collect();
         if !underway.is_empty() {
             let sentence = format!("on the way back: {}", name_some(&underway, ", "));
             self.say(ReasonCode::RollingBack, sentence);
         }
+        self.say_who_cannot_go_back();
     }
 
+    fn say_who_cannot_go_back(&mut self) {
+        let now_ms = self.input.now_ms;
+        let stuck: Vec<String> = self
+            .fleet
+            .iter()
+            .filter_map(|device| Some((&device.device, device.way_back.as_ref()?)))
+            .filter(|(_, back)| back.retry_at_ms.is_some())
+            .map(|(device, back)| {
+                let left_s = seconds(elapsed_ms(now_ms, back.retry_at_ms.unwrap_or(now_ms)) / 1000 * 1000);
+                format!("{device} could not go back ({}), asked {} times, again in {left_s} s", back.problem, back.tries)
+            })
+            .collect();
+        if !stuck.is_empty() {
+            self.say(ReasonCode::WayBackFailed, name_some(&stuck, "; "));
+        }
+    }
+
+    /// Takes back what was given, and asks again those that could not go back and are due.
     fn roll_back(&mut self) {
+        let now_ms = self.input.now_ms;
+        let is_due = |device: &DeviceObservation| {
+            let back = device.way_back.as_ref();
+            let retry_at_ms = back.and_then(|back| back.retry_at_ms);
+            device.is_on_the_way_back() && retry_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+        };
         let given = self
             .fleet
             .iter()
-            .filter(|device| device.assigned_at_ms.is_some());
+            .filter(|device| device.assigned_at_ms.is_some() || is_due(device));
         let devices: Vec<String> = given.map(|device| device.device.clone()).collect();
         if devices.is_empty() {
             return;
@@ -528,6 +563,7 @@ impl<'a> Planner<'a> {
 /// The state a device falls into by silence, and how long it has been silent, if it is overdue.
 fn silence(
     device: &DeviceObservation,
+    listening_ms: i64,
     now_ms: i64,
     deadline_ms: u64,
 ) -> Option<(DeviceState, u64)> {
@@ -544,7 +580,7 @@ fn silence(
         ),
         (Some(seen), _) => (DeviceState::TimedOut, seen),
     };
-    let silent_ms = elapsed_ms(heard_ms, now_ms);
+    let silent_ms = elapsed_ms(heard_ms.max(listening_ms), now_ms);
     (silent_ms > deadline_ms).then_some((state, silent_ms))
 }
 

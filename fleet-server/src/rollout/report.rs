@@ -149,6 +149,12 @@ pub enum ReasonCode {
     GateStopped,
     /// Devices go back to the version before.
     RollingBack,
+    /// Devices said that they cannot go back; they are asked again.
+    WayBackFailed,
+    /// The server cannot hear devices, so that nobody's silence counts.
+    NotListening,
+    /// The last look at the rollout failed; nothing was changed by it.
+    StepFailed,
     /// All stages are done.
     Finished,
     /// An operator ended it.
