@@ -16,7 +16,9 @@
 //!    └───────────────────────────────────────────────────────────── kept ◀───────┘
 //! ```
 //!
-//! The slot that serves is never the slot that is written to.
+//! The slot that serves is never the slot that is written to. A version is kept only after the
+//! worker said that it serves. A kept version that can no longer be served is kept no more: the
+//! worker is emptied, the server is told, and the version is received again if it is still wanted.
 
 mod step;
 
@@ -100,6 +102,13 @@ pub enum Phase {
         want: DesiredBundle,
         /// Time in service so far.
         served_ms: u64,
+        /// Whether the worker that lives now said that it serves this version; time in service
+        /// counts, and the version may be kept, only then.
+        #[serde(default)]
+        activated: bool,
+        /// Time spent waiting for the worker to say so.
+        #[serde(default)]
+        loading_ms: u64,
         /// Time of the last look.
         looked_at_ms: i64,
         /// Successful inferences of earlier worker lives.
@@ -147,6 +156,9 @@ pub struct State {
     pub target: Option<Installed>,
     /// The rollout that asked.
     pub rollout: Option<RolloutId>,
+    /// The target as it was asked for, to receive it again should it break.
+    #[serde(default)]
+    pub wanted: Option<DesiredBundle>,
     /// The version that is kept: what serves, or what an unkept one falls back to.
     pub kept: Option<Held>,
     /// Where the update is.
@@ -178,10 +190,17 @@ pub enum Event {
         /// What it found.
         report: TrialReport,
     },
-    /// The worker could not load what it was told to serve.
+    /// The worker serves a bundle now.
+    Activated {
+        /// The bundle.
+        digest: Digest,
+    },
+    /// A bundle that was to be served is not whole on disk, or the worker could not load it.
     ActivateFailed {
         /// The slot.
         slot: Slot,
+        /// The bundle that was asked for.
+        digest: Digest,
         /// Why.
         detail: String,
     },
@@ -189,6 +208,8 @@ pub enum Event {
     WorkerDied {
         /// Exit status in words.
         detail: String,
+        /// Whether it had opened its sockets: before that, no model can be the cause.
+        listened: bool,
     },
     /// Totals of this worker life for a bundle.
     Counted {
@@ -240,10 +261,13 @@ pub enum Effect {
         /// The bundle in it.
         digest: Digest,
     },
-    /// Point `slots/current` at the slot, atomically, then tell the worker to serve it.
+    /// Point `slots/current` at the slot, check that it is whole, tell the worker to serve it;
+    /// answer with [`Event::ActivateFailed`] if it is not. Gives up an earlier one under way.
     Serve {
         /// Which slot.
         slot: Slot,
+        /// The bundle in it.
+        digest: Digest,
     },
     /// Nothing is fit to serve: take `slots/current` away and restart the worker empty.
     ServeNothing,
@@ -268,6 +292,7 @@ impl State {
             revision: Revision::default(),
             target: None,
             rollout: None,
+            wanted: None,
             kept: None,
             phase: Phase::Idle {
                 last: Progress::Idle,
@@ -286,6 +311,14 @@ impl State {
         }
     }
 
+    /// What a worker that serves nothing yet has to be told, if anything.
+    #[must_use]
+    pub fn serve(&self) -> Option<Effect> {
+        let (slot, bundle) = self.serving().zip(self.active())?;
+        let digest = bundle.digest;
+        Some(Effect::Serve { slot, digest })
+    }
+
     /// The slot that may be written to.
     #[must_use]
     pub fn spare(&self) -> Slot {
@@ -299,6 +332,28 @@ impl State {
             Phase::Probation { want, .. } => Some(installed(want)),
             _ => self.kept.as_ref().map(|h| h.bundle.clone()),
         }
+    }
+
+    /// Whether `other` differs from this in nothing but the counters of a probation: a cut may
+    /// lose a few seconds of those.
+    #[must_use]
+    pub fn equals_but_for_counters(&self, other: &Self) -> bool {
+        let plain = |state: &Self| {
+            let mut state = state.clone();
+            if let Phase::Probation {
+                served_ms,
+                loading_ms,
+                looked_at_ms,
+                live,
+                ..
+            } = &mut state.phase
+            {
+                (*served_ms, *loading_ms, *looked_at_ms) = (0, 0, 0);
+                *live = Count::default();
+            }
+            state
+        };
+        plain(self) == plain(other)
     }
 
     /// What to tell the server.

@@ -50,14 +50,16 @@ impl Ledger {
     /// # Errors
     /// Unreadable, or damaged.
     pub fn load(&self) -> Result<Option<State>, LedgerError> {
-        if !self.path.exists() {
-            return Ok(None);
-        }
         let damaged = |problem: String| LedgerError::Damaged {
             path: self.path.clone(),
             problem,
         };
-        let bytes = files::read_bounded(&self.path, LEDGER_MAX_BYTES)?;
+        let bytes = match files::read_if_there(&self.path, LEDGER_MAX_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(e @ FileError::TooLarge { .. }) => return Err(damaged(e.to_string())),
+            Err(e) => return Err(e.into()),
+        };
         let document: Document<State> =
             serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         if document.schema != SCHEMA {
@@ -97,5 +99,31 @@ impl Ledger {
             problem: format!("cannot be set aside: {e}"),
         })?;
         Ok(aside)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_ledger_is_told_from_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        assert_eq!(ledger.load().unwrap(), None);
+        let state = State::new(7);
+        ledger.store(&state).unwrap();
+        assert_eq!(ledger.load().unwrap(), Some(state));
+        let path = dir.path().join("ledger.json");
+        let long = vec![b' '; usize::try_from(LEDGER_MAX_BYTES).unwrap() + 1];
+        for content in [&b"{"[..], &long] {
+            std::fs::write(&path, content).unwrap();
+            assert!(matches!(ledger.load(), Err(LedgerError::Damaged { .. })));
+        }
+        // What cannot be read may be whole: it stays where it is.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(ledger.load(), Err(LedgerError::File(_))));
     }
 }

@@ -8,13 +8,16 @@
 use dunlin_protocol::id::{DeviceId, FleetId};
 use dunlin_protocol::report::Presence;
 use dunlin_protocol::topic::{Channel, Topic};
-use rumqttc::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PublishProperties};
+use rumqttc::mqttbytes::v5::{
+    ConnectReturnCode, DisconnectReasonCode, LastWill, Packet, PublishProperties, SubAck,
+    SubscribeFilter, SubscribeReasonCode,
+};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, PublishOptions, QoS,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, PublishOptions,
+    QoS, StateError, TlsConfiguration, Transport,
 };
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Largest packet either way: one segment and its properties.
@@ -24,6 +27,11 @@ const INFLIGHT_MAX: u16 = 32;
 const QUEUE: usize = 64;
 const KEEP_ALIVE_S: u16 = 20;
 const CONNECT_TIMEOUT_MS: u64 = 15_000;
+/// Longest time for the library to take a message; it takes none while too many are not
+/// acknowledged.
+const PUBLISH_TIMEOUT_MS: u64 = 20_000;
+/// A connection that lasted this long was a good one: the wait after its loss is short again.
+const GOOD: Duration = Duration::from_secs(30);
 const BACKOFF_MIN_MS: u64 = 500;
 const BACKOFF_MAX_MS: u64 = 60_000;
 const DOWN: [Channel; 3] = [Channel::Desired, Channel::Command, Channel::Ack];
@@ -71,10 +79,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// Hands a message to the connection, waiting while its queue is full. `false`: the
-    /// connection's task is gone.
-    pub async fn send(&self, message: Outgoing) -> bool {
-        self.out.send(message).await.is_ok()
+    /// Hands a message to the connection, without waiting. `false`: it is dropped, since the queue
+    /// is full or the connection's task is gone.
+    #[must_use]
+    pub fn send(&self, message: Outgoing) -> bool {
+        self.out.try_send(message).is_ok()
     }
 }
 
@@ -95,13 +104,17 @@ async fn run(
 ) {
     let mut failures = 0_u32;
     loop {
-        let ended = connection(&settings, &mut out, &to_shell, &mut failures).await;
+        let mut begun = None;
+        let ended = connection(&settings, &mut out, &to_shell, &mut begun).await;
         let reason = match ended {
             Ended::Goodbye => return,
             Ended::Lost(reason) => reason,
         };
         if to_shell.send(Incoming::Disconnected(reason)).await.is_err() {
             return;
+        }
+        if begun.is_some_and(|begun: Instant| begun.elapsed() >= GOOD) {
+            failures = 0;
         }
         failures = failures.saturating_add(1);
         let wait = tokio::time::sleep(backoff(failures));
@@ -131,54 +144,27 @@ enum Ended {
     Lost(String),
 }
 
+/// One connection, from its handshake to its end.
+struct Connection<'a> {
+    settings: &'a LinkSettings,
+    id: String,
+    presence: String,
+    client: AsyncClient,
+    polled: mpsc::Receiver<Polled>,
+    poller: AbortOnDrop,
+}
+
+/// `begun` is set once the connection is fit for use.
 async fn connection(
     settings: &LinkSettings,
     out: &mut mpsc::Receiver<Outgoing>,
     to_shell: &mpsc::Sender<Incoming>,
-    failures: &mut u32,
+    begun: &mut Option<Instant>,
 ) -> Ended {
-    let id = connection_id();
-    let presence = Topic::new(&settings.fleet, &settings.device, Channel::Presence).to_string();
-    let will = LastWill::new(
-        presence.clone(),
-        hello(false, &id),
-        QoS::AtLeastOnce,
-        true,
-        None,
-    );
-    let (client, events) = AsyncClient::builder(options(settings, will))
-        .capacity(QUEUE)
-        .build();
-    let (event_tx, mut event_rx) = mpsc::channel(QUEUE);
-    let poller = AbortOnDrop(tokio::spawn(poll(events, settings.clone(), event_tx)));
-
-    let hello_sent = async {
-        match event_rx.recv().await {
-            Some(Polled::Connected) => {}
-            Some(Polled::Lost(reason)) => return Err(reason),
-            _ => return Err("the connection ended before it began".to_owned()),
-        }
-        let filters = DOWN.map(|channel| {
-            let topic = Topic::new(&settings.fleet, &settings.device, channel).to_string();
-            (topic, QoS::AtLeastOnce)
-        });
-        for (filter, qos) in filters {
-            client
-                .subscribe(filter, qos)
-                .await
-                .map_err(|e| e.to_string())?;
-        }
-        client
-            .publish(
-                presence.as_str(),
-                hello(true, &id),
-                properties(Channel::Presence).retained(),
-            )
-            .await
-            .map_err(|e| e.to_string())
-    };
-    match tokio::time::timeout(Duration::from_millis(CONNECT_TIMEOUT_MS), hello_sent).await {
-        Ok(Ok(())) => {}
+    let mut connection = Connection::open(settings);
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let early = match tokio::time::timeout(limit, connection.begin()).await {
+        Ok(Ok(early)) => early,
         Ok(Err(reason)) => return Ended::Lost(reason),
         Err(_) => {
             return Ended::Lost(format!(
@@ -186,34 +172,148 @@ async fn connection(
                 settings.host, settings.port
             ));
         }
+    };
+    *begun = Some(Instant::now());
+    let early = early.into_iter().map(|(c, p)| Incoming::Message(c, p));
+    for incoming in [Incoming::Connected].into_iter().chain(early) {
+        if to_shell.send(incoming).await.is_err() {
+            return Ended::Goodbye;
+        }
     }
-    if to_shell.send(Incoming::Connected).await.is_err() {
-        return Ended::Goodbye;
+    connection.carry(out, to_shell).await
+}
+
+impl<'a> Connection<'a> {
+    fn open(settings: &'a LinkSettings) -> Self {
+        let id = connection_id();
+        let presence = Topic::new(&settings.fleet, &settings.device, Channel::Presence).to_string();
+        let will = LastWill::new(
+            presence.clone(),
+            hello(false, &id),
+            QoS::AtLeastOnce,
+            true,
+            None,
+        );
+        let (client, events) = AsyncClient::builder(options(settings, will))
+            .capacity(QUEUE)
+            .build();
+        let (event_tx, polled) = mpsc::channel(QUEUE);
+        let poller = AbortOnDrop(tokio::spawn(poll(events, settings.clone(), event_tx)));
+        Self {
+            settings,
+            id,
+            presence,
+            client,
+            polled,
+            poller,
+        }
     }
-    *failures = 0;
-    loop {
-        tokio::select! {
-            polled = event_rx.recv() => match polled {
-                Some(Polled::Message(channel, payload)) => {
-                    if to_shell.send(Incoming::Message(channel, payload)).await.is_err() {
-                        return Ended::Goodbye;
-                    }
+
+    /// Connects, subscribes and says hello, in this order: the server answers a hello at once.
+    /// Gives back the messages that came before it.
+    async fn begin(&mut self) -> Result<Vec<(Channel, Vec<u8>)>, String> {
+        match self.polled.recv().await {
+            Some(Polled::Connected) => {}
+            Some(Polled::Lost(reason)) => return Err(reason),
+            _ => return Err("the connection ended before it began".to_owned()),
+        }
+        let topics = DOWN.map(|channel| {
+            Topic::new(&self.settings.fleet, &self.settings.device, channel).to_string()
+        });
+        let filters = topics
+            .clone()
+            .map(|t| SubscribeFilter::new(t, QoS::AtLeastOnce));
+        let asked = self.client.subscribe_many(filters).await;
+        asked.map_err(|e| e.to_string())?;
+        let mut early = Vec::new();
+        loop {
+            match self.polled.recv().await {
+                Some(Polled::Subscribed(ack)) => {
+                    granted(&topics, &ack)?;
+                    break;
                 }
-                Some(Polled::Connected) | None => return Ended::Lost("the connection ended".to_owned()),
-                Some(Polled::Lost(reason)) => return Ended::Lost(reason),
-            },
-            message = out.recv() => {
-                let Some(message) = message else {
-                    goodbye(&client, &presence, &id, poller).await;
-                    return Ended::Goodbye;
-                };
-                let topic = Topic::new(&settings.fleet, &settings.device, message.channel).to_string();
-                if let Err(e) = client.publish(topic, message.payload, properties(message.channel)).await {
-                    return Ended::Lost(e.to_string());
+                Some(Polled::Message(channel, payload)) if early.len() < QUEUE => {
+                    early.push((channel, payload));
+                }
+                Some(Polled::Message(..)) => {}
+                Some(Polled::Lost(reason)) => return Err(reason),
+                Some(Polled::Connected) | None => return Err("the connection ended".to_owned()),
+            }
+        }
+        let hello = hello(true, &self.id);
+        self.publish(
+            self.presence.clone(),
+            hello,
+            properties(Channel::Presence).retained(),
+        )
+        .await?;
+        Ok(early)
+    }
+
+    /// Carries messages both ways until the connection ends.
+    async fn carry(
+        mut self,
+        out: &mut mpsc::Receiver<Outgoing>,
+        to_shell: &mpsc::Sender<Incoming>,
+    ) -> Ended {
+        loop {
+            tokio::select! {
+                polled = self.polled.recv() => match polled {
+                    Some(Polled::Message(channel, payload)) => {
+                        if to_shell.send(Incoming::Message(channel, payload)).await.is_err() {
+                            return Ended::Goodbye;
+                        }
+                    }
+                    Some(Polled::Subscribed(_)) => {}
+                    Some(Polled::Connected) | None => return Ended::Lost("the connection ended".to_owned()),
+                    Some(Polled::Lost(reason)) => return Ended::Lost(reason),
+                },
+                message = out.recv() => {
+                    let Some(message) = message else {
+                        goodbye(&self.client, &self.presence, &self.id, self.poller).await;
+                        return Ended::Goodbye;
+                    };
+                    let topic = Topic::new(&self.settings.fleet, &self.settings.device, message.channel);
+                    let sent = self.publish(topic.to_string(), message.payload, properties(message.channel)).await;
+                    if let Err(reason) = sent {
+                        return Ended::Lost(reason);
+                    }
                 }
             }
         }
     }
+
+    async fn publish(
+        &self,
+        topic: String,
+        payload: Vec<u8>,
+        options: PublishOptions,
+    ) -> Result<(), String> {
+        let publish = self.client.publish(topic, payload, options);
+        match tokio::time::timeout(Duration::from_millis(PUBLISH_TIMEOUT_MS), publish).await {
+            Ok(sent) => sent.map_err(|e| e.to_string()),
+            Err(_) => Err(format!(
+                "the broker acknowledged nothing for {PUBLISH_TIMEOUT_MS} ms"
+            )),
+        }
+    }
+}
+
+/// Whether the broker grants every subscription.
+fn granted(topics: &[String], ack: &SubAck) -> Result<(), String> {
+    if topics.len() != ack.return_codes.len() {
+        return Err(format!(
+            "broker answers {} subscriptions of {}",
+            ack.return_codes.len(),
+            topics.len()
+        ));
+    }
+    for (topic, code) in topics.iter().zip(&ack.return_codes) {
+        if !matches!(code, SubscribeReasonCode::Success(_)) {
+            return Err(format!("broker refuses subscription to {topic}: {code:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Says goodbye by ourselves: a clean disconnect makes the broker forget the last will.
@@ -223,9 +323,12 @@ async fn goodbye(client: &AsyncClient, presence: &str, id: &str, mut poller: Abo
         client.publish(presence, hello(false, id), options).await?;
         client.disconnect().await
     };
-    if said.await.is_ok() {
-        let _ = tokio::time::timeout(Duration::from_secs(3), &mut poller.0).await;
-    }
+    let both = async {
+        if said.await.is_ok() {
+            let _ = (&mut poller.0).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(3), both).await;
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -238,6 +341,7 @@ impl Drop for AbortOnDrop {
 
 enum Polled {
     Connected,
+    Subscribed(SubAck),
     Message(Channel, Vec<u8>),
     Lost(String),
 }
@@ -261,10 +365,16 @@ async fn poll(mut events: EventLoop, settings: LinkSettings, to: mpsc::Sender<Po
                     }
                 }
             }
-            Ok(Event::Incoming(Packet::Disconnect(d))) => {
-                Polled::Lost(format!("the broker disconnected us: {:?}", d.reason_code))
-            }
+            Ok(Event::Incoming(Packet::SubAck(ack))) => Polled::Subscribed(ack),
+            Ok(Event::Incoming(Packet::Disconnect(d))) => Polled::Lost(disconnected(
+                d.reason_code,
+                d.properties.and_then(|p| p.reason_string).as_deref(),
+            )),
             Ok(_) => continue,
+            Err(ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code,
+                reason_string,
+            })) => Polled::Lost(disconnected(reason_code, reason_string.as_deref())),
             Err(e) => Polled::Lost(format!("{}:{}: {e}", settings.host, settings.port)),
         };
         let last = matches!(polled, Polled::Lost(_));
@@ -272,6 +382,16 @@ async fn poll(mut events: EventLoop, settings: LinkSettings, to: mpsc::Sender<Po
             return;
         }
     }
+}
+
+fn disconnected(code: DisconnectReasonCode, reason: Option<&str>) -> String {
+    if code == DisconnectReasonCode::SessionTakenOver {
+        return "another device uses this identity: the broker gave our session to a newer \
+                connection with the same certificate (was this device's disk copied?)"
+            .to_owned();
+    }
+    let reason: String = reason.unwrap_or_default().chars().take(200).collect();
+    format!("the broker disconnected us: {code:?} {reason}")
 }
 
 fn options(settings: &LinkSettings, will: LastWill) -> MqttOptions {
@@ -324,4 +444,34 @@ fn connection_id() -> String {
     // the next report sets it right.
     let _ = getrandom::fill(&mut id);
     hex::encode(id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_subscription_is_named() {
+        let topics = ["a".to_owned(), "b".to_owned()];
+        let ack = |second| SubAck {
+            pkid: 1,
+            return_codes: vec![SubscribeReasonCode::Success(QoS::AtLeastOnce), second],
+            properties: None,
+        };
+        let all = ack(SubscribeReasonCode::Success(QoS::AtMostOnce));
+        assert_eq!(granted(&topics, &all), Ok(()));
+        let refused = granted(&topics, &ack(SubscribeReasonCode::NotAuthorized)).unwrap_err();
+        assert_eq!(refused, "broker refuses subscription to b: NotAuthorized");
+        assert!(granted(&topics[..1], &all).is_err());
+    }
+
+    #[test]
+    fn a_session_taken_over_is_named() {
+        let said = disconnected(DisconnectReasonCode::SessionTakenOver, None);
+        assert!(
+            said.starts_with("another device uses this identity"),
+            "{said}"
+        );
+    }
 }

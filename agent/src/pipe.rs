@@ -16,11 +16,13 @@ pub const LINE_MAX_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Load the bundle staged in this folder and serve it instead of the present one of its
+    /// Load the bundle staged in this folder and serve it instead of the present one, of whatever
     /// family; the present one serves until the new one is ready.
     Activate {
         /// Folder with `manifest.json`, `model.onnx`, …
         slot: PathBuf,
+        /// Digest of the manifest that has to be there.
+        bundle: Digest,
     },
     /// Close the current windows now.
     Flush,
@@ -46,6 +48,8 @@ pub enum FromWorker {
     ActivateFailed {
         /// The folder.
         slot: PathBuf,
+        /// The bundle that was asked for.
+        bundle: Digest,
         /// Why.
         detail: String,
     },

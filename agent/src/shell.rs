@@ -1,39 +1,43 @@
 //! The supervisor: feeds the device state machine and carries out what it decides.
 //!
 //! One task owns the state. Everything else (worker, connection, downloads, trials, telemetry
-//! buffer) runs beside it and talks to it in bounded channels. The state is persisted before its
-//! effects are carried out.
+//! buffer) runs beside it and talks to it in bounded channels, and nothing it waits for may take
+//! long: the watchdog is fed from the same loop. The state is persisted before its effects are
+//! carried out.
 
+mod deferred;
 mod effects;
+mod job;
+mod outbound;
 mod record;
+mod startup;
 
 use crate::bundle::receive::Receiver;
 use crate::config::Settings;
-use crate::device::{self, Effect, Event, State};
+use crate::device::{self, Event, Phase, State};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::mqtt::{self, Incoming, Link, LinkSettings, Outgoing};
+use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
-use crate::telemetry::{Limits, TelemetryHandle};
-use crate::worker::{self, Worker, WorkerEvent, WorkerSettings};
+use crate::telemetry::TelemetryHandle;
+use crate::worker::{Worker, WorkerEvent, WorkerSettings};
 use anyhow::Context as _;
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, MessageError, parse};
-use dunlin_protocol::id::{Digest, Revision};
+use dunlin_protocol::id::Revision;
+use dunlin_protocol::report::Progress;
 use dunlin_protocol::telemetry::{Body, Record};
 use dunlin_protocol::topic::Channel;
-use std::collections::VecDeque;
+use job::{Done, Job};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 const TICK_MS: u64 = 500;
 const QUEUE: usize = 64;
-/// Events kept while the ledger cannot be written.
-const DEFERRED_MAX: usize = 256;
-const GOODBYE_MS: u64 = 3_000;
+/// How often the counters of a probation are persisted: every write wears flash.
+const COUNTERS_EVERY: Duration = Duration::from_secs(5);
 
 /// How the worker's binary is called: by itself, or as `dunlin agent`.
 #[derive(Debug, Clone)]
@@ -83,9 +87,9 @@ pub async fn run(
         state = %shell.settings.state_dir.display(),
         "agent started"
     );
-    shell.serve(shutdown).await?;
+    let ended = shell.serve(shutdown).await;
     shell.drain().await;
-    Ok(())
+    ended
 }
 
 /// Held for as long as the agent runs; also tells `status` whether one does.
@@ -108,97 +112,32 @@ struct Shell {
     identity: Identity,
     ledger: Ledger,
     state: State,
-    deferred: VecDeque<Event>,
+    /// When the ledger was last written.
+    stored_at: Instant,
+    deferred: deferred::Deferred,
     worker: Option<Worker>,
     worker_settings: WorkerSettings,
     worker_events: mpsc::Receiver<WorkerEvent>,
+    /// Whether the worker that lives now has opened its sockets.
+    worker_listened: bool,
     link: Option<Link>,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
+    /// A report found the connection's queue full.
+    report_owed: bool,
     telemetry: TelemetryHandle,
     receiver: Arc<Receiver>,
-    job: Option<AbortHandle>,
-    job_events: mpsc::Receiver<Event>,
-    job_sender: mpsc::Sender<Event>,
+    /// A fetch or a trial.
+    update: Job,
+    /// The check of the slot that is to be served.
+    check: Job,
+    done: mpsc::Receiver<Done>,
+    done_sender: mpsc::Sender<Done>,
     command_revision: Revision,
     live: record::Live,
 }
 
 impl Shell {
-    async fn build(
-        settings: Settings,
-        identity: Identity,
-        program: Program,
-    ) -> anyhow::Result<Self> {
-        let ledger = Ledger::new(&settings.state_dir);
-        let mut first_events = Vec::new();
-        let state = match ledger.load() {
-            Ok(Some(state)) => state,
-            Ok(None) => fresh_state(&identity),
-            Err(e) => {
-                let aside = ledger.set_aside()?;
-                first_events.push((
-                    "ledger_damaged",
-                    format!("{e}; kept as {}", aside.display()),
-                ));
-                fresh_state(&identity)
-            }
-        };
-        let limits = Limits {
-            max_bytes: settings.telemetry.max_mib << 20,
-        };
-        let (telemetry, opened) =
-            TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
-        first_events.extend(opened.events());
-        let receiver = Arc::new(Receiver::new(&settings, &identity)?);
-        let worker_settings = WorkerSettings {
-            program: program.path,
-            prefix: program.prefix,
-            socket: settings.inference.socket.clone(),
-            listen: settings.inference.listen,
-            window_ms: settings.inference.window_ms,
-            memory_limit_bytes: settings.inference.memory_limit_mib << 20,
-        };
-        if let Some(folder) = worker_settings.socket.parent()
-            && !folder.exists()
-        {
-            crate::files::create_private_dir(folder)?;
-        }
-        let (worker, worker_events) = worker::start(worker_settings.clone());
-        let (link, incoming) = mqtt::start(LinkSettings {
-            host: identity.enrolled.mqtt_host.clone(),
-            port: identity.enrolled.mqtt_port,
-            fleet: identity.enrolled.fleet.clone(),
-            device: identity.enrolled.device.clone(),
-            tls: identity.rustls_client_config(),
-        });
-        let (job_sender, job_events) = mpsc::channel(QUEUE);
-        let shell = Self {
-            settings,
-            identity,
-            ledger,
-            state,
-            deferred: VecDeque::new(),
-            worker: Some(worker),
-            worker_settings,
-            worker_events,
-            link: Some(link),
-            incoming,
-            connected: false,
-            telemetry,
-            receiver,
-            job: None,
-            job_events,
-            job_sender,
-            command_revision: Revision::default(),
-            live: record::Live::new(),
-        };
-        for (code, detail) in first_events {
-            shell.record_event(code, detail, None).await;
-        }
-        Ok(shell)
-    }
-
     async fn serve(&mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::pin!(shutdown);
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
@@ -211,7 +150,7 @@ impl Shell {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(event) = self.worker_events.recv() => self.worker_event(event).await,
-                Some(event) = self.job_events.recv() => self.feed(event).await,
+                Some(done) = self.done.recv() => self.done(done).await,
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
@@ -219,6 +158,9 @@ impl Shell {
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
                     self.feed(Event::Tick).await;
+                    if self.report_owed {
+                        self.send_report();
+                    }
                     self.send_telemetry().await;
                     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
                 }
@@ -229,44 +171,52 @@ impl Shell {
 
     /// One step of the state machine: decide, persist, then act.
     async fn feed(&mut self, event: Event) {
-        self.deferred.push_back(event);
-        while let Some(event) = self.deferred.pop_front() {
+        if let Some(dropped) = self.deferred.push(event) {
+            tracing::error!(event = ?dropped, "too much happened while the ledger cannot be written: dropped");
+        }
+        while let Some(event) = self.deferred.pop() {
             let (next, effects) = device::step(self.state.clone(), event.clone(), now_ms());
-            if next != self.state {
-                let stored = tokio::task::block_in_place(|| self.ledger.store(&next));
-                if let Err(e) = stored {
-                    tracing::error!(error = %e, "the ledger cannot be written: nothing is done until it can");
-                    // Ticks come again by themselves; what happened once must be kept.
-                    if event != Event::Tick && self.deferred.len() < DEFERRED_MAX {
-                        self.deferred.push_front(event);
-                    }
-                    return;
-                }
-                self.state = next;
+            if let Err(e) = self.store(&next) {
+                tracing::error!(error = %e, "the ledger cannot be written: nothing is done until it can");
+                self.deferred.put_back(event);
+                return;
             }
+            let before = std::mem::replace(&mut self.state, next);
             for effect in effects {
-                if let Some(event) = self.carry_out(effect).await {
-                    self.deferred.push_back(event);
-                }
+                self.carry_out(effect).await;
+            }
+            if failed(&self.state.phase) && !failed(&before.phase) {
+                self.collect_garbage();
             }
         }
+    }
+
+    /// Persists a state, unless it differs in counters alone and the last write was a moment ago.
+    fn store(&mut self, next: &State) -> Result<(), crate::ledger::LedgerError> {
+        let soon = self.stored_at.elapsed() < COUNTERS_EVERY;
+        if *next == self.state || (soon && next.equals_but_for_counters(&self.state)) {
+            return Ok(());
+        }
+        tokio::task::block_in_place(|| self.ledger.store(next))?;
+        self.stored_at = Instant::now();
+        Ok(())
     }
 
     async fn worker_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Started => {
+                self.worker_listened = false;
                 if self.live.first_worker() {
                     self.feed(Event::Started).await;
-                } else if let Some(slot) = self.state.serving()
-                    && let Some(event) = self.carry_out(Effect::Serve { slot }).await
-                {
-                    self.feed(event).await;
+                } else if let Some(effect) = self.state.serve() {
+                    self.carry_out(effect).await;
                 }
             }
             WorkerEvent::Died(detail) => {
                 tracing::warn!(%detail, "the inference worker died");
                 self.live.worker_died();
-                self.feed(Event::WorkerDied { detail }).await;
+                let listened = std::mem::take(&mut self.worker_listened);
+                self.feed(Event::WorkerDied { detail, listened }).await;
             }
             WorkerEvent::Says(said) => self.worker_says(said).await,
         }
@@ -275,12 +225,26 @@ impl Shell {
     async fn worker_says(&mut self, said: FromWorker) {
         match said {
             FromWorker::Listening { tcp } => {
+                self.worker_listened = true;
                 tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, "inference API listens");
             }
-            FromWorker::Activated { bundle } => tracing::info!(%bundle, "bundle serves"),
-            FromWorker::ActivateFailed { slot, detail } => {
+            FromWorker::Activated { bundle: digest } => {
+                tracing::info!(bundle = %digest, "bundle serves");
+                self.feed(Event::Activated { digest }).await;
+            }
+            FromWorker::ActivateFailed {
+                slot,
+                bundle: digest,
+                detail,
+            } => {
+                tracing::error!(bundle = %digest, %detail, "bundle could not be loaded");
                 if let Some(slot) = effects::slot_of(&slot) {
-                    self.feed(Event::ActivateFailed { slot, detail }).await;
+                    self.feed(Event::ActivateFailed {
+                        slot,
+                        digest,
+                        detail,
+                    })
+                    .await;
                 }
             }
             FromWorker::Progress {
@@ -312,8 +276,8 @@ impl Shell {
             Incoming::Connected => {
                 tracing::info!("connected");
                 self.connected = true;
-                self.telemetry.reset_inflight().await;
-                self.send_report().await;
+                self.reset_inflight().await;
+                self.send_report();
                 self.send_telemetry().await;
             }
             Incoming::Disconnected(reason) => {
@@ -346,7 +310,7 @@ impl Shell {
             }
             Channel::Ack => {
                 let ack: Ack = parse("ack", CONTROL_MESSAGE_MAX_BYTES, payload)?;
-                self.telemetry.ack(ack).await;
+                self.acknowledged(ack).await;
                 self.send_telemetry().await;
             }
             Channel::Command => {
@@ -369,7 +333,7 @@ impl Shell {
         }
         self.command_revision = command.revision;
         match command.action {
-            Action::Report => self.send_report().await,
+            Action::Report => self.send_report(),
             Action::Flush => {
                 if let Some(worker) = &self.worker {
                     worker.say(crate::pipe::ToWorker::Flush).await;
@@ -377,84 +341,16 @@ impl Shell {
             }
         }
     }
-
-    async fn send(&self, channel: Channel, payload: Vec<u8>) {
-        if let (true, Some(link)) = (self.connected, &self.link) {
-            link.send(Outgoing { channel, payload }).await;
-        }
-    }
-
-    async fn send_report(&self) {
-        let reported = self.state.reported(crate::VERSION);
-        match serde_json::to_vec(&reported) {
-            Ok(payload) => self.send(Channel::Reported, payload).await,
-            Err(e) => tracing::error!(error = %e, "the reported state cannot be written as JSON"),
-        }
-    }
-
-    async fn send_telemetry(&self) {
-        if !self.connected {
-            return;
-        }
-        for segment in self.telemetry.next_batch().await {
-            self.send(segment.class.channel(), segment.payload).await;
-        }
-    }
-
-    async fn push(&self, record: Record) {
-        if let Err(e) = self.telemetry.push(record).await {
-            tracing::error!(error = %e, "a telemetry record could not be buffered");
-        }
-    }
-
-    async fn record_event(&self, code: &str, detail: String, bundle: Option<Digest>) {
-        tracing::info!(code, %detail, "event");
-        self.push(record::event(now_ms(), code, detail, bundle))
-            .await;
-    }
-
-    async fn record_metrics(&self) {
-        let record = self
-            .live
-            .metrics(now_ms(), &self.state, &self.telemetry.stats().await);
-        self.push(record).await;
-    }
-
-    /// Ends in order: no more updates, the worker's last windows, then the buffer, then the
-    /// connection.
-    async fn drain(mut self) {
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-        tracing::info!("draining");
-        if let Some(job) = self.job.take() {
-            job.abort();
-        }
-        self.worker = None;
-        while let Some(event) = self.worker_events.recv().await {
-            if let WorkerEvent::Says(FromWorker::Window(window)) = event {
-                let record = Record {
-                    time_ms: window.end_ms,
-                    body: Body::Window(window),
-                };
-                self.push(record).await;
-            }
-        }
-        if let Err(e) = self.telemetry.flush().await {
-            tracing::error!(error = %e, "the telemetry buffer could not be made durable");
-        }
-        self.send_telemetry().await;
-        self.link = None;
-        let said = async { while self.incoming.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(Duration::from_millis(GOODBYE_MS), said).await;
-        self.telemetry.close().await;
-        tracing::info!("stopped");
-    }
 }
 
-fn fresh_state(identity: &Identity) -> State {
-    let digest = Digest::of(identity.enrolled.device.as_str().as_bytes());
-    let mut seed = [0_u8; 8];
-    seed.copy_from_slice(&digest.as_bytes()[..8]);
-    State::new(u64::from_be_bytes(seed))
+/// Whether the last update ended without a chance, so that what it fetched is of no use.
+fn failed(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Idle {
+            last: Progress::Failed(_) | Progress::Refused(_)
+        }
+    )
 }
 
 /// The device's clock, in milliseconds since 1970.

@@ -12,6 +12,10 @@ const QUEUE: usize = 256;
 /// A trial loads a model and runs its golden cases.
 const TRIAL_TIMEOUT_MS: u64 = 120_000;
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
+/// Longest time for the worker to take a line from its pipe.
+const WRITE_TIMEOUT_MS: u64 = 5_000;
+/// Longest output of a trial.
+const TRIAL_OUTPUT_MAX_BYTES: u64 = 64 * 1024;
 /// A worker that dies at once is started again no faster than this.
 const RESTART_MIN_MS: u64 = 250;
 const RESTART_MAX_MS: u64 = 10_000;
@@ -202,8 +206,14 @@ async fn one_life(
                     deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(DRAIN_TIMEOUT_MS));
                     drain = last;
                 }
-                // A worker that cannot be written to is dying; its end is seen above.
-                let _ = write_line(&mut stdin, &message).await;
+                // One that cannot be written to is dying; its end is seen above. One that does not
+                // read hangs, and would miss what it has to serve.
+                let limit = Duration::from_millis(WRITE_TIMEOUT_MS);
+                if tokio::time::timeout(limit, write_line(&mut stdin, &message)).await.is_err() {
+                    let _ = child.kill().await;
+                    let how = format!("did not read for {WRITE_TIMEOUT_MS} ms: killed");
+                    return drain.unwrap_or(Life::Died(how));
+                }
             }
             () = &mut deadline => {
                 let _ = child.kill().await;
@@ -271,21 +281,32 @@ pub async fn trial(settings: &WorkerSettings, slot: &Path) -> TrialReport {
         code: "trial".to_owned(),
         detail,
     };
-    let child = base_command(settings).arg("--trial").arg(slot).spawn();
-    let child = match child {
+    let mut command = base_command(settings);
+    command.arg("--trial").arg(slot).stdin(Stdio::null());
+    let child = match command.spawn() {
         Ok(child) => child,
         Err(e) => return failed(format!("cannot start {}: {e}", settings.program.display())),
     };
-    let run = child.wait_with_output();
+    let run = output(child);
     match tokio::time::timeout(Duration::from_millis(TRIAL_TIMEOUT_MS), run).await {
         Err(_) => failed(format!("not finished after {TRIAL_TIMEOUT_MS} ms: killed")),
         Ok(Err(e)) => failed(e.to_string()),
-        Ok(Ok(output)) if !output.status.success() => failed(format!(
+        Ok(Ok((status, _))) if !status.success() => failed(format!(
             "the trial process died: {} (memory limit {} bytes)",
-            in_words(output.status),
+            in_words(status),
             settings.memory_limit_bytes
         )),
-        Ok(Ok(output)) => serde_json::from_slice(&output.stdout)
+        Ok(Ok((_, output))) => serde_json::from_slice(&output)
             .unwrap_or_else(|e| failed(format!("the trial wrote what is no report: {e}"))),
     }
+}
+
+/// Waits for the end of a process; its output is read up to a limit, then its pipe is closed.
+async fn output(mut child: Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let mut output = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        let mut stdout = stdout.take(TRIAL_OUTPUT_MAX_BYTES);
+        stdout.read_to_end(&mut output).await?;
+    }
+    Ok((child.wait().await?, output))
 }

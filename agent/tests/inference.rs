@@ -177,12 +177,11 @@ impl Running {
     }
 
     async fn activate(&mut self, slot: &Slot) {
-        let slot_path = slot.path().to_owned();
+        let (bundle, slot) = (slot.bundle(), slot.path().to_owned());
         self.say
-            .send(ToWorker::Activate { slot: slot_path })
+            .send(ToWorker::Activate { slot, bundle })
             .await
             .unwrap();
-        let bundle = slot.bundle();
         assert_eq!(self.word().await, FromWorker::Activated { bundle });
     }
 
@@ -487,6 +486,21 @@ async fn a_wrong_request_is_explained_and_is_not_the_models_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_of_another_family_retires_the_one_before() {
+    let (digits, letters) = (Slot::of(1), Slot::of(2));
+    letters.sign(|manifest| manifest.family = "letters".parse().unwrap());
+    let mut worker = Running::start(60_000).await;
+    worker.activate(&digits).await;
+    worker.activate(&letters).await;
+    let (status, _) = worker.ask(Method::GET, "/v2/models/digits", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, _) = worker.ask(Method::GET, "/v2/models/letters", "").await;
+    assert_eq!(status, StatusCode::OK);
+    worker.activate(&letters).await;
+    worker.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_fails_to_load_leaves_the_old_one_serving() {
     let (good, bad) = (Slot::of(1), Slot::of(2));
     bad.write("model.onnx", b"nonsense");
@@ -494,20 +508,27 @@ async fn a_bundle_that_fails_to_load_leaves_the_old_one_serving() {
     let mut worker = Running::start(60_000).await;
     worker.activate(&good).await;
     let slot = bad.path().to_owned();
-    worker
-        .say
-        .send(ToWorker::Activate { slot: slot.clone() })
-        .await
-        .unwrap();
-    match worker.word().await {
-        FromWorker::ActivateFailed {
-            slot: named,
-            detail,
-        } => {
-            assert_eq!(named, slot);
-            assert!(detail.contains("model.onnx"), "{detail}");
+    for (bundle, problem) in [
+        (bad.bundle(), "model.onnx"),
+        (good.bundle(), "expected bundle"),
+    ] {
+        let slot = slot.clone();
+        worker
+            .say
+            .send(ToWorker::Activate { slot, bundle })
+            .await
+            .unwrap();
+        match worker.word().await {
+            FromWorker::ActivateFailed {
+                slot: named,
+                bundle: asked,
+                detail,
+            } => {
+                assert_eq!((named, asked), (bad.path().to_owned(), bundle));
+                assert!(detail.contains(problem), "{detail}");
+            }
+            word => panic!("{word:?}"),
         }
-        word => panic!("{word:?}"),
     }
     let (_, metadata) = worker.ask(Method::GET, "/v2/models/digits", "").await;
     assert_eq!(metadata["versions"], json!(["1"]));

@@ -94,13 +94,17 @@ fn receiver(server: &Server, dir: &TempDir) -> Receiver {
 }
 
 fn receiver_with(server: &Server, dir: &TempDir, limits: Limits) -> Receiver {
+    receiver_on(server, dir, limits, 1 << 30)
+}
+
+fn receiver_on(server: &Server, dir: &TempDir, limits: Limits, disk_free_bytes: u64) -> Receiver {
     let identity = server.identity(dir.path());
     let client = Client::new(&identity.rustls_client_config(), limits);
-    let host = || HostFacts {
+    let host = move || HostFacts {
         arch: "x86_64".to_owned(),
         agent_version: "0.1.0".to_owned(),
         ram_bytes: 1 << 30,
-        disk_free_bytes: 1 << 30,
+        disk_free_bytes,
     };
     Receiver::with(client, &server.url, dir.path(), "jetson", Box::new(host)).unwrap()
 }

@@ -367,7 +367,23 @@ impl ApiClient {
     /// # Errors
     /// As every call; refused with what stands against it.
     pub async fn create_rollout(&self, rollout: &CreateRollout) -> Result<RolloutView, ApiError> {
-        let body = to_value(rollout)?;
+        self.create_rollout_with(rollout, false).await
+    }
+
+    /// Starts a rollout; with `allow_no_way_back` also one whose devices could not go back to what
+    /// they run now.
+    ///
+    /// # Errors
+    /// As every call; refused with what stands against it.
+    pub async fn create_rollout_with(
+        &self,
+        rollout: &CreateRollout,
+        allow_no_way_back: bool,
+    ) -> Result<RolloutView, ApiError> {
+        let mut body = to_value(rollout)?;
+        if allow_no_way_back {
+            body["allow_no_way_back"] = true.into();
+        }
         self.call(Method::POST, "/api/v1/rollouts", Some(body))
             .await
     }
@@ -394,6 +410,15 @@ impl ApiClient {
     /// As every call; refused if it has ended.
     pub async fn abort_rollout(&self, id: &RolloutId) -> Result<(), ApiError> {
         let path = format!("/api/v1/rollouts/{id}/abort");
+        self.exchange(Method::POST, &path, None).await.map(drop)
+    }
+
+    /// Goes on with a paused rollout.
+    ///
+    /// # Errors
+    /// As every call; refused if it is not paused.
+    pub async fn resume_rollout(&self, id: &RolloutId) -> Result<(), ApiError> {
+        let path = format!("/api/v1/rollouts/{id}/resume");
         self.exchange(Method::POST, &path, None).await.map(drop)
     }
 

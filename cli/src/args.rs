@@ -427,6 +427,12 @@ Example:
         #[arg(long, default_value = "1s", value_parser = duration, requires = "watch")]
         every: Duration,
     },
+    /// Go on with a paused rollout: the same stage is looked at again
+    #[command(after_help = "Example:\n  dunlin rollout resume r-7")]
+    Resume {
+        /// Its id
+        id: String,
+    },
     /// End a rollout; devices that were given the version go back
     #[command(after_help = "Example:\n  dunlin rollout abort r-7")]
     Abort {
@@ -454,6 +460,9 @@ pub struct CreateArgs {
     /// Go on by counts alone, without comparing canaries with controls
     #[arg(long)]
     pub no_gate: bool,
+    /// Begin even if devices could not go back to what they run now
+    #[arg(long)]
+    pub no_way_back: bool,
     /// Policy as JSON; other options change what it says
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,

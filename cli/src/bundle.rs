@@ -7,11 +7,13 @@ use crate::files;
 use crate::keys;
 use crate::pack::{PackRequest, PackedBundle, pack};
 use crate::publish::publish;
-use crate::sign::{self, Signed};
+use crate::sign::{self, SignError, Signed};
 use crate::table::{self, Table, bytes_text};
 use dunlin_agent::pipe::TrialReport;
 use dunlin_protocol::id::Family;
-use dunlin_protocol::trust::{RootMetadata, TARGETS_MAX_BYTES, TargetCustom};
+use dunlin_protocol::trust::{
+    Envelope, Metadata, RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -105,7 +107,12 @@ async fn run_sign(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
         None => None,
     };
     let (signed, before) = match given {
-        Some(bytes) if args.add_signature => (sign::add_signatures(&bytes, &keys)?, None),
+        Some(bytes) if args.add_signature => {
+            let seen = sign::check_follows(&args.keys, &bytes)?;
+            let listed = seen.map(|seen| seen.targets.into_keys().collect());
+            say_what_is_signed(&bytes, listed.as_ref(), shared.json)?;
+            (sign::add_signatures(&bytes, &keys)?, listed)
+        }
         given => {
             let bundles = open_all(&args.bundles)?;
             let bytes = match given {
@@ -124,6 +131,33 @@ async fn run_sign(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
     };
     files::write_whole(&args.out, &signed.bytes)?;
     report_signed(&root, &signed, before.as_ref(), &args.out, shared.json)
+}
+
+/// Tells, before a signature is added, what it vouches for and what the key folder has not seen.
+fn say_what_is_signed(
+    bytes: &[u8],
+    seen: Option<&Vec<String>>,
+    is_json: bool,
+) -> Result<(), Failure> {
+    if is_json {
+        return Ok(());
+    }
+    let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES).map_err(SignError::from)?;
+    let targets = TargetsMetadata::read(&envelope).map_err(SignError::from)?;
+    let is_new = |path: &&String| seen.is_none_or(|seen| !seen.contains(path));
+    table::print_line(&format!("signing targets version {}:", targets.version));
+    for path in targets.targets.keys().filter(is_new) {
+        table::print_line(&format!("+ {path}"));
+    }
+    for path in seen.into_iter().flatten() {
+        if !targets.targets.contains_key(path) {
+            table::print_line(&format!("- {path}"));
+        }
+    }
+    if seen.is_none() {
+        table::print_line("this key folder has seen no targets metadata before: check the list");
+    }
+    Ok(())
 }
 
 async fn newest_targets(shared: &Shared) -> Result<Option<Vec<u8>>, Failure> {

@@ -72,6 +72,21 @@ pub fn show(drift: &Drift, is_all: bool) -> String {
     for (reason, windows) in &drift.left_out {
         text.push_str(&format!("{windows} windows left out: {reason}\n"));
     }
+    let (rows, hidden) = score_rows(drift, is_all);
+    if !rows.is_empty() {
+        text.push_str(&rows.to_text());
+    }
+    if hidden > 0 {
+        text.push_str(&format!(
+            "{hidden} features without alarm (--all shows them)\n"
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+/// One row a score, and how many were left out because they are quiet.
+fn score_rows(drift: &Drift, is_all: bool) -> (Table, usize) {
     let mut rows = Table::new(&[
         "metric",
         "score",
@@ -110,16 +125,7 @@ pub fn show(drift: &Drift, is_all: bool) -> String {
     for feature in &drift.features {
         add(&feature.name, "PSI", feature.psi, is_all);
     }
-    if !rows.is_empty() {
-        text.push_str(&rows.to_text());
-    }
-    if hidden > 0 {
-        text.push_str(&format!(
-            "{hidden} features without alarm (--all shows them)\n"
-        ));
-    }
-    text.push('\n');
-    text
+    (rows, hidden)
 }
 
 fn status_text(status: Status) -> &'static str {

@@ -138,17 +138,20 @@ pub fn init(
             });
         }
     }
-    files::make_private_folder(dir)?;
-    let taken = |name: &String| name.ends_with(".pem") || name.ends_with(".root.json");
-    if files::names_in(dir)?.iter().any(taken) {
-        return Err(KeysError::Exists(dir.to_owned()));
-    }
     let root_path = dir.join("1.root.json");
     let trust = |error| KeysError::Trust {
         path: root_path.clone(),
         error,
     };
+    // Before any key is made: what fails later would leave a folder that cannot be used again.
     let online_key = |json: &Value| Key::from_json(json).map_err(trust);
+    let snapshot = online_key(&online.snapshot)?;
+    let timestamp = online_key(&online.timestamp)?;
+    files::make_private_folder(dir)?;
+    let taken = |name: &String| name.ends_with(".pem") || name.ends_with(".root.json");
+    if files::names_in(dir)?.iter().any(taken) {
+        return Err(KeysError::Exists(dir.to_owned()));
+    }
     let roots = make_keys(dir, "root", ceremony.root_keys)?;
     let targets = make_keys(dir, "targets", ceremony.targets_keys)?;
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public_key).collect();
@@ -161,8 +164,8 @@ pub fn init(
             Role::Targets,
             (public(&targets), u64::from(ceremony.targets_threshold)),
         ),
-        (Role::Snapshot, (vec![online_key(&online.snapshot)?], 1)),
-        (Role::Timestamp, (vec![online_key(&online.timestamp)?], 1)),
+        (Role::Snapshot, (vec![snapshot], 1)),
+        (Role::Timestamp, (vec![timestamp], 1)),
     ]);
     let signed = new_root(1, later(now, ceremony.expires_in), &roles).map_err(trust)?;
     let signers: Vec<&SigningKey> = roots.iter().collect();

@@ -363,10 +363,9 @@ pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, TrialRep
 }
 
 fn draft(request: &PackRequest) -> Result<Draft, PackError> {
-    let spec_path = if request.spec.is_dir() {
-        request.spec.join("bundle.toml")
-    } else {
-        request.spec.clone()
+    let spec_path = match request.spec.is_dir() {
+        true => request.spec.join("bundle.toml"),
+        false => request.spec.clone(),
     };
     let bad = |problem: String| PackError::Spec {
         path: spec_path.clone(),
@@ -377,16 +376,7 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
     let folder = spec_path.parent().unwrap_or(Path::new("."));
     let version = request.version.unwrap_or(spec.version);
     let rollback_floor = request.rollback_floor.unwrap_or(spec.rollback_floor);
-    if rollback_floor > version {
-        return Err(bad(format!(
-            "rollback_floor {rollback_floor} is above version {version}: no device would take it"
-        )));
-    }
-    if spec.hardware.is_empty() {
-        return Err(bad(
-            "hardware is empty: no device would take it; expected names or \"any\"".into(),
-        ));
-    }
+    check_takers(&spec.hardware, version, rollback_floor).map_err(bad)?;
     let model_path = folder.join(&spec.model);
     let golden_path = chosen(&request.golden, folder, &spec.golden);
     let profile_path = match (&request.profile, &spec.profile) {
@@ -394,20 +384,13 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         (None, Some(file)) => Some(folder.join(file)),
         (None, None) => None,
     };
-    let mut parts = vec![
-        Part::read("model.onnx", &model_path, BLOB_MAX_BYTES)?,
-        Part::read("golden.json", &golden_path, DOCUMENT_MAX_BYTES)?,
+    let card_path = spec.card.as_ref().map(|path| folder.join(path));
+    let documents = [
+        ("golden.json", Some(&golden_path)),
+        ("profile.json", profile_path.as_ref()),
+        ("card.md", card_path.as_ref()),
     ];
-    if let Some(path) = &profile_path {
-        parts.push(Part::read("profile.json", path, DOCUMENT_MAX_BYTES)?);
-    }
-    if let Some(path) = &spec.card {
-        parts.push(Part::read(
-            "card.md",
-            &folder.join(path),
-            DOCUMENT_MAX_BYTES,
-        )?);
-    }
+    let parts = read_parts(&model_path, documents)?;
     let blob = |name: &str| {
         parts
             .iter()
@@ -449,6 +432,32 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         model_path,
         parts,
     })
+}
+
+fn read_parts(
+    model_path: &Path,
+    documents: [(&'static str, Option<&PathBuf>); 3],
+) -> Result<Vec<Part>, PackError> {
+    let mut parts = vec![Part::read("model.onnx", model_path, BLOB_MAX_BYTES)?];
+    for (name, path) in documents {
+        if let Some(path) = path {
+            parts.push(Part::read(name, path, DOCUMENT_MAX_BYTES)?);
+        }
+    }
+    Ok(parts)
+}
+
+/// Refuses what no device would take.
+fn check_takers(hardware: &[String], version: u64, rollback_floor: u64) -> Result<(), String> {
+    if rollback_floor > version {
+        return Err(format!(
+            "rollback_floor {rollback_floor} is above version {version}: no device would take it"
+        ));
+    }
+    if hardware.is_empty() {
+        return Err("hardware is empty: no device would take it; expected names or \"any\"".into());
+    }
+    Ok(())
 }
 
 fn chosen(named: &Option<PathBuf>, folder: &Path, otherwise: &Path) -> PathBuf {

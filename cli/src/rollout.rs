@@ -30,7 +30,10 @@ pub async fn run(args: &RolloutArgs) -> Result<Exit, Failure> {
         RolloutAction::Create(create) => {
             let wanted = request(create)?;
             let session = Session::open(&args.shared)?;
-            let rollout = session.client.create_rollout(&wanted).await?;
+            let create = session
+                .client
+                .create_rollout_with(&wanted, create.no_way_back);
+            let rollout = create.await?;
             if session.json {
                 table::print_json(&rollout);
             } else {
@@ -63,10 +66,22 @@ pub async fn run(args: &RolloutArgs) -> Result<Exit, Failure> {
             let session = Session::open(&args.shared)?;
             session.client.abort_rollout(&rollout_id(id)?).await?;
             if session.json {
-                table::print_json(&json!({"aborted": id}));
+                table::print_json(&json!({"abort_requested": id}));
             } else {
                 table::print_line(&format!(
-                    "rollout {id} is aborted; its devices go back to the version before"
+                    "abort requested: devices of rollout {id} go back to the version before\nwatch them: dunlin rollout show {id}"
+                ));
+            }
+            Ok(Exit::Done)
+        }
+        RolloutAction::Resume { id } => {
+            let session = Session::open(&args.shared)?;
+            session.client.resume_rollout(&rollout_id(id)?).await?;
+            if session.json {
+                table::print_json(&json!({"resume_requested": id}));
+            } else {
+                table::print_line(&format!(
+                    "resumption requested: rollout {id} looks at the same stage again\nwatch it: dunlin rollout show {id} --watch"
                 ));
             }
             Ok(Exit::Done)

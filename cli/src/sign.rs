@@ -9,7 +9,8 @@ use crate::pack::PackedBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     Envelope, Metadata, Role, RootMetadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom,
-    TargetsMetadata, TrustError, add_signature, highest_floor, new_targets, sign_envelope,
+    TargetEntry, TargetsMetadata, TrustError, add_signature, highest_floor, new_targets,
+    sign_envelope,
 };
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,18 @@ pub enum SignError {
         signed: Digest,
         /// Digest of the bundle.
         got: Digest,
+    },
+    /// A floor that falls would reopen what the key holders have closed.
+    #[error(
+        "{path} is signed with rollback floor {signed}, this bundle has {got}: a floor never falls; raise rollback_floor in bundle.toml"
+    )]
+    LowerFloor {
+        /// Target's name.
+        path: String,
+        /// Floor listed before.
+        signed: u64,
+        /// Floor of the bundle.
+        got: u64,
     },
     /// Devices would refuse it.
     #[error("{path} is below the rollback floor {floor} of its family: devices would refuse it")]
@@ -113,12 +126,8 @@ pub fn sign(
     for bundle in bundles {
         let entry = &bundle.target;
         let listed = next.targets.insert(entry.path.clone(), entry.clone());
-        if let Some(listed) = listed.filter(|l| l.sha256 != entry.sha256) {
-            return Err(SignError::Changed {
-                path: entry.path.clone(),
-                signed: listed.sha256,
-                got: entry.sha256,
-            });
+        if let Some(listed) = listed {
+            check_unchanged(&listed, entry)?;
         }
     }
     for bundle in bundles {
@@ -134,6 +143,60 @@ pub fn sign(
     let signed = new_targets(version, expires, next.targets.values());
     let signers: Vec<&SigningKey> = keys.iter().collect();
     Signed::of(&sign_envelope(signed, &signers)?)
+}
+
+/// Refuses a target that differs from the one listed under its name, or lowers its floor.
+fn check_unchanged(listed: &TargetEntry, entry: &TargetEntry) -> Result<(), SignError> {
+    if listed.sha256 != entry.sha256 {
+        return Err(SignError::Changed {
+            path: entry.path.clone(),
+            signed: listed.sha256,
+            got: entry.sha256,
+        });
+    }
+    let (before, now) = (TargetCustom::read(listed)?, TargetCustom::read(entry)?);
+    if now.rollback_floor < before.rollback_floor {
+        return Err(SignError::LowerFloor {
+            path: entry.path.clone(),
+            signed: before.rollback_floor,
+            got: now.rollback_floor,
+        });
+    }
+    Ok(())
+}
+
+/// What somebody else's targets file changes against the newest this key folder has seen; `None`
+/// if it has seen none.
+///
+/// # Errors
+/// It is older, or changes a target or lowers its floor.
+pub fn check_follows(
+    key_folder: &Path,
+    bytes: &[u8],
+) -> Result<Option<TargetsMetadata>, SignError> {
+    let memory = key_folder.join(SEEN);
+    if !memory.is_file() {
+        return Ok(None);
+    }
+    let read = |bytes: &[u8]| {
+        let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+        Ok::<_, SignError>(TargetsMetadata::read(&envelope)?)
+    };
+    let seen = read(&files::read_bounded(&memory, TARGETS_MAX_BYTES as u64)?)?;
+    let offered = read(bytes)?;
+    // A co-signer may have sat out some versions, so that more than the next one is fine.
+    if offered.version < seen.version {
+        return Err(SignError::Older {
+            offered: format!("version {}", offered.version),
+            seen: seen.version,
+        });
+    }
+    for (path, entry) in &offered.targets {
+        if let Some(listed) = seen.targets.get(path) {
+            check_unchanged(listed, entry)?;
+        }
+    }
+    Ok(Some(seen))
 }
 
 /// Adds signatures to a targets file, in place of earlier ones by the same keys.

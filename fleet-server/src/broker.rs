@@ -38,7 +38,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
@@ -54,6 +54,9 @@ const PACKET_MAX_BYTES: usize = 2 * 1024 * 1024;
 /// Presence is the only retained message, and small.
 const RETAINED_MAX_BYTES: usize = 4096;
 const INFLIGHT_MAX: u16 = 256;
+/// Messages a second that a device may publish in the long run, and at once; beyond that it waits.
+const PUBLISH_RATE: u32 = 200;
+const PUBLISH_BURST: u32 = 400;
 
 /// A future behind a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -298,6 +301,12 @@ impl RunningBroker {
         self.handle.clone()
     }
 
+    /// Whether it accepts clients and routes their messages.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.acceptor.is_finished() && !self.library.is_finished()
+    }
+
     /// Stops accepting, tells every client, waits for their handlers, then ends the core.
     pub async fn shutdown(self) {
         let _ = self.stop_accepting.send(());
@@ -431,6 +440,7 @@ impl Acceptor {
             fleet: self.fleet.clone(),
             identity,
             auth: Arc::clone(&self.auth),
+            pace: Pace::default(),
         };
         let parts = self.parts.clone();
         let handler = ClientHandler::new(
@@ -463,6 +473,26 @@ struct ConnectionRules {
     fleet: FleetId,
     identity: Identity,
     auth: Arc<dyn DeviceAuth>,
+    pace: Pace,
+}
+
+/// A token bucket as one moment: when the messages taken so far would have been due at the steady
+/// rate. A message may be up to a burst early.
+#[derive(Default)]
+struct Pace {
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// Takes one message; how long it has to wait.
+    fn take(&self, now: Instant) -> Duration {
+        let step = Duration::from_secs(1) / PUBLISH_RATE;
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = due.map_or(now, |due| due.max(now)) + step;
+        *due = Some(next);
+        next.saturating_duration_since(now)
+            .saturating_sub(step * PUBLISH_BURST)
+    }
 }
 
 impl ConnectionRules {
@@ -510,7 +540,16 @@ impl AuthProvider for ConnectionRules {
     ) -> BoxFuture<'a, bool> {
         let allowed =
             self.is_server() || device_may_publish(&self.fleet, &self.identity.name, topic);
-        Box::pin(async move { allowed })
+        Box::pin(async move {
+            if !self.is_server() {
+                let wait = self.pace.take(Instant::now());
+                if !wait.is_zero() {
+                    metrics::counter!("dunlin_broker_publishes_slowed_total").increment(1);
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            allowed
+        })
     }
 
     fn authorize_subscribe<'a>(
@@ -558,4 +597,19 @@ impl AuthProvider for RefuseEveryone {
 
 fn cut(text: &str) -> String {
     text.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_free_and_a_flood_is_paced() {
+        let (pace, now) = (Pace::default(), Instant::now());
+        let waits: Vec<Duration> = (0..600).map(|_| pace.take(now)).collect();
+        assert!(waits[..400].iter().all(Duration::is_zero));
+        assert_eq!(waits[599], Duration::from_secs(1), "200 beyond the burst");
+        let later = now + Duration::from_secs(10);
+        assert!(pace.take(later).is_zero(), "idle time fills it again");
+    }
 }

@@ -5,8 +5,8 @@ use crate::server::{RunningServer, Server};
 use clap::Parser;
 use serde_json::json;
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +16,8 @@ use toml::Value;
 const EXIT_CONFIG: u8 = 64;
 /// Could not start (`sysexits.h`, EX_SOFTWARE).
 const EXIT_START: u8 = 70;
+/// Where the first token goes when stdout is no terminal, in the state folder.
+const TOKEN_FILE: &str = "first-admin-token";
 
 /// Runs Dunlin's fleet server.
 #[derive(Debug, Parser)]
@@ -36,6 +38,9 @@ struct Arguments {
     /// Address of the embedded broker, instead of `mqtt.listen`.
     #[arg(long, value_name = "ADDRESS:PORT")]
     mqtt_listen: Option<String>,
+    /// Makes an administrator's token, prints it once and ends; an earlier one of that name ends.
+    #[arg(long, value_name = "NAME", conflicts_with = "print_addresses_json")]
+    new_admin_token: Option<String>,
     /// Once started, prints one line of JSON with the addresses and the first token.
     #[arg(long)]
     print_addresses_json: bool,
@@ -61,7 +66,7 @@ impl Arguments {
 /// The program: `arguments` as the system gives them, the program's name first.
 ///
 /// Exit codes: 0 after a drained shutdown (also for `--help`), 64 usage or configuration,
-/// 70 could not start.
+/// 70 could not start, or stopped because a part of it ended by itself.
 pub async fn main_with<I, T>(arguments: I) -> ExitCode
 where
     I: IntoIterator<Item = T>,
@@ -69,13 +74,7 @@ where
 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(e) => {
-            let _ = e.print();
-            return match e.use_stderr() {
-                true => ExitCode::from(EXIT_CONFIG),
-                false => ExitCode::SUCCESS,
-            };
-        }
+        Err(e) => return wrong_usage(&e),
     };
     start_logging();
     let settings = match Settings::load(&arguments.config, &arguments.overrides()) {
@@ -85,6 +84,9 @@ where
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if let Some(name) = &arguments.new_admin_token {
+        return new_admin_token(&settings, name).await;
+    }
     // Before the start, so that a signal meanwhile is not lost.
     let signals = (
         signal(SignalKind::terminate()),
@@ -95,28 +97,61 @@ where
         return ExitCode::from(EXIT_START);
     };
     let database = crate::server::database_path(&settings.state_dir);
-    let server = match Server::start(settings).await {
+    // A supervisor's log is no place for a secret.
+    let is_shown = arguments.print_addresses_json || std::io::stdout().is_terminal();
+    let token_file = settings.state_dir.join(TOKEN_FILE);
+    let token_file = (!is_shown).then_some(token_file.as_path());
+    let server = match Server::start_with(settings, token_file).await {
         Ok(server) => server,
         Err(e) => {
             tell(&format!("dunlin-server did not start: {e}"));
             return ExitCode::from(EXIT_START);
         }
     };
-    announce(&server, arguments.print_addresses_json);
+    announce(&server, arguments.print_addresses_json, token_file);
     tracing::info!(admin = %server.admin, devices = %server.devices, mqtt = ?server.mqtt,
         database = %database.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let watchdog = tokio::spawn(keep_watchdog_quiet(server.store.clone()));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        name = server.core_task_ended() => Some(name),
+    };
+    if let Some(name) = ended {
+        tracing::error!("{name} ended by itself: the server stops, so that it is started again");
     }
     tracing::info!("stopping");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     watchdog.abort();
     server.shutdown().await;
     tracing::info!("stopped");
-    ExitCode::SUCCESS
+    match ended {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::from(EXIT_START),
+    }
+}
+
+/// Also for `--help` and `--version`.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.use_stderr() {
+        true => ExitCode::from(EXIT_CONFIG),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+async fn new_admin_token(settings: &Settings, name: &str) -> ExitCode {
+    match crate::server::new_admin_token(&settings.state_dir, name).await {
+        Ok(token) => {
+            let _ = writeln!(std::io::stdout(), "{token}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            tell(&format!("no token was made: {e}"));
+            ExitCode::from(EXIT_START)
+        }
+    }
 }
 
 fn start_logging() {
@@ -133,8 +168,14 @@ fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// The token is shown here, once, and nowhere else.
-fn announce(server: &RunningServer, as_json: bool) {
+/// The token is shown here, once, unless it is in a file.
+fn announce(server: &RunningServer, as_json: bool, token_file: Option<&Path>) {
+    if let Some(file) = token_file {
+        if server.first_admin_token.is_some() {
+            tracing::warn!(file = %file.display(), "the first admin token is in this file; delete it once it is kept elsewhere");
+        }
+        return;
+    }
     let token = server.first_admin_token.as_deref();
     let mut out = std::io::stdout().lock();
     let _ = if as_json {

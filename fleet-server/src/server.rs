@@ -32,6 +32,7 @@ const MQTT_CLIENTS_MAX: usize = 10_000;
 /// How often the online metadata's age is looked at.
 const RESIGN_INTERVAL: Duration = Duration::from_secs(600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
+const CORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Name of the administrator whose token is made at first start.
 const FIRST_ADMIN: &str = "admin";
@@ -154,6 +155,18 @@ impl Server {
     /// # Errors
     /// Whatever could not be opened or listened on, in words for whoever is on call.
     pub async fn start(settings: Settings) -> Result<RunningServer, StartError> {
+        Self::start_with(settings, None).await
+    }
+
+    /// As [`start`](Self::start); the first administrator's token is written to `token_file`
+    /// (mode 0600) before it is valid, so that a lost stdout loses nothing.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and the file cannot be written.
+    pub async fn start_with(
+        settings: Settings,
+        token_file: Option<&Path>,
+    ) -> Result<RunningServer, StartError> {
         // Another user of this process may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let opened = open(&settings).await?;
@@ -162,14 +175,11 @@ impl Server {
         let devices = bind("devices.listen", settings.devices.listen).await?;
         let admin_tls = settings.admin.tls.then(|| pki.admin_tls()).transpose()?;
         let device_tls = Some(pki.device_tls()?);
-        if let Some(path) = &settings.mqtt.acl_file {
-            let written = acl::write_acl_file(path, &settings.fleet, &[SERVER_NAME]);
-            written.map_err(StartError::Acl)?;
-        }
+        write_acl(&settings)?;
         let broker = start_broker(&settings, pki, &store).await?;
         let (client, inbound) = mqtt::start(mqtt_config(&settings, pki, broker.as_ref())?);
         // Only once nothing can fail any more: a token that was never shown is a lost one.
-        let first_admin_token = first_token(&store).await?;
+        let first_admin_token = first_token(&store, token_file).await?;
         let wake = Wake::default();
         let stop = || watch::channel(false);
         let (stop_listening, listening) = stop();
@@ -225,6 +235,29 @@ impl Server {
 }
 
 impl RunningServer {
+    /// Waits until a task without which the server is of no use has ended by itself; its name.
+    pub async fn core_task_ended(&self) -> &'static str {
+        let mut looks = tokio::time::interval(CORE_LOOK_INTERVAL);
+        loop {
+            looks.tick().await;
+            if self.ingest.is_finished() {
+                return "telemetry ingest";
+            }
+            if self.planners.iter().any(JoinHandle::is_finished) {
+                return "rollouts, delivery, signing or retention";
+            }
+            if self.listeners.iter().any(JoinHandle::is_finished) {
+                return "a listener";
+            }
+            if !self.client.is_polling() {
+                return "MQTT client";
+            }
+            if self.broker.as_ref().is_some_and(|b| !b.is_running()) {
+                return "MQTT broker";
+            }
+        }
+    }
+
     /// Stops in this order: no new requests, those in hand are finished, the planner, the
     /// ingest with its batch in hand, the broker, the database.
     pub async fn shutdown(self) {
@@ -280,13 +313,37 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
     })
 }
 
-async fn first_token(store: &Store) -> Result<Option<String>, StartError> {
+fn write_acl(settings: &Settings) -> Result<(), StartError> {
+    let Some(path) = &settings.mqtt.acl_file else {
+        return Ok(());
+    };
+    acl::write_acl_file(path, &settings.fleet, &[SERVER_NAME]).map_err(StartError::Acl)
+}
+
+async fn first_token(
+    store: &Store,
+    token_file: Option<&Path>,
+) -> Result<Option<String>, StartError> {
     if !store.admins().await?.is_empty() {
         return Ok(None);
     }
     let (token, hash) = api::tokens::new_secret().map_err(StartError::Random)?;
+    if let Some(path) = token_file {
+        files::write_atomic(path, format!("{token}\n").as_bytes(), files::SECRET)?;
+    }
     store.insert_admin(FIRST_ADMIN, &hash).await?;
     Ok(Some(token))
+}
+
+/// Makes a token for an administrator, in place of an earlier one of that name. The server may run
+/// meanwhile.
+pub(crate) async fn new_admin_token(state_dir: &Path, name: &str) -> Result<String, StartError> {
+    files::make_private_folder(state_dir)?;
+    let store = Store::open(&database_path(state_dir)).await?;
+    let (token, hash) = api::tokens::new_secret().map_err(StartError::Random)?;
+    store.insert_admin(name, &hash).await?;
+    store.close().await;
+    Ok(token)
 }
 
 async fn bind(
@@ -408,6 +465,7 @@ fn spawn_planners(
         tokio::spawn(execute::run(
             store.clone(),
             wake.clone(),
+            client.listening(),
             execute_settings,
             stop.clone(),
         )),
@@ -453,6 +511,7 @@ fn app(
         blobs: opened.blobs,
         broker: running.broker.as_ref().map(RunningBroker::handle),
         deliver,
+        listening: running.client.listening(),
         metrics: recorder()?,
     })
 }

@@ -171,12 +171,14 @@ async fn refused(fleet: &Fleet, version: u64, digest: Digest, code: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_the_offline_keys_did_not_sign_is_refused_by_the_device_itself() {
     let mut fleet = with_version_one(fleet(1)).await;
-    let v2 = fleet.operator.pack("v2", 2, 2).unwrap();
+    let v2 = fleet.operator.pack("v2", 2, 1).unwrap();
     fleet.operator.publish(&v2).await.unwrap();
     let id = fleet.operator.roll_out(2, all_at_once(1)).await.unwrap();
     fleet.operator.ended(&id).await.unwrap();
 
-    // Version 1 is below the floor that version 2 brought; the API refuses as well.
+    // The floor rises to 2, which closes version 1; the API refuses it as well.
+    let v2 = fleet.operator.pack("v2", 2, 2).unwrap();
+    fleet.operator.publish(&v2).await.unwrap();
     let device = fleet.devices[0].id.clone();
     let pinned = fleet
         .operator

@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod golden;
 pub mod http;
 pub mod mosquitto;
+pub mod mqtt;
 pub mod operator;
 pub mod process;
 pub mod random;

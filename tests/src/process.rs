@@ -29,7 +29,22 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn start(program: &Path, arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
-        Self::spawn(Command::new(program).args(arguments), log, Stdio::null())
+        Self::start_with(program, arguments, &[], log)
+    }
+
+    /// As [`Process::start`], with environment variables.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with(
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(variables.iter().copied());
+        Self::spawn(&mut command, log, Stdio::null())
     }
 
     fn spawn(command: &mut Command, log: &Path, stdout: Stdio) -> anyhow::Result<Self> {

@@ -15,7 +15,10 @@ pub use verify::TrustStore;
 use crate::files::FileError;
 use crate::http::HttpError;
 use dunlin_protocol::report::Failure;
-use dunlin_protocol::trust::{SelectionError, TrustError};
+use dunlin_protocol::trust::{Role, SelectionError, TrustError};
+
+/// Code of a failure for want of disk space.
+const DISK_FULL: &str = "disk_full";
 
 /// What a failed update means for whoever asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,18 @@ impl UpdateError {
 
 impl From<TrustError> for UpdateError {
     fn from(error: TrustError) -> Self {
-        Self::refused(on_the_wire(error.code()), error.to_string())
+        let kind = match error {
+            // Signed by the server every few hours: it may do so again soon.
+            TrustError::Expired {
+                role: Role::Timestamp | Role::Snapshot,
+                ..
+            } => Kind::Transient,
+            _ => Kind::Refused,
+        };
+        Self {
+            kind,
+            ..Self::refused(on_the_wire(error.code()), error.to_string())
+        }
     }
 }
 
@@ -78,7 +92,7 @@ impl From<SelectionError> for UpdateError {
 impl From<FileError> for UpdateError {
     fn from(error: FileError) -> Self {
         let code = if error.is_disk_full() {
-            "disk_full"
+            DISK_FULL
         } else {
             "file"
         };

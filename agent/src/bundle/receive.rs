@@ -6,7 +6,7 @@
 
 use super::stage::{self, StagedInfo};
 use super::verify::{self, Repository, TrustStore};
-use super::{Kind, UpdateError};
+use super::{DISK_FULL, Kind, UpdateError};
 use crate::config::Settings;
 use crate::files::{self, FileError};
 use crate::http::{Client, HttpError, Limits};
@@ -26,6 +26,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Largest window of a compressed blob, as a power of two of bytes: bounds the memory of unpacking.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Free disk that an update leaves to the ledger, the telemetry and the rest of the device, in bytes.
+const DISK_RESERVE_BYTES: u64 = 16 << 20;
 /// Least bytes between two reports of progress.
 const PROGRESS_STEP_BYTES: u64 = 256 * 1024;
 
@@ -150,17 +152,38 @@ impl Receiver {
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
         let turn: Turn = Arc::new(Arc::clone(&self.turn).lock_owned().await);
+        let received = self.receive_in_turn(&turn, want, now, slot, progress).await;
+        if let Err(error) = &received
+            && error.code == DISK_FULL
+        {
+            // Room for the ledger and the telemetry is worth more than a resumed download.
+            match remove_others(&self.partials(), &BTreeSet::new()) {
+                Ok(bytes) => tracing::warn!(bytes, "disk full: what was half fetched is removed"),
+                Err(error) => tracing::error!(%error, "disk full, and nothing can be removed"),
+            }
+        }
+        received
+    }
+
+    async fn receive_in_turn(
+        &self,
+        turn: &Turn,
+        want: &DesiredBundle,
+        now: Timestamp,
+        slot: &Path,
+        progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<Staged, UpdateError> {
         let set = verify::refresh(&self.repository, &self.trust, now).await?;
         let target = verify::select(&set, &self.trust, want, &self.hardware)?;
         let (manifest, bytes) = self.manifest(target).await?;
 
-        let missing = self.missing(&turn, &manifest).await?;
+        let missing = self.missing(turn, &manifest).await?;
         self.check_fit(&manifest, &missing)?;
         let mut meter = Meter::new(&manifest, &missing, progress);
         for file in &missing {
-            self.fetch(&turn, file, &mut meter).await?;
+            self.fetch(turn, file, &mut meter).await?;
         }
-        let info = self.stage(&turn, slot, manifest.clone(), bytes).await?;
+        let info = self.stage(turn, slot, manifest.clone(), bytes).await?;
         Ok(Staged {
             slot: slot.to_owned(),
             info,
@@ -189,11 +212,15 @@ impl Receiver {
         Ok(remove_others(&self.blobs, &kept)? + remove_others(&self.partials(), &BTreeSet::new())?)
     }
 
-    /// As [`Self::gc`] once a bundle is staged: keeps it and the one still in service. That it fails
-    /// is only logged: space is short at worst.
+    /// As [`Self::gc`] once a bundle is staged: keeps it and the one still in service.
     pub async fn gc_after(&self, staged: &Digest, kept: Option<&Digest>) {
         let keep: Vec<_> = kept.into_iter().chain([staged]).copied().collect();
-        match self.gc(&keep).await {
+        self.gc_logged(&keep).await;
+    }
+
+    /// As [`Self::gc`]. That it fails is only logged: space is short at worst.
+    pub async fn gc_logged(&self, keep: &[Digest]) {
+        match self.gc(keep).await {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "blobs no longer needed are removed"),
             Err(error) => tracing::warn!(%error, "blobs no longer needed stay"),
@@ -266,13 +293,35 @@ impl Receiver {
 
     fn check_fit(&self, manifest: &Manifest, missing: &[Missing<'_>]) -> Result<(), UpdateError> {
         let mut host = (self.host)();
+        let bundle = format!("{} version {}", manifest.family, manifest.version);
+        let (missing_bytes, free) = (self.room(missing), host.disk_free_bytes);
+        let wanted = missing_bytes.saturating_add(DISK_RESERVE_BYTES);
+        if !missing.is_empty() && free < wanted {
+            return Err(UpdateError::refused(
+                "unfit",
+                format!(
+                    "{bundle}: needs {wanted} bytes of free disk while it is fetched and unpacked \
+                     ({DISK_RESERVE_BYTES} of them kept in reserve), got {free}"
+                ),
+            ));
+        }
         // What is here already needs no space any more.
         let all: u64 = manifest.files.named().iter().map(|(_, b)| b.length).sum();
         let needed: u64 = missing.iter().map(|m| m.blob.length).sum();
         host.disk_free_bytes = host.disk_free_bytes.saturating_add(all - needed);
-        check_fit(manifest, &host).map_err(|e| {
-            let bundle = format!("{} version {}", manifest.family, manifest.version);
-            UpdateError::refused("unfit", format!("{bundle} {e}"))
+        check_fit(manifest, &host)
+            .map_err(|e| UpdateError::refused("unfit", format!("{bundle} {e}")))
+    }
+
+    /// Bytes that the missing blobs take while they are fetched and unpacked, less what is fetched
+    /// of them already.
+    fn room(&self, missing: &[Missing<'_>]) -> u64 {
+        missing.iter().fold(0, |sum, Missing { blob, .. }| {
+            let packed = blob.packed.as_ref().map_or(0, |p| p.length);
+            let partial = self.partials().join(blob.transport().0.to_string());
+            let have = std::fs::metadata(partial).map_or(0, |m| m.len());
+            let needed = blob.length.saturating_add(packed).saturating_sub(have);
+            sum.saturating_add(needed)
         })
     }
 

@@ -18,6 +18,11 @@ const DEATHS_MAX: u32 = 2;
 const RESTARTS_MAX: u32 = 5;
 /// Longest span one tick counts as time in service: clock jumps and suspends count no more.
 const TICK_MAX_MS: i64 = 5_000;
+/// Longest time from a passed trial to service, worker restarts included: a slow disk has to read a
+/// large model twice.
+pub(super) const LOADING_MAX_MS: u64 = 600_000;
+/// Longest detail of an event, in characters.
+const DETAIL_MAX_CHARS: usize = 500;
 
 /// One step. `now_ms` is the device's clock in milliseconds since 1970.
 #[must_use]
@@ -32,8 +37,13 @@ pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
         Event::Desired(desired) => next.desired(desired),
         Event::Received { digest, result } => next.received(digest, result),
         Event::TrialDone { digest, report } => next.trial_done(digest, report),
-        Event::ActivateFailed { slot, detail } => next.activate_failed(slot, &detail),
-        Event::WorkerDied { detail } => next.worker_died(&detail),
+        Event::Activated { digest } => next.activated(digest),
+        Event::ActivateFailed {
+            slot,
+            digest,
+            detail,
+        } => next.activate_failed(slot, digest, &detail),
+        Event::WorkerDied { detail, listened } => next.worker_died(&detail, listened),
         Event::Counted { digest, count } => next.counted(digest, count),
         Event::Tick => next.tick(),
     }
@@ -53,6 +63,7 @@ impl Step {
     }
 
     fn event(&mut self, code: &'static str, detail: String, bundle: Option<Digest>) {
+        let detail = detail.chars().take(DETAIL_MAX_CHARS).collect();
         self.effects.push(Effect::Event {
             code,
             detail,
@@ -71,15 +82,16 @@ impl Step {
 
     fn serve_kept(&mut self) {
         self.effects.push(match &self.state.kept {
-            Some(held) => Effect::Serve { slot: held.slot },
+            Some(held) => Effect::Serve {
+                slot: held.slot,
+                digest: held.bundle.digest,
+            },
             None => Effect::ServeNothing,
         });
     }
 
     fn started(&mut self) {
-        if let Some(slot) = self.state.serving() {
-            self.effects.push(Effect::Serve { slot });
-        }
+        self.effects.extend(self.state.serve());
         match self.state.phase.clone() {
             Phase::Idle { .. } => self.report(),
             Phase::Receiving { want, .. } => self.receive(want, 0),
@@ -90,9 +102,11 @@ impl Step {
                     looked_at_ms,
                     before,
                     live,
+                    activated,
                     ..
                 } = &mut self.state.phase
                 {
+                    *activated = false;
                     *restarts += 1;
                     *looked_at_ms = self.now_ms;
                     *before = before.plus(std::mem::take(live));
@@ -125,6 +139,7 @@ impl Step {
         let (want, more) = (bundles.next(), bundles.next());
         self.state.target = want.as_ref().map(installed);
         self.state.rollout = want.as_ref().and_then(|w| w.rollout.clone());
+        self.state.wanted = if more.is_none() { want.clone() } else { None };
         let busy = !matches!(
             self.state.phase,
             Phase::Idle { .. } | Phase::Probation { .. } | Phase::RollingBack { .. }
@@ -255,10 +270,13 @@ impl Step {
             TrialReport::Passed { .. } => {
                 self.effects.push(Effect::Serve {
                     slot: self.state.spare(),
+                    digest,
                 });
                 self.enter(Phase::Probation {
                     want,
                     served_ms: 0,
+                    activated: false,
+                    loading_ms: 0,
                     looked_at_ms: self.now_ms,
                     before: Count::default(),
                     live: Count::default(),
@@ -269,16 +287,80 @@ impl Step {
         }
     }
 
-    fn activate_failed(&mut self, slot: Slot, detail: &str) {
-        match &self.state.phase {
-            Phase::Probation { .. } if slot == self.state.spare() => {
-                self.roll_back(Failure::new("load", detail));
-            }
-            _ => self.event("serve_failed", detail.to_owned(), None),
+    fn activated(&mut self, digest: Digest) {
+        if let Phase::Probation {
+            want,
+            looked_at_ms,
+            activated,
+            loading_ms,
+            ..
+        } = &mut self.state.phase
+            && want.digest == digest
+            && !*activated
+        {
+            (*activated, *loading_ms, *looked_at_ms) = (true, 0, self.now_ms);
+            self.judge();
         }
     }
 
-    fn worker_died(&mut self, detail: &str) {
+    /// What is not about a version that serves, or should, is late news of one that was given up.
+    fn activate_failed(&mut self, slot: Slot, digest: Digest, detail: &str) {
+        if let Phase::Probation { want, .. } = &self.state.phase {
+            if want.digest == digest && slot == self.state.spare() {
+                self.roll_back(Failure::new("load", detail));
+            }
+            return;
+        }
+        if let Some(held) = self
+            .state
+            .kept
+            .take_if(|h| h.slot == slot && h.bundle.digest == digest)
+        {
+            self.kept_broke(&held, detail);
+        }
+    }
+
+    /// Serving nothing is better than serving a version of which nobody knows that it serves: the
+    /// worker may still run the one that was just rolled back.
+    fn kept_broke(&mut self, held: &Held, detail: &str) {
+        let detail = format!(
+            "version {}, which is kept, cannot be served: {detail}",
+            held.bundle.version
+        );
+        self.event("serve_failed", detail.clone(), Some(held.bundle.digest));
+        self.effects.push(Effect::ServeNothing);
+        match self.state.phase.clone() {
+            // The slot to fill is another one now.
+            Phase::Receiving {
+                want,
+                attempts,
+                busy: true,
+                ..
+            } => {
+                self.effects.push(Effect::Cancel);
+                self.receive(want, attempts);
+            }
+            Phase::Trial { want, .. } => {
+                self.effects.push(Effect::Cancel);
+                self.receive(want, 0);
+            }
+            Phase::Idle { last } => {
+                let wanted = self.state.wanted.clone();
+                match wanted.filter(|w| w.digest == held.bundle.digest) {
+                    Some(want) => self.receive(want, 0),
+                    None if last == Progress::Succeeded => {
+                        self.idle(Progress::Failed(Failure::new("serve_failed", detail)));
+                    }
+                    None => self.report(),
+                }
+            }
+            Phase::Receiving { .. } | Phase::Probation { .. } | Phase::RollingBack { .. } => {
+                self.report();
+            }
+        }
+    }
+
+    fn worker_died(&mut self, detail: &str, listened: bool) {
         self.event(
             "worker_died",
             detail.to_owned(),
@@ -289,11 +371,15 @@ impl Step {
             before,
             live,
             deaths,
+            activated,
             ..
         } = &mut self.state.phase
         {
+            *activated = false;
             *before = before.plus(std::mem::take(live));
-            *deaths += 1;
+            if listened {
+                *deaths += 1;
+            }
             if *deaths >= DEATHS_MAX {
                 rolled = Some(format!("the worker died {deaths} times, last: {detail}"));
             }
@@ -327,6 +413,8 @@ impl Step {
             }
             Phase::Probation {
                 served_ms,
+                activated,
+                loading_ms,
                 looked_at_ms,
                 ..
             } => {
@@ -334,7 +422,8 @@ impl Step {
                     .now_ms
                     .saturating_sub(*looked_at_ms)
                     .clamp(0, TICK_MAX_MS);
-                *served_ms = served_ms.saturating_add(passed.unsigned_abs());
+                let counted = if *activated { served_ms } else { loading_ms };
+                *counted = counted.saturating_add(passed.unsigned_abs());
                 *looked_at_ms = self.now_ms;
                 self.judge();
             }
@@ -346,6 +435,8 @@ impl Step {
         let Phase::Probation {
             want,
             served_ms,
+            activated,
+            loading_ms,
             before,
             live,
             ..
@@ -362,6 +453,11 @@ impl Step {
                 rules.errors_max
             );
             self.roll_back(Failure::new("errors", detail));
+        } else if !*activated {
+            if *loading_ms >= LOADING_MAX_MS {
+                let detail = format!("the worker did not serve it within {loading_ms} ms");
+                self.roll_back(Failure::new("load", detail));
+            }
         } else if count.inferences >= rules.inferences && *served_ms >= rules.time_ms {
             self.keep();
         } else if *served_ms >= rules.deadline_ms {

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use super::step::{ATTEMPTS_MAX, BACKOFF_MAX_MS};
+use super::step::{ATTEMPTS_MAX, BACKOFF_MAX_MS, LOADING_MAX_MS};
 use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;
@@ -41,6 +41,52 @@ fn passed(version: u64) -> Event {
     }
 }
 
+fn failed_trial(version: u64) -> Event {
+    Event::TrialDone {
+        digest: want(version).digest,
+        report: TrialReport::Failed {
+            code: "golden".to_owned(),
+            detail: "x".to_owned(),
+        },
+    }
+}
+
+fn activated(version: u64) -> Event {
+    Event::Activated {
+        digest: want(version).digest,
+    }
+}
+
+fn activate_failed(slot: Slot, version: u64) -> Event {
+    Event::ActivateFailed {
+        slot,
+        digest: want(version).digest,
+        detail: "x".to_owned(),
+    }
+}
+
+fn died(listened: bool) -> Event {
+    Event::WorkerDied {
+        detail: "signal 9".to_owned(),
+        listened,
+    }
+}
+
+fn serve(slot: Slot, version: u64) -> Effect {
+    let digest = want(version).digest;
+    Effect::Serve { slot, digest }
+}
+
+fn failed(version: u64, kind: ReceiveFailureKind) -> Event {
+    Event::Received {
+        digest: want(version).digest,
+        result: Err(ReceiveFailure {
+            kind,
+            failure: Failure::new("connect", "refused"),
+        }),
+    }
+}
+
 fn received(version: u64) -> Event {
     Event::Received {
         digest: want(version).digest,
@@ -78,6 +124,7 @@ impl Device {
         self.feed(desired(generation, version))
             .feed(received(version))
             .feed(passed(version))
+            .feed(activated(version))
             .feed(Event::Tick)
             .feed(Event::Tick)
             .feed(counted(version, 10, 0))
@@ -104,8 +151,8 @@ fn an_update_goes_through_trial_and_probation_before_it_is_kept() {
     d.feed(received(1));
     assert!(matches!(d.effects[0], Effect::Trial { slot: Slot::A, .. }));
     d.feed(passed(1));
-    assert!(d.effects.contains(&Effect::Serve { slot: Slot::A }));
-    d.feed(counted(1, 10, 0));
+    assert!(d.effects.contains(&serve(Slot::A, 1)));
+    d.feed(activated(1)).feed(counted(1, 10, 0));
     assert!(
         matches!(d.state.phase, Phase::Probation { .. }),
         "too early"
@@ -121,13 +168,7 @@ fn an_update_goes_through_trial_and_probation_before_it_is_kept() {
 fn a_failed_trial_leaves_the_kept_version_alone() {
     let mut d = Device::new();
     d.install(1, 1).feed(desired(2, 2)).feed(received(2));
-    d.feed(Event::TrialDone {
-        digest: want(2).digest,
-        report: TrialReport::Failed {
-            code: "golden".to_owned(),
-            detail: "x".to_owned(),
-        },
-    });
+    d.feed(failed_trial(2));
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "golden"));
     assert!(!d.effects.iter().any(|e| matches!(e, Effect::Serve { .. })));
     assert_eq!(d.version(), Some(1));
@@ -142,9 +183,7 @@ fn errors_deaths_and_deadline_roll_back() {
         }),
         ("crash_loop", |d| {
             for _ in 0..2 {
-                d.feed(Event::WorkerDied {
-                    detail: "signal 9".to_owned(),
-                });
+                d.feed(died(true));
             }
         }),
         ("probation_deadline", |d| {
@@ -153,10 +192,7 @@ fn errors_deaths_and_deadline_roll_back() {
             }
         }),
         ("load", |d| {
-            d.feed(Event::ActivateFailed {
-                slot: Slot::B,
-                detail: "x".to_owned(),
-            });
+            d.feed(activate_failed(Slot::B, 2));
         }),
     ];
     for (code, spoil) in cases {
@@ -164,13 +200,14 @@ fn errors_deaths_and_deadline_roll_back() {
         d.install(1, 1)
             .feed(desired(2, 2))
             .feed(received(2))
-            .feed(passed(2));
+            .feed(passed(2))
+            .feed(activated(2));
         spoil(&mut d);
         assert!(
             matches!(d.last(), Progress::RolledBack(f) if f.code == code),
             "{code}"
         );
-        assert!(d.effects.contains(&Effect::Serve { slot: Slot::A }));
+        assert!(d.effects.contains(&serve(Slot::A, 1)));
         assert_eq!(d.version(), Some(1), "{code}");
     }
 }
@@ -184,7 +221,7 @@ fn the_server_can_take_an_unkept_version_back() {
         .feed(passed(2));
     assert_eq!(d.version(), Some(2));
     d.feed(desired(3, 1));
-    assert!(d.effects.contains(&Effect::Serve { slot: Slot::A }));
+    assert!(d.effects.contains(&serve(Slot::A, 1)));
     assert_eq!((d.version(), d.last()), (Some(1), Progress::Succeeded));
 }
 
@@ -208,7 +245,7 @@ fn older_and_repeated_desired_states_change_nothing() {
 fn a_restart_goes_on_where_it_was() {
     let mut d = Device::new();
     d.install(1, 1).feed(desired(2, 2)).feed(Event::Started);
-    assert!(d.effects.contains(&Effect::Serve { slot: Slot::A }));
+    assert!(d.effects.contains(&serve(Slot::A, 1)));
     assert!(
         d.effects
             .iter()
@@ -220,8 +257,9 @@ fn a_restart_goes_on_where_it_was() {
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "trial_interrupted"));
     d.feed(desired(3, 2)).feed(received(2)).feed(passed(2));
     d.feed(counted(2, 6, 0)).feed(Event::Started);
-    assert!(d.effects.contains(&Effect::Serve { slot: Slot::B }));
-    d.feed(counted(2, 4, 0)).feed(Event::Tick).feed(Event::Tick);
+    assert!(d.effects.contains(&serve(Slot::B, 2)));
+    d.feed(activated(2)).feed(counted(2, 4, 0));
+    d.feed(Event::Tick).feed(Event::Tick);
     assert_eq!(d.last(), Progress::Succeeded);
 }
 
@@ -231,13 +269,7 @@ fn transient_failures_are_retried_later_and_not_for_ever() {
     d.feed(desired(1, 1));
     let mut tries = 0;
     while matches!(d.state.phase, Phase::Receiving { .. }) {
-        d.feed(Event::Received {
-            digest: want(1).digest,
-            result: Err(ReceiveFailure {
-                kind: ReceiveFailureKind::Transient,
-                failure: Failure::new("connect", "refused"),
-            }),
-        });
+        d.feed(failed(1, ReceiveFailureKind::Transient));
         tries += 1;
         d.feed(Event::Tick);
         d.now_ms += 2 * BACKOFF_MAX_MS;
@@ -247,61 +279,217 @@ fn transient_failures_are_retried_later_and_not_for_ever() {
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "unreachable"));
 }
 
+#[test]
+fn a_version_that_was_never_loaded_is_not_kept() {
+    let mut d = Device::new();
+    d.install(1, 1)
+        .feed(desired(2, 2))
+        .feed(received(2))
+        .feed(passed(2));
+    // Of another life, or another version.
+    d.feed(counted(2, 10, 0)).feed(activated(1));
+    for _ in 0..10 {
+        d.feed(Event::Tick);
+    }
+    assert!(matches!(
+        d.state.phase,
+        Phase::Probation { served_ms: 0, .. }
+    ));
+    d.feed(activated(2)).feed(died(true));
+    for _ in 0..10 {
+        d.feed(Event::Tick);
+    }
+    assert_eq!(d.state.kept.as_ref().unwrap().bundle.version, 1);
+    d.feed(activated(2)).feed(Event::Tick).feed(Event::Tick);
+    assert_eq!((d.version(), d.last()), (Some(2), Progress::Succeeded));
+
+    d.feed(desired(3, 3)).feed(received(3)).feed(passed(3));
+    let began_ms = d.now_ms;
+    while matches!(d.state.phase, Phase::Probation { .. }) {
+        d.feed(Event::Tick);
+    }
+    assert!((d.now_ms - began_ms).unsigned_abs() >= LOADING_MAX_MS);
+    assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "load"));
+    assert!(d.effects.contains(&serve(Slot::B, 2)));
+}
+
+#[test]
+fn deaths_before_the_worker_listened_are_not_the_models() {
+    let mut d = Device::new();
+    d.install(1, 1)
+        .feed(desired(2, 2))
+        .feed(received(2))
+        .feed(passed(2));
+    d.feed(died(true));
+    for _ in 0..5 {
+        d.feed(died(false));
+    }
+    assert!(matches!(d.state.phase, Phase::Probation { deaths: 1, .. }));
+}
+
+#[test]
+fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
+    // Rolled back to, while the server wants another one: nothing serves, and the server knows.
+    let mut d = Device::new();
+    d.install(1, 1)
+        .feed(desired(2, 2))
+        .feed(received(2))
+        .feed(passed(2));
+    d.feed(activate_failed(Slot::B, 2));
+    d.feed(activate_failed(Slot::A, 1));
+    assert!(d.effects.contains(&Effect::ServeNothing));
+    assert!(d.effects.contains(&Effect::Report));
+    assert_eq!((d.version(), d.state.kept.clone()), (None, None));
+    assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "load"));
+
+    // Still wanted: received again.
+    let mut d = Device::new();
+    d.install(1, 1).feed(activate_failed(Slot::A, 1));
+    assert_eq!(d.effects[1], Effect::ServeNothing);
+    assert!(matches!(&d.effects[2], Effect::Receive { want, slot: Slot::A } if want.version == 1));
+    d.feed(received(1)).feed(passed(1)).feed(activated(1));
+    d.feed(counted(1, 10, 0))
+        .feed(Event::Tick)
+        .feed(Event::Tick);
+    assert_eq!((d.version(), d.last()), (Some(1), Progress::Succeeded));
+
+    // While another one is on its way: that one goes to the slot that is free now.
+    d.feed(desired(2, 2)).feed(activate_failed(Slot::A, 1));
+    assert!(d.effects.contains(&Effect::Cancel));
+    assert!(
+        d.effects
+            .iter()
+            .any(|e| matches!(e, Effect::Receive { slot: Slot::A, .. }))
+    );
+    // Late news of what is served no more changes nothing.
+    d.feed(received(2)).feed(passed(2));
+    let before = d.state.clone();
+    d.feed(activate_failed(Slot::A, 1));
+    assert_eq!((&d.state, d.effects.len()), (&before, 0));
+}
+
+#[test]
+fn only_counters_may_wait_for_the_disk() {
+    let mut d = Device::new();
+    d.feed(desired(1, 1)).feed(received(1)).feed(passed(1));
+    let began = d.state.clone();
+    d.feed(Event::Tick).feed(counted(1, 3, 0));
+    assert!(d.state != began && d.state.equals_but_for_counters(&began));
+    d.feed(activated(1));
+    assert!(!d.state.equals_but_for_counters(&began));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => (1_u64..40, 1_u64..4).prop_map(|(g, v)| desired(g, v)),
         3 => (1_u64..4).prop_map(received),
         3 => (1_u64..4).prop_map(passed),
-        1 => (1_u64..4).prop_map(|v| Event::Received {
-            digest: want(v).digest,
-            result: Err(ReceiveFailure {
-                kind: ReceiveFailureKind::Refused,
-                failure: Failure::new("hash", "x"),
-            }),
-        }),
+        1 => (1_u64..4).prop_map(|v| failed(v, ReceiveFailureKind::Refused)),
+        1 => (1_u64..4).prop_map(|v| failed(v, ReceiveFailureKind::Transient)),
+        1 => (1_u64..4).prop_map(failed_trial),
+        5 => (1_u64..4).prop_map(activated),
+        2 => (any::<bool>(), 1_u64..4)
+            .prop_map(|(b, v)| activate_failed(if b { Slot::B } else { Slot::A }, v)),
         3 => ((1_u64..4), 0_u64..20, 0_u64..3).prop_map(|(v, i, e)| counted(v, i, e)),
-        1 => Just(Event::WorkerDied { detail: "d".to_owned() }),
+        1 => any::<bool>().prop_map(died),
         1 => Just(Event::Started),
         3 => Just(Event::Tick),
     ]
 }
 
+/// What the world around the device knows.
+#[derive(Default)]
+struct World {
+    /// What each slot holds, and what of it passed its trial.
+    content: [Option<Digest>; 2],
+    tried: [Option<Digest>; 2],
+    /// What the worker that lives now was last told to serve.
+    told: Option<(Slot, Digest)>,
+    /// What it said that it serves, since it was last told.
+    loaded: Option<Digest>,
+}
+
+fn at(slot: Slot) -> usize {
+    usize::from(slot == Slot::B)
+}
+
+impl World {
+    fn before(&mut self, event: &Event, state: &State) {
+        match event {
+            Event::Started | Event::WorkerDied { .. } => (self.told, self.loaded) = (None, None),
+            Event::Activated { digest } if self.told.is_some_and(|(_, d)| d == *digest) => {
+                self.loaded = Some(*digest);
+            }
+            Event::TrialDone {
+                digest,
+                report: TrialReport::Passed { .. },
+            } if matches!(&state.phase, Phase::Trial { want, .. } if want.digest == *digest) => {
+                self.tried[at(state.spare())] = Some(*digest);
+            }
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Receive { want, slot } => {
+                self.content[at(*slot)] = Some(want.digest);
+                self.tried[at(*slot)] = None;
+            }
+            Effect::Serve { slot, digest } => {
+                assert_eq!(
+                    self.content[at(*slot)],
+                    Some(*digest),
+                    "what is served is there"
+                );
+                assert_eq!(self.tried[at(*slot)], Some(*digest), "and was tried");
+                (self.told, self.loaded) = (Some((*slot, *digest)), None);
+            }
+            Effect::ServeNothing => (self.told, self.loaded) = (None, None),
+            _ => {}
+        }
+    }
+}
+
 proptest! {
     /// Whatever happens: the serving slot is never written to, only a slot whose content passed
-    /// its trial is served, and a kept version is only replaced by one that was on probation.
+    /// its trial is served, the worker was last told to serve what is reported as active, and a
+    /// version is kept only after a probation in which the worker said that it serves.
     #[test]
     fn invariants_hold_under_any_schedule(events in prop::collection::vec(any_event(), 1..120)) {
         let mut d = Device::new();
-        let mut content: [Option<Digest>; 2] = [None, None];
-        let mut tried: [Option<Digest>; 2] = [None, None];
-        let at = |s: Slot| usize::from(s == Slot::B);
+        let mut world = World::default();
         for event in events {
             let before = d.state.clone();
-            let serving_before = before.serving();
+            world.before(&event, &before);
+            let loaded = world.loaded;
             d.feed(event.clone());
-            if let (Event::TrialDone { digest, .. }, Phase::Probation { .. }) = (&event, &d.state.phase)
-                && !matches!(before.phase, Phase::Probation { .. })
-            {
-                tried[at(before.spare())] = Some(*digest);
-            }
             for effect in &d.effects {
-                match effect {
-                    Effect::Receive { want, slot } => {
-                        prop_assert_ne!(Some(*slot), d.state.serving());
-                        content[at(*slot)] = Some(want.digest);
-                    }
-                    Effect::Serve { slot } => {
-                        prop_assert!(content[at(*slot)].is_some());
-                        prop_assert_eq!(content[at(*slot)], tried[at(*slot)]);
-                    }
-                    _ => {}
+                if let Effect::Receive { slot, .. } = effect {
+                    prop_assert_ne!(Some(*slot), d.state.serving());
                 }
+                world.carry_out(effect);
             }
-            if d.state.kept != before.kept {
-                prop_assert!(matches!(before.phase, Phase::Probation { .. }), "kept without probation");
-                prop_assert_eq!(d.state.serving(), serving_before);
+            if matches!(event, Event::WorkerDied { .. }) {
+                // The shell tells the next worker.
+                d.state.serve().iter().for_each(|effect| world.carry_out(effect));
+            }
+            prop_assert_eq!(world.told.map(|(slot, _)| slot), d.state.serving());
+            prop_assert_eq!(world.told.map(|(_, digest)| digest), d.state.active().map(|a| a.digest));
+            match (&d.state.kept, &before.kept) {
+                (Some(now), then) if then.as_ref() != Some(now) => {
+                    prop_assert!(matches!(before.phase, Phase::Probation { .. }), "kept without probation");
+                    prop_assert_eq!(loaded, Some(now.bundle.digest), "kept, never loaded");
+                    prop_assert_eq!(d.state.serving(), before.serving());
+                }
+                (None, Some(_)) => {
+                    let broke = matches!(event, Event::ActivateFailed { .. });
+                    prop_assert!(broke, "lost without cause");
+                }
+                _ => {}
             }
             prop_assert!(d.state.revision >= before.revision);
+            prop_assert!(d.state.sequence >= before.sequence);
         }
     }
 }

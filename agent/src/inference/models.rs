@@ -1,4 +1,4 @@
-//! The bundles being served, one a family, and their swap while requests are in flight.
+//! The bundle being served, found by its family, and its swap while requests are in flight.
 
 use super::engine::Engine;
 use super::observe::{Observation, Windows};
@@ -121,13 +121,24 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// Serves a bundle from now on and gives back the one of its family that served until now.
-    pub(crate) fn swap(&self, served: Arc<Served>) -> Option<Arc<Served>> {
-        let family = served.engine().family().clone();
-        self.current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(family, served)
+    /// Serves this bundle and no other from now on; gives back what served until now.
+    pub(crate) fn swap(&self, served: Arc<Served>) -> Vec<Arc<Served>> {
+        let only = BTreeMap::from([(served.engine().family().clone(), served)]);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, only)
+            .into_values()
+            .collect()
+    }
+
+    /// Serves of the present bundles only this one; gives back the others.
+    pub(crate) fn only(&self, bundle: Digest) -> Vec<Arc<Served>> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let (kept, retired) = std::mem::take(&mut *current)
+            .into_iter()
+            .partition(|(_, served)| served.bundle() == bundle);
+        *current = kept;
+        let retired: BTreeMap<_, _> = retired;
+        retired.into_values().collect()
     }
 
     /// The bundle of a family, for one request.

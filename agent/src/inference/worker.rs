@@ -1,7 +1,7 @@
 //! The worker process: commands in, windows out, inference in between.
 
 use super::confine::{ConfineError, confine};
-use super::engine::{Engine, EngineError, load_manifest};
+use super::engine::{Engine, load_manifest};
 use super::golden::trial;
 use super::listen::{ListenError, Listening};
 use super::models::{Models, Served};
@@ -242,7 +242,7 @@ pub async fn run(
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(ToWorker::Activate { slot }) => desk.activate(slot).await?,
+                Some(ToWorker::Activate { slot, bundle }) => desk.activate(slot, bundle).await?,
                 Some(ToWorker::Flush) => desk.send_windows(true).await?,
                 Some(ToWorker::Drain) | None => break,
             },
@@ -284,45 +284,59 @@ struct Desk {
 }
 
 impl Desk {
-    /// Loads a bundle while the present one of its family serves, then swaps them.
-    async fn activate(&mut self, slot: PathBuf) -> Result<(), WorkerError> {
+    /// Loads a bundle while the present one serves, then swaps them.
+    async fn activate(&mut self, slot: PathBuf, bundle: Digest) -> Result<(), WorkerError> {
         let present: Vec<Digest> = self.models.all().iter().map(|s| s.bundle()).collect();
         let folder = slot.clone();
-        let loading = tokio::task::spawn_blocking(move || load(&folder, &present));
+        let loading = tokio::task::spawn_blocking(move || load(&folder, bundle, &present));
         let loaded = self.while_loading(loading).await?;
         match loaded {
-            Ok(Loaded::Serving(bundle)) => self.tell(FromWorker::Activated { bundle }).await,
+            Ok(Loaded::Serving) => {
+                let retired = self.models.only(bundle);
+                self.activated(bundle, retired).await
+            }
             Ok(Loaded::Fresh(engine)) => {
-                let bundle = engine.bundle();
-                let old = self
-                    .models
-                    .swap(Arc::new(Served::new(*engine, self.window_ms)));
+                let served = Arc::new(Served::new(*engine, self.window_ms));
+                let retired = self.models.swap(served);
                 tracing::info!(%bundle, slot = %slot.display(), "activated");
-                self.tell(FromWorker::Activated { bundle }).await?;
-                if let Some(old) = old {
-                    self.told.remove(&old.bundle());
-                    self.retiring.spawn(retire(old, self.out.clone()));
-                }
-                Ok(())
+                self.activated(bundle, retired).await
             }
             Err(detail) => {
                 tracing::error!(%detail, slot = %slot.display(), "not activated");
-                self.tell(FromWorker::ActivateFailed { slot, detail }).await
+                let failed = FromWorker::ActivateFailed {
+                    slot,
+                    bundle,
+                    detail,
+                };
+                self.tell(failed).await
             }
         }
+    }
+
+    async fn activated(
+        &mut self,
+        bundle: Digest,
+        retired: Vec<Arc<Served>>,
+    ) -> Result<(), WorkerError> {
+        self.tell(FromWorker::Activated { bundle }).await?;
+        for old in retired {
+            self.told.remove(&old.bundle());
+            self.retiring.spawn(retire(old, self.out.clone()));
+        }
+        Ok(())
     }
 
     /// Goes on telling windows and progress until a load is done.
     async fn while_loading(
         &mut self,
-        mut loading: tokio::task::JoinHandle<Result<Loaded, EngineError>>,
+        mut loading: tokio::task::JoinHandle<Result<Loaded, String>>,
     ) -> Result<Result<Loaded, String>, WorkerError> {
         let mut tick = interval(TICK_MAX);
         loop {
             tokio::select! {
                 loaded = &mut loading => {
                     return Ok(match loaded {
-                        Ok(loaded) => loaded.map_err(|e| e.to_string()),
+                        Ok(loaded) => loaded,
                         Err(e) => Err(format!("loading failed: {e}")),
                     });
                 }
@@ -400,14 +414,24 @@ async fn retire(old: Arc<Served>, out: mpsc::Sender<FromWorker>) -> Result<(), W
 
 enum Loaded {
     /// It serves already.
-    Serving(Digest),
+    Serving,
     Fresh(Box<Engine>),
 }
 
-fn load(slot: &Path, present: &[Digest]) -> Result<Loaded, EngineError> {
-    let (_, bundle) = load_manifest(slot)?;
-    if present.contains(&bundle) {
-        return Ok(Loaded::Serving(bundle));
+fn load(slot: &Path, wanted: Digest, present: &[Digest]) -> Result<Loaded, String> {
+    let expect = |got: Digest| {
+        let mismatch = || {
+            let path = slot.display();
+            format!("{path}: expected bundle {wanted}, got {got}")
+        };
+        (got == wanted).then_some(()).ok_or_else(mismatch)
+    };
+    let (_, got) = load_manifest(slot).map_err(|e| e.to_string())?;
+    expect(got)?;
+    if present.contains(&wanted) {
+        return Ok(Loaded::Serving);
     }
-    Ok(Loaded::Fresh(Box::new(Engine::load(slot)?)))
+    let engine = Engine::load(slot).map_err(|e| e.to_string())?;
+    expect(engine.bundle())?;
+    Ok(Loaded::Fresh(Box::new(engine)))
 }

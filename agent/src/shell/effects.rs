@@ -1,49 +1,77 @@
 //! Carrying out what the state machine decides. Every effect may be repeated.
 
 use super::Shell;
+use super::job::Done;
 use crate::bundle::{Kind, UpdateError, stage};
-use crate::device::{Effect, Event, ReceiveFailure, ReceiveFailureKind, Slot};
+use crate::device::{Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot};
 use crate::files::{self, FileError};
 use crate::pipe::ToWorker;
 use crate::worker;
 use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::Failure;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const CURRENT: &str = "current";
+/// Name of the link to the slot that serves.
+pub(super) const CURRENT: &str = "current";
 
 impl Shell {
-    /// Does one effect; an event it gives is fed next.
-    pub(super) async fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+    /// Does one effect.
+    pub(super) async fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Receive { want, slot } => self.receive(want, slot),
-            Effect::Cancel => self.cancel(),
+            Effect::Cancel => self.update.cancel(),
             Effect::Trial { slot, digest } => self.trial(slot, digest),
-            Effect::Serve { slot } => return self.serve_slot(slot).await,
+            Effect::Serve { slot, digest } => self.serve_slot(slot, digest).await,
             Effect::ServeNothing => self.serve_nothing().await,
-            Effect::Report => self.send_report().await,
+            Effect::Report => self.send_report(),
             Effect::Event {
                 code,
                 detail,
                 bundle,
             } => self.record_event(code, detail, bundle).await,
         }
-        None
     }
 
-    fn cancel(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.abort();
+    /// What a job found; the word of one that was given up meanwhile counts for nothing.
+    pub(super) async fn done(&mut self, done: Done) {
+        match done {
+            Done::Update { number, event } if self.update.is_present(number) => {
+                self.feed(event).await;
+            }
+            Done::Checked {
+                number,
+                slot,
+                digest,
+                whole,
+            } if self.check.is_present(number) => match whole {
+                Ok(()) => {
+                    if let Some(worker) = &self.worker {
+                        let slot = slot_dir(&self.settings.state_dir, slot);
+                        let bundle = digest;
+                        worker.say(ToWorker::Activate { slot, bundle }).await;
+                    }
+                }
+                Err(detail) => {
+                    tracing::error!(%digest, %detail, "bundle cannot be served");
+                    self.feed(Event::ActivateFailed {
+                        slot,
+                        digest,
+                        detail,
+                    })
+                    .await;
+                }
+            },
+            late => tracing::debug!(?late, "given up meanwhile"),
         }
     }
 
     fn receive(&mut self, want: DesiredBundle, slot: Slot) {
-        self.cancel();
-        let (receiver, sender) = (Arc::clone(&self.receiver), self.job_sender.clone());
+        let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
         let dir = slot_dir(&self.settings.state_dir, slot);
         let kept = self.state.kept.as_ref().map(|h| h.bundle.digest);
-        let job = tokio::spawn(async move {
+        self.update.start(|number| async move {
             tracing::info!(target_path = %want.target, "fetching");
             let result = receiver
                 .receive(&want, jiff::Timestamp::now(), &dir, |_, _| {})
@@ -55,60 +83,75 @@ impl Shell {
                 tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
                 in_events_terms(e)
             });
-            let _ = sender
-                .send(Event::Received {
-                    digest: want.digest,
-                    result,
-                })
-                .await;
+            let digest = want.digest;
+            let event = Event::Received { digest, result };
+            let _ = sender.send(Done::Update { number, event }).await;
         });
-        self.job = Some(job.abort_handle());
     }
 
-    fn trial(&mut self, slot: Slot, digest: dunlin_protocol::id::Digest) {
-        self.cancel();
-        let (settings, sender) = (self.worker_settings.clone(), self.job_sender.clone());
+    fn trial(&mut self, slot: Slot, digest: Digest) {
+        let (settings, sender) = (self.worker_settings.clone(), self.done_sender.clone());
         let dir = slot_dir(&self.settings.state_dir, slot);
-        let job = tokio::spawn(async move {
-            let report = whole(&dir, &digest).await;
-            let report = match report {
+        self.update.start(|number| async move {
+            let report = match whole(&dir, &digest).await {
                 Ok(()) => worker::trial(&settings, &dir).await,
                 Err(detail) => crate::pipe::TrialReport::Failed {
                     code: "staged".to_owned(),
                     detail,
                 },
             };
-            let _ = sender.send(Event::TrialDone { digest, report }).await;
+            let event = Event::TrialDone { digest, report };
+            let _ = sender.send(Done::Update { number, event }).await;
         });
-        self.job = Some(job.abort_handle());
     }
 
-    /// A slot is served only if it is whole, whatever happened to the disk since.
-    async fn serve_slot(&mut self, slot: Slot) -> Option<Event> {
-        let dir = slot_dir(&self.settings.state_dir, slot);
-        let digest = self.state.active().map(|a| a.digest)?;
-        let switched = match whole(&dir, &digest).await {
-            Ok(()) => switch(&self.settings.state_dir, Some(slot)).map_err(|e| e.to_string()),
-            Err(detail) => Err(detail),
-        };
-        match switched {
-            Ok(()) => {
-                if let Some(worker) = &self.worker {
-                    worker.say(ToWorker::Activate { slot: dir }).await;
-                }
-                None
-            }
-            Err(detail) => Some(Event::ActivateFailed { slot, detail }),
+    /// A slot is served only if it is whole, whatever happened to the disk since. Reading it may
+    /// take minutes, so a job does.
+    async fn serve_slot(&mut self, slot: Slot, digest: Digest) {
+        if let Err(e) = switch(&self.settings.state_dir, Some(slot)) {
+            // The link tells people, and a lost ledger, what serves; nothing else reads it.
+            self.record_event("link_failed", e.to_string(), Some(digest))
+                .await;
         }
+        let (dir, sender) = (
+            slot_dir(&self.settings.state_dir, slot),
+            self.done_sender.clone(),
+        );
+        self.check.start(|number| async move {
+            let whole = whole(&dir, &digest).await;
+            let done = Done::Checked {
+                number,
+                slot,
+                digest,
+                whole,
+            };
+            let _ = sender.send(done).await;
+        });
     }
 
     async fn serve_nothing(&mut self) {
+        self.check.cancel();
         if let Err(e) = switch(&self.settings.state_dir, None) {
-            self.record_event("serve_failed", e.to_string(), None).await;
+            self.record_event("link_failed", e.to_string(), None).await;
         }
         if let Some(worker) = &self.worker {
             worker.restart().await;
         }
+    }
+
+    /// Removes, beside the loop, what no bundle here or on its way needs.
+    pub(super) fn collect_garbage(&self) {
+        let mut keep: Vec<Digest> = self.state.kept.iter().map(|h| h.bundle.digest).collect();
+        match &self.state.phase {
+            // What is half fetched is resumed.
+            Phase::Receiving { .. } => return,
+            Phase::Trial { want, .. }
+            | Phase::Probation { want, .. }
+            | Phase::RollingBack { want, .. } => keep.push(want.digest),
+            Phase::Idle { .. } => {}
+        }
+        let receiver = Arc::clone(&self.receiver);
+        tokio::spawn(async move { receiver.gc_logged(&keep).await });
     }
 }
 
@@ -124,19 +167,17 @@ fn in_events_terms(error: UpdateError) -> ReceiveFailure {
 }
 
 /// Checks every hash of a staged bundle.
-async fn whole(dir: &Path, digest: &dunlin_protocol::id::Digest) -> Result<(), String> {
-    let (dir, digest) = (dir.to_owned(), *digest);
-    let read = tokio::task::spawn_blocking(move || stage::read(&dir).map(|s| (s, dir)));
-    match read.await {
-        Ok(Some((staged, _))) if staged.digest == digest => Ok(()),
-        Ok(Some((staged, dir))) => Err(format!(
-            "{}: expected bundle {digest}, got {}",
-            dir.display(),
-            staged.digest
-        )),
-        Ok(None) => Err(format!("bundle {digest} is not whole on disk")),
-        Err(e) => Err(e.to_string()),
-    }
+async fn whole(dir: &Path, digest: &Digest) -> Result<(), String> {
+    let folder = dir.to_owned();
+    let read = tokio::task::spawn_blocking(move || stage::check(&folder));
+    let problem = match read.await {
+        Ok(Ok(Some(staged))) if staged.digest == *digest => return Ok(()),
+        Ok(Ok(Some(staged))) => format!("expected bundle {digest}, got {}", staged.digest),
+        Ok(Ok(None)) => format!("expected bundle {digest}, nothing was ever completed there"),
+        Ok(Err(e)) => e.to_string(),
+        Err(e) => e.to_string(),
+    };
+    Err(format!("{}: {problem}", dir.display()))
 }
 
 /// Folder of a slot.

@@ -16,6 +16,7 @@ pub(super) struct Live {
     before: Count,
     now: Count,
     deaths: u64,
+    records_dropped: u64,
 }
 
 impl Live {
@@ -27,6 +28,7 @@ impl Live {
             before: Count::default(),
             now: Count::default(),
             deaths: 0,
+            records_dropped: 0,
         }
     }
 
@@ -39,6 +41,12 @@ impl Live {
     pub(super) fn worker_died(&mut self) {
         self.deaths += 1;
         self.bank();
+    }
+
+    /// Counts a telemetry record that was lost, and says how many that makes.
+    pub(super) fn record_dropped(&mut self) -> u64 {
+        self.records_dropped += 1;
+        self.records_dropped
     }
 
     pub(super) fn counted(&mut self, bundle: Digest, count: Count) {
@@ -69,6 +77,7 @@ impl Live {
         );
         put("errors", self.before.errors.saturating_add(self.now.errors));
         put("worker_deaths", self.deaths);
+        put("records_dropped", self.records_dropped);
         put("buffer_segments", buffer.segments);
         put("buffer_bytes", buffer.bytes_on_disk);
         put("buffer_evicted_records", buffer.evicted_records);
@@ -84,13 +93,16 @@ impl Live {
     }
 }
 
-/// An event record.
-pub(super) fn event(time_ms: i64, code: &str, detail: String, bundle: Option<Digest>) -> Record {
+/// Longest detail of an event, in characters.
+const DETAIL_MAX_CHARS: usize = 500;
+
+/// An event record, its detail cut.
+pub(super) fn event(time_ms: i64, code: &str, detail: &str, bundle: Option<Digest>) -> Record {
     Record {
         time_ms,
         body: Body::Event(Event {
             code: code.to_owned(),
-            detail,
+            detail: detail.chars().take(DETAIL_MAX_CHARS).collect(),
             bundle,
         }),
     }

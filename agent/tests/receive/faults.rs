@@ -2,7 +2,7 @@
 
 use super::repository::{Release, model};
 use super::server::Fault;
-use super::{Fleet, info, limits, receiver_with};
+use super::{Fleet, info, limits, receiver_on, receiver_with};
 use dunlin_agent::bundle::{Kind, UpdateError, stage};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::SigningKey;
@@ -150,6 +150,30 @@ async fn other_hardware_and_too_small_devices_are_refused_before_any_download() 
 }
 
 #[tokio::test]
+async fn an_update_leaves_disk_to_the_rest_of_the_device() {
+    let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
+    let slot = fleet.slot("a");
+    let on = |bytes| receiver_on(&fleet.server, &fleet.dir, limits(), bytes);
+    let small = on((16 << 20) + 1_000_000);
+    let error = small
+        .receive(&wants[0], Timestamp::now(), &slot, |_, _| {})
+        .await
+        .unwrap_err();
+    assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+    assert!(error.detail.contains("in reserve"), "{error}");
+    assert!(fleet.server.asked("blobs/").is_empty());
+    on(20 << 20)
+        .receive(&wants[0], Timestamp::now(), &slot, |_, _| {})
+        .await
+        .unwrap();
+    // What is on the device already needs no room.
+    small
+        .receive(&wants[0], Timestamp::now(), &slot, |_, _| {})
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn what_was_asked_for_must_be_what_is_signed() {
     let (fleet, mut wants) = Fleet::with(&[Release::version(1)]).await;
     let mut want = wants.remove(0);
@@ -163,7 +187,7 @@ async fn what_was_asked_for_must_be_what_is_signed() {
 }
 
 #[tokio::test]
-async fn an_expired_timestamp_is_refused_whatever_the_clock_says() {
+async fn an_expired_timestamp_installs_nothing_whatever_the_clock_says() {
     let (mut fleet, wants) = Fleet::with(&[Release::version(1)]).await;
     fleet.receive(&wants[0]).await.unwrap();
     let keys = [
@@ -180,7 +204,11 @@ async fn an_expired_timestamp_is_refused_whatever_the_clock_says() {
             .receive(&wants[0], clock, &slot, |_, _| {})
             .await
             .unwrap_err();
-        assert_eq!(kind_and_code(&error), (Kind::Refused, "expired"), "{error}");
+        assert_eq!(
+            kind_and_code(&error),
+            (Kind::Transient, "expired"),
+            "{error}"
+        );
     }
     // What runs is not touched.
     assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[0])));

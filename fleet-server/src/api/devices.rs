@@ -198,7 +198,7 @@ pub async fn events(
     Ok(Json(EventList { events }))
 }
 
-/// Revokes a device: its certificate is refused, its live connection dropped.
+/// Revokes a device: its certificate is refused, its live connection dropped. May be repeated.
 #[utoipa::path(delete, path = "/api/v1/devices/{id}", tag = "devices", security(("token" = [])),
     params(("id" = String, Path)),
     responses((status = 204), (status = 404, body = ErrorBody)))]
@@ -207,12 +207,14 @@ pub async fn revoke(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let device: DeviceId = parse("device", &id)?;
-    if !app.store.revoke_device(&device).await? {
-        return Err(ApiError::not_found(format!("no live device {device}")));
-    }
-    // After the database, so that it cannot come back in between.
+    let revoked = app.store.revoke_device(&device).await;
+    // After the database, so that it cannot come back in between; and whatever that said, so that
+    // asking again drops a connection that was missed.
     if let Some(broker) = &app.broker {
         broker.disconnect(&device);
+    }
+    if !revoked? && app.store.device(&device).await?.is_none() {
+        return Err(ApiError::not_found(format!("no device {device}")));
     }
     tracing::info!(%device, "device revoked");
     Ok(StatusCode::NO_CONTENT)
@@ -250,17 +252,18 @@ pub async fn pin(
         return Err(ApiError::conflict("revoked", format!("{id} is revoked")));
     }
     let bundle = published_bundle(&app, &family, pin.version).await?;
-    let mut wanted = row.desired.map(|d| d.bundles).unwrap_or_default();
-    wanted.retain(|b| b.family != family);
-    wanted.push(DesiredBundle {
-        family,
+    let wanted = DesiredBundle {
+        family: family.clone(),
         version: bundle.version,
         target: bundle.target,
         digest: bundle.digest,
         rollout: None,
         probation: pin.probation.unwrap_or_default(),
-    });
-    app.store.set_desired(&[(row.device, wanted)]).await?;
+    };
+    let pinned = app
+        .store
+        .set_desired_family(&row.device, &family, Some(wanted));
+    pinned.await?;
     app.deliver.wake();
     view(&find(&app, &id).await?).map(Json)
 }

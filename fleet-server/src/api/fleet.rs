@@ -6,11 +6,14 @@ use crate::clock;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+/// Longest time without a connection to the broker before the server counts as ill.
+const DEAF_MAX_MS: i64 = 60_000;
 
 /// The fleet as operators' tools need it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -122,9 +125,19 @@ pub async fn metadata(
 
 /// Whether the server and its database answer.
 #[utoipa::path(get, path = "/healthz", tag = "server",
-    responses((status = 200), (status = 500, body = ErrorBody)))]
+    responses((status = 200), (status = 500, body = ErrorBody),
+        (status = 503, body = ErrorBody, description = "no connection to the broker for a minute")))]
 pub async fn healthz(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     app.store.ping().await?;
+    let deaf_ms = app.listening.borrow().deaf_ms(clock::now_ms());
+    if deaf_ms > DEAF_MAX_MS {
+        let seconds = deaf_ms / 1000;
+        return Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_mqtt",
+            format!("no connection to the MQTT broker for {seconds} s: no device can be heard"),
+        ));
+    }
     Ok(Json(json!({ "status": "ok" })))
 }
 

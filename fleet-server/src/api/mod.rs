@@ -15,6 +15,7 @@ use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
 use crate::command::deliver::Wake;
 use crate::config::Settings;
+use crate::mqtt::Listening;
 use crate::pki::Pki;
 use crate::repository::Repository;
 use crate::store::Store;
@@ -23,6 +24,7 @@ use axum::{Router, middleware};
 use dunlin_protocol::id::{DeviceId, Digest};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
+use tokio::sync::watch;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -51,6 +53,8 @@ pub struct App {
     pub mqtt_port: u16,
     /// Live connections of the embedded broker, if there is one.
     pub broker: Option<BrokerHandle>,
+    /// Whether devices can be heard.
+    pub listening: watch::Receiver<Listening>,
     /// Tells the delivery of desired states to look now.
     pub deliver: Wake,
     /// Renders the metrics.
@@ -101,6 +105,7 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rollouts::create, rollouts::list))
         .routes(routes!(rollouts::show))
         .routes(routes!(rollouts::abort))
+        .routes(routes!(rollouts::resume))
         .routes(routes!(drift::drift))
         .routes(routes!(bundles::show))
         .merge(

@@ -16,7 +16,7 @@ use dunlin_protocol::id::{Family, RolloutId};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -39,6 +39,10 @@ pub struct NewRollout {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub probation: Option<Probation>,
+    /// Also begin if devices could not go back, since the version before is below the rollback
+    /// floor or no longer on the signed list.
+    #[serde(default)]
+    pub allow_no_way_back: bool,
 }
 
 /// A rollout.
@@ -60,6 +64,8 @@ pub struct RolloutView {
     pub running: bool,
     /// When somebody asked to abort it.
     pub abort_requested_ms: Option<i64>,
+    /// When somebody asked to go on with it, until the planner has looked.
+    pub resume_requested_ms: Option<i64>,
     /// When it was created.
     pub created_ms: i64,
     /// Whose token created it.
@@ -134,6 +140,7 @@ fn view(row: RolloutRow) -> Result<RolloutView, ApiError> {
         why: sentence.unwrap_or(waits).to_owned(),
         running: row.running,
         abort_requested_ms: row.abort_requested_ms,
+        resume_requested_ms: row.resume_requested_ms,
         created_ms: row.created_ms,
         created_by: row.created_by,
         selector: row.selector,
@@ -198,6 +205,49 @@ fn check_gate(
     Err(ApiError::refused("gate_infeasible", message))
 }
 
+/// Whether every device could go back to what it runs now.
+async fn check_way_back(
+    app: &App,
+    bundle: &BundleRow,
+    rows: &[RolloutDeviceRow],
+) -> Result<(), ApiError> {
+    let floor = app.store.floor(&bundle.family).await?;
+    let before = rows.iter().filter_map(|row| row.before.as_ref());
+    let versions: BTreeSet<u64> = before
+        .filter(|before| before.digest != bundle.digest)
+        .map(|before| before.version)
+        .collect();
+    for version in versions {
+        let listed = app.store.bundle(&bundle.family, version).await?.is_some();
+        let problem = match (version < floor, listed) {
+            (true, _) => format!("is below the rollback floor {floor}"),
+            (false, false) => "is no longer on the signed list".to_owned(),
+            (false, true) => continue,
+        };
+        let message = format!(
+            "there would be no way back: devices run {} version {version}, which {problem}; create the rollout with \"allow_no_way_back\": true (--no-way-back) if they may be left without one",
+            bundle.family
+        );
+        return Err(ApiError::refused("no_way_back", message));
+    }
+    Ok(())
+}
+
+/// Devices of each stage that can show something about the version: those that do not have it.
+fn without_version(sizes: &[u32], bundle: &BundleRow, rows: &[RolloutDeviceRow]) -> Vec<u32> {
+    let has_it = |row: &&RolloutDeviceRow| {
+        let before = row.before.as_ref();
+        before.is_some_and(|before| before.digest == bundle.digest)
+    };
+    let mut sizes = sizes.to_vec();
+    for row in rows.iter().filter(has_it) {
+        if let Some(size) = sizes.get_mut(row.stage as usize) {
+            *size = size.saturating_sub(1);
+        }
+    }
+    sizes
+}
+
 /// One row a device, in the order drawn.
 fn draw_devices(
     policy: &Policy,
@@ -222,6 +272,8 @@ fn draw_devices(
                 state_since_ms: now_ms,
                 last_seen_ms: device.last_seen_ms,
                 assigned_at_ms: None,
+                had_version: false,
+                way_back: None,
             };
             let mut desired = device.desired.iter().flat_map(|d| &d.bundles);
             rows.push(RolloutDeviceRow {
@@ -256,6 +308,7 @@ fn rollout_row(
         created_by,
         running: true,
         abort_requested_ms: None,
+        resume_requested_ms: None,
         state: to_value(&RolloutState::START)?,
         report: Value::Null,
     })
@@ -265,8 +318,8 @@ fn rollout_row(
 #[utoipa::path(post, path = "/api/v1/rollouts", tag = "rollouts", security(("token" = [])),
     request_body = NewRollout,
     responses((status = 201, body = RolloutView), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "the family has a running rollout, or no device matches"),
-        (status = 422, body = ErrorBody, description = "the policy or its gate cannot work")))]
+        (status = 409, body = ErrorBody, description = "the family has a rollout that has not ended, or no device matches"),
+        (status = 422, body = ErrorBody, description = "the policy or its gate cannot work, or there would be no way back")))]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(Admin(admin)): Extension<Admin>,
@@ -289,7 +342,11 @@ pub async fn create(
     }
     let now_ms = clock::now_ms();
     let (rows, sizes) = draw_devices(&policy, &family, &devices, now_ms)?;
+    let sizes = without_version(&sizes, &bundle, &rows);
     check_gate(&policy, &family, new.version, &devices, &sizes)?;
+    if !new.allow_no_way_back {
+        check_way_back(&app, &bundle, &rows).await?;
+    }
     let random = super::tokens::random_hex::<6>().map_err(|e| ApiError::internal(&e))?;
     let id: RolloutId = parse("rollout id", &format!("ro-{random}"))?;
     let row = rollout_row(id, &bundle, &policy, new, admin, now_ms)?;
@@ -360,4 +417,28 @@ pub async fn abort(
     }
     tracing::info!(rollout = %id, "abort requested");
     Ok((StatusCode::ACCEPTED, Json(view(row)?)))
+}
+
+/// Goes on with a paused rollout: the same stage is looked at again, and pauses again if it still
+/// is below its threshold.
+#[utoipa::path(post, path = "/api/v1/rollouts/{id}/resume", tag = "rollouts", security(("token" = [])),
+    params(("id" = String, Path)),
+    responses((status = 202, body = RolloutView), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "it is not paused")))]
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<RolloutView>), ApiError> {
+    let id: RolloutId = parse("rollout", &id)?;
+    let is_paused = app.store.request_resume(&id, clock::now_ms()).await?;
+    let Some(row) = app.store.rollout(&id).await? else {
+        return Err(ApiError::not_found(format!("no rollout {id}")));
+    };
+    let shown = view(row)?;
+    if !is_paused {
+        let message = format!("rollout {id} is not paused, it is {}", shown.state);
+        return Err(ApiError::conflict("not_paused", message));
+    }
+    tracing::info!(rollout = %id, "resumption requested");
+    Ok((StatusCode::ACCEPTED, Json(shown)))
 }

@@ -1,5 +1,8 @@
 //! Sends desired state: at every connect of a device, when it has changed, and again every few
-//! seconds while the device is connected and has not reported that revision.
+//! seconds while the device is connected and has not reported that revision. A device that has
+//! accepted it and is still at work is sent it now and then, since it answers with a report: one
+//! may have been lost. A device that accepted more than the database knows of makes the server
+//! open a higher epoch.
 
 use crate::clock;
 use crate::mqtt::{MqttClient, PublishError};
@@ -15,6 +18,8 @@ use tokio::sync::{Notify, watch};
 
 /// Broker-side life of a desired state; an undelivered one is sent again at connect anyway.
 const EXPIRY_S: u32 = 600;
+/// Most epochs that a device's report may be ahead: one broken device must not use them up.
+const EPOCHS_AHEAD_MAX: u64 = 1_000_000;
 
 /// How often to look and to send again.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +28,9 @@ pub struct DeliverSettings {
     pub tick: Duration,
     /// Time before the same revision is sent to the same device again.
     pub resend_ms: i64,
+    /// Time before a device that accepted the revision, and has not said how it ended, is sent it
+    /// again to make it report.
+    pub ask_again_ms: i64,
 }
 
 impl Default for DeliverSettings {
@@ -30,6 +38,7 @@ impl Default for DeliverSettings {
         Self {
             tick: Duration::from_secs(1),
             resend_ms: 5000,
+            ask_again_ms: 30_000,
         }
     }
 }
@@ -91,6 +100,16 @@ impl Sent {
         pending.into_iter().filter(is_due).collect()
     }
 
+    /// Counts those that are new here as sent now.
+    fn begin(&mut self, pending: &[(DeviceId, Desired)], now_ms: i64) {
+        for (device, desired) in pending {
+            let known = self.by_device.get(device);
+            if known.is_none_or(|(revision, _)| *revision != desired.revision) {
+                self.note(device, desired.revision, now_ms);
+            }
+        }
+    }
+
     fn note(&mut self, device: &DeviceId, revision: Revision, now_ms: i64) {
         self.by_device.insert(device.clone(), (revision, now_ms));
     }
@@ -104,7 +123,7 @@ pub async fn run(
     settings: DeliverSettings,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut sent = Sent::default();
+    let (mut sent, mut asked) = (Sent::default(), Sent::default());
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
@@ -114,7 +133,12 @@ pub async fn run(
         if !mqtt.is_ready() {
             continue;
         }
-        if let Err(error) = round(&store, &mqtt, &wake, settings, &mut sent).await {
+        let done = async {
+            round(&store, &mqtt, &wake, settings, &mut sent).await?;
+            ask_again(&store, &mqtt, settings, &mut asked).await?;
+            overtake(&store).await
+        };
+        if let Err(error) = done.await {
             tracing::warn!(%error, "desired state not sent, will try again");
         }
     }
@@ -147,6 +171,46 @@ async fn round(
     for (device, desired) in sent.due(pending, settings.resend_ms, clock::now_ms()) {
         send(mqtt, sent, &device, &desired).await?;
     }
+    Ok(())
+}
+
+/// Makes devices at work report: an equal revision is answered, and changes nothing there.
+async fn ask_again(
+    store: &Store,
+    mqtt: &MqttClient,
+    settings: DeliverSettings,
+    asked: &mut Sent,
+) -> Result<(), DeliverError> {
+    let now_ms = clock::now_ms();
+    let unfinished = store.desired_unfinished().await?;
+    // One that has just begun is given the time to report by itself.
+    asked.begin(&unfinished, now_ms);
+    for (device, desired) in asked.due(unfinished, settings.ask_again_ms, now_ms) {
+        send(mqtt, asked, &device, &desired).await?;
+    }
+    Ok(())
+}
+
+/// Wins over desired states of a life of the database that it does not remember.
+async fn overtake(store: &Store) -> Result<(), DeliverError> {
+    let known = store.epoch();
+    let (ahead, absurd): (Vec<_>, Vec<_>) = store
+        .desired_behind()
+        .await?
+        .into_iter()
+        .partition(|(_, revision)| revision.epoch.saturating_sub(known) <= EPOCHS_AHEAD_MAX);
+    for (device, revision) in absurd {
+        tracing::error!(%device, %revision, epoch = known, "device reports an epoch far beyond this server's: not followed");
+    }
+    let Some(highest) = ahead.iter().map(|(_, revision)| revision.epoch).max() else {
+        return Ok(());
+    };
+    for (device, revision) in &ahead {
+        tracing::warn!(%device, %revision, epoch = known, "device accepted a newer desired state than the database knows: was it set back?");
+    }
+    let devices: Vec<DeviceId> = ahead.into_iter().map(|(device, _)| device).collect();
+    let epoch = store.raise_epoch(highest, &devices).await?;
+    tracing::warn!(epoch, devices = devices.len(), "a higher epoch is opened");
     Ok(())
 }
 

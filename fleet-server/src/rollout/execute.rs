@@ -8,21 +8,22 @@
 //! Nothing is kept between ticks but what is in the database, so a server killed at any moment
 //! goes on at its next tick. Every verdict is stored with its input and policy: [`Judged`].
 //!
-//! Wiring: `tokio::spawn(execute::run(store, wake, ExecuteSettings { .. }, stop))`.
+//! Wiring: `tokio::spawn(execute::run(store, wake, mqtt.listening(), ExecuteSettings { .. }, stop))`.
 
-use super::model::{Action, DeviceObservation, DeviceState, RolloutState};
-use super::observe::{is_on_the_way_back, observe};
+use super::model::{Action, DeviceObservation, DeviceState, RolloutState, WayBack};
+use super::observe::observe;
 use super::plan::{PlanInput, plan};
 use super::policy::{GatePolicy, Policy};
-use super::report::{GateRequest, Report};
+use super::report::{GateRequest, Reason, ReasonCode, Report};
 use crate::clock;
 use crate::command::deliver::Wake;
 use crate::drift::gate::{Decision, DeviceSample, GateInput, Period, Verdict};
+use crate::mqtt::Listening;
 use crate::store::{
-    BundleRow, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication, RolloutDeviceRow,
-    RolloutRow, Store, StoreError,
+    BundleRow, DesiredChange, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication,
+    RolloutDeviceRow, RolloutRow, Store, StoreError,
 };
-use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Digest, RolloutId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -90,10 +91,20 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
+/// What a tick knows of the world outside the database.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Now, unix ms.
+    pub now_ms: i64,
+    /// Since when devices can be heard, unix ms; `None`: they cannot.
+    pub listening_since_ms: Option<i64>,
+}
+
 /// Ticks until `stop` becomes true.
 pub async fn run(
     store: Store,
     wake: Wake,
+    listening: watch::Receiver<Listening>,
     settings: ExecuteSettings,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -103,7 +114,11 @@ pub async fn run(
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(settings.tick) => {}
         }
-        let failures = tick(&store, &wake, settings, clock::now_ms()).await;
+        let moment = Moment {
+            now_ms: clock::now_ms(),
+            listening_since_ms: listening.borrow().since_ms(),
+        };
+        let failures = tick(&store, &wake, settings, moment).await;
         for (what, problem) in &failures {
             // Once, not at every tick.
             if told.get(what) != Some(problem) {
@@ -120,7 +135,7 @@ pub async fn tick(
     store: &Store,
     wake: &Wake,
     settings: ExecuteSettings,
-    now_ms: i64,
+    moment: Moment,
 ) -> BTreeMap<String, String> {
     let mut failures = BTreeMap::new();
     let running = match store.running_rollouts().await {
@@ -129,15 +144,46 @@ pub async fn tick(
         Err(error) => return [("all".to_owned(), error.to_string())].into(),
     };
     for rollout in &running {
-        match step(store, rollout, settings, now_ms).await {
+        match step(store, rollout, settings, moment).await {
             Ok(true) => wake.wake(),
             Ok(false) => {}
             Err(error) => {
+                if let Err(error) = show_failure(store, rollout, &error).await {
+                    tracing::warn!(rollout = %rollout.id, %error, "why it does not move is not stored");
+                }
                 failures.insert(rollout.id.to_string(), error.to_string());
             }
         }
     }
     failures
+}
+
+/// Puts the failure before the report's other reasons, so that whoever looks at the rollout sees
+/// it; the next look that works replaces it.
+async fn show_failure(
+    store: &Store,
+    rollout: &RolloutRow,
+    error: &ExecuteError,
+) -> Result<(), ExecuteError> {
+    let state = read(rollout, "state", &rollout.state)?;
+    let mut report: Report = serde_json::from_value(rollout.report.clone()).unwrap_or(Report {
+        state,
+        stages: Vec::new(),
+        reasons: Vec::new(),
+        gate_request: None,
+        verdict: None,
+    });
+    let reason = Reason {
+        code: ReasonCode::StepFailed,
+        sentence: format!("does not move: {error}"),
+    };
+    if report.reasons.first() == Some(&reason) {
+        return Ok(());
+    }
+    report.reasons.retain(|other| other.code != reason.code);
+    report.reasons.insert(0, reason);
+    let report = write(rollout, "report", &report)?;
+    Ok(store.set_rollout_report(&rollout.id, &report).await?)
 }
 
 /// One look at one rollout; whether desired states have changed.
@@ -148,8 +194,9 @@ pub async fn step(
     store: &Store,
     rollout: &RolloutRow,
     settings: ExecuteSettings,
-    now_ms: i64,
+    moment: Moment,
 ) -> Result<bool, ExecuteError> {
+    let now_ms = moment.now_ms;
     let mut view = View::load(store, rollout, now_ms).await?;
     let joined = view.joined();
     let input = |gate| PlanInput {
@@ -158,6 +205,7 @@ pub async fn step(
         fleet: &view.fleet,
         joined: &joined,
         gate,
+        listening_since_ms: moment.listening_since_ms,
         now_ms,
     };
     let (mut next, mut report) = plan(&input(None));
@@ -178,14 +226,10 @@ pub async fn step(
                 verdict,
             });
     }
-    let bundle = store.bundle_by_digest(&rollout.digest).await?;
-    let bundle = bundle.ok_or_else(|| ExecuteError::NoBundle {
-        rollout: rollout.id.clone(),
-        digest: rollout.digest,
-    })?;
-    let changes = view.carry_out(&next.actions, &bundle, now_ms);
+    let bundle = version_to_give(store, rollout, &next.actions).await?;
+    let changes = view.carry_out(&next.actions, bundle.as_ref(), now_ms);
     let running =
-        !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, now_ms);
+        !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, moment);
     let application = view.application(
         changes,
         &next.next_state,
@@ -199,8 +243,8 @@ pub async fn step(
     };
     let has_desired = !application.desired.is_empty();
     match store.apply_plan(&rollout.id, &application).await {
-        // Ended by somebody else meanwhile.
-        Err(StoreError::NotFound(_)) => return Ok(false),
+        // Ended, aborted, resumed or pinned by somebody else meanwhile: the next look sees it.
+        Err(StoreError::NotFound(_) | StoreError::Conflict(_)) => return Ok(false),
         done => done?,
     }
     if application.new_state != rollout.state {
@@ -208,6 +252,35 @@ pub async fn step(
     }
     Ok(has_desired)
 }
+
+/// The bundle, if the actions give it to anybody: taking it back must work without.
+async fn version_to_give(
+    store: &Store,
+    rollout: &RolloutRow,
+    actions: &[Action],
+) -> Result<Option<BundleRow>, ExecuteError> {
+    let is_assign = |action: &Action| matches!(action, Action::Assign { .. });
+    if !actions.iter().any(is_assign) {
+        return Ok(None);
+    }
+    match store.bundle_by_digest(&rollout.digest).await? {
+        Some(bundle) => Ok(Some(bundle)),
+        None => Err(ExecuteError::NoBundle {
+            rollout: rollout.id.clone(),
+            digest: rollout.digest,
+        }),
+    }
+}
+
+/// What the version before must go through on the way back: nothing. It has served already, and a
+/// device that waits for inferences or counts old errors would stay on the version to be left.
+const WAY_BACK: Probation = Probation {
+    inferences: 0,
+    time_ms: 0,
+    // The largest number that every JSON reader keeps.
+    errors_max: (1 << 53) - 1,
+    deadline_ms: (1 << 53) - 1,
+};
 
 /// Everything one step looks at, typed.
 struct View<'a> {
@@ -222,7 +295,7 @@ struct View<'a> {
 }
 
 /// New desired states, by device.
-type Wanted = BTreeMap<DeviceId, Vec<DesiredBundle>>;
+type Wanted = BTreeMap<DeviceId, DesiredChange>;
 
 impl<'a> View<'a> {
     async fn load(
@@ -234,6 +307,8 @@ impl<'a> View<'a> {
         let mut state: RolloutState = read(rollout, "state", &rollout.state)?;
         if rollout.abort_requested_ms.is_some() {
             state = state.aborted("requested").unwrap_or(state);
+        } else if rollout.resume_requested_ms.is_some() {
+            state = state.resumed().unwrap_or(state);
         }
         let rows = store.rollout_devices(&rollout.id).await?;
         let everybody = DeviceFilter {
@@ -294,12 +369,16 @@ impl<'a> View<'a> {
     }
 
     /// Applies the actions to the view; gives the desired states they set.
-    fn carry_out(&mut self, actions: &[Action], bundle: &BundleRow, now_ms: i64) -> Wanted {
+    fn carry_out(&mut self, actions: &[Action], bundle: Option<&BundleRow>, now_ms: i64) -> Wanted {
         let mut wanted = Wanted::new();
         for action in actions {
             match action {
                 Action::Join { device, stage } => self.join(device, *stage, now_ms),
-                Action::Assign { device, .. } => self.assign(device, bundle, now_ms, &mut wanted),
+                Action::Assign { device, .. } => {
+                    if let Some(bundle) = bundle {
+                        self.assign(device, bundle, now_ms, &mut wanted);
+                    }
+                }
                 Action::MarkTimedOut { device, .. } => {
                     self.enter(device, DeviceState::TimedOut, now_ms)
                 }
@@ -362,6 +441,8 @@ impl<'a> View<'a> {
             state_since_ms: now_ms,
             last_seen_ms: row.last_seen_ms,
             assigned_at_ms: None,
+            had_version: false,
+            way_back: None,
         });
     }
 
@@ -391,41 +472,49 @@ impl<'a> View<'a> {
             at,
             before.map(|before| DesiredBundle {
                 rollout: None,
+                probation: WAY_BACK,
                 ..before
             }),
             wanted,
         );
-        self.fleet[at].assigned_at_ms = None;
+        let seen = &mut self.fleet[at];
+        seen.assigned_at_ms = None;
+        if seen.is_on_the_way_back() {
+            let back = seen.way_back.get_or_insert_with(WayBack::default);
+            back.tries = back.tries.saturating_add(1);
+            back.retry_at_ms = None;
+        }
     }
 
     /// Replaces the family's bundle in a device's desired state, and leaves the others.
     fn want(&self, at: usize, bundle: Option<DesiredBundle>, wanted: &mut Wanted) {
         let device = &self.rows[at].device;
-        let current = self
-            .devices
-            .get(device)
-            .and_then(|row| row.desired.as_ref());
-        let mut bundles: Vec<DesiredBundle> = current
-            .map(|desired| desired.bundles.clone())
-            .unwrap_or_default();
-        bundles.retain(|other| other.family != self.rollout.family);
-        bundles.extend(bundle);
-        wanted.insert(device.clone(), bundles);
+        let row = self.devices.get(device);
+        let change = DesiredChange {
+            device: device.clone(),
+            family: self.rollout.family.clone(),
+            bundle,
+            seen: row.and_then(|row| Some(row.desired.as_ref()?.revision)),
+        };
+        wanted.insert(device.clone(), change);
     }
 
     /// After an end with a roll-back: whether to go on looking, so that the devices' return is
     /// noted. Silent ones are not waited for beyond the policy's deadline.
-    fn is_anybody_coming_back(&self, next: &RolloutState, now_ms: i64) -> bool {
+    fn is_anybody_coming_back(&self, next: &RolloutState, moment: Moment) -> bool {
+        let Some(listening_ms) = moment.listening_since_ms else {
+            return *next != RolloutState::Finished;
+        };
         let deadline_ms = i64::try_from(self.policy.silence_ms).unwrap_or(i64::MAX);
         let is_heard = |seen: &DeviceObservation| {
             let heard_ms = seen.last_seen_ms.unwrap_or(seen.state_since_ms);
-            now_ms.saturating_sub(heard_ms) <= deadline_ms
+            moment.now_ms.saturating_sub(heard_ms.max(listening_ms)) <= deadline_ms
         };
         *next != RolloutState::Finished
             && self
                 .fleet
                 .iter()
-                .any(|seen| is_on_the_way_back(seen) && is_heard(seen))
+                .any(|seen| seen.is_on_the_way_back() && is_heard(seen))
     }
 
     /// What to write; `None` if nothing is new.
@@ -460,7 +549,10 @@ impl<'a> View<'a> {
             new_state: write(self.rollout, "state", next)?,
             report: write(self.rollout, "report", report)?,
             device_updates,
-            desired: wanted.into_iter().collect(),
+            desired: wanted.into_values().collect(),
+            ended: next.has_ended(),
+            abort_requested_ms: self.rollout.abort_requested_ms,
+            resume_requested_ms: self.rollout.resume_requested_ms,
             verdict: judged
                 .map(|judged| write(self.rollout, "verdict", judged))
                 .transpose()?,
@@ -469,6 +561,7 @@ impl<'a> View<'a> {
             || application.report != self.rollout.report
             || !application.device_updates.is_empty()
             || !application.desired.is_empty()
+            || application.resume_requested_ms.is_some()
             || !running;
         Ok(is_new.then_some(application))
     }

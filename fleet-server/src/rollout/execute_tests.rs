@@ -16,6 +16,13 @@ const SETTINGS: ExecuteSettings = ExecuteSettings {
     baseline_ms: 100_000,
 };
 
+fn at(now_ms: i64) -> Moment {
+    Moment {
+        now_ms,
+        listening_since_ms: Some(0),
+    }
+}
+
 /// A server's database with twelve devices on version 1 and a rollout of version 2.
 struct World {
     store: Store,
@@ -128,6 +135,8 @@ impl World {
                     state_since_ms: 50_000,
                     last_seen_ms: None,
                     assigned_at_ms: None,
+                    had_version: false,
+                    way_back: None,
                 };
                 rows.push(RolloutDeviceRow {
                     device: device.parse().unwrap(),
@@ -150,6 +159,7 @@ impl World {
             created_by: "test".into(),
             running: true,
             abort_requested_ms: None,
+            resume_requested_ms: None,
             state: serde_json::to_value(RolloutState::START).unwrap(),
             report: Value::Null,
         };
@@ -199,7 +209,9 @@ impl World {
         let Some(rollout) = self.store.running_rollouts().await.unwrap().pop() else {
             return false;
         };
-        step(&self.store, &rollout, SETTINGS, now_ms).await.unwrap()
+        step(&self.store, &rollout, SETTINGS, at(now_ms))
+            .await
+            .unwrap()
     }
 
     async fn rollout(&self) -> RolloutRow {
@@ -395,8 +407,10 @@ async fn a_damaged_rollout_says_so_and_does_not_hold_up_the_others() {
     damaged.family = "letters".parse().unwrap();
     damaged.policy = serde_json::json!({"seed": "seven"});
     world.store.insert_rollout(&damaged, &[]).await.unwrap();
-    let failures = tick(&world.store, &Wake::default(), SETTINGS, 60_000).await;
+    let failures = tick(&world.store, &Wake::default(), SETTINGS, at(60_000)).await;
     assert!(failures["r0"].contains("policy"), "{failures:?}");
+    let shown = world.store.rollout(&damaged.id).await.unwrap().unwrap();
+    assert_eq!(shown.report["reasons"][0]["code"], "step_failed");
     let (canaries, _) = world.cohorts().await;
     assert_eq!(world.asked_version(&canaries[0]).await.0, 2);
 }
@@ -425,4 +439,45 @@ async fn a_device_enrolled_meanwhile_joins_the_last_stage() {
         .filter(|row| row.device == late.device)
         .collect();
     assert_eq!((joined.len(), joined[0].stage), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stopped_family_is_free_while_its_devices_go_back() {
+    let world = World::new().await;
+    world.tick(60_000).await;
+    assert!(world.store.request_abort(&world.id, 61_500).await.unwrap());
+    assert!(world.tick(62_000).await);
+    let ended = world.rollout().await;
+    assert!(ended.running, "canaries have not answered");
+    assert!(!world.store.request_abort(&world.id, 63_000).await.unwrap());
+    let next = RolloutRow {
+        id: "r2".parse().unwrap(),
+        abort_requested_ms: None,
+        state: serde_json::to_value(RolloutState::START).unwrap(),
+        ..ended
+    };
+    world.store.insert_rollout(&next, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_paused_rollout_is_resumed_by_request() {
+    let world = World::new().await;
+    let mut paused = world.rollout().await;
+    assert!(
+        !world.store.request_resume(&world.id, 1).await.unwrap(),
+        "it runs"
+    );
+    paused.id = "r2".parse().unwrap();
+    paused.family = "letters".parse().unwrap();
+    let state = RolloutState::START.paused("holiday").unwrap();
+    paused.state = serde_json::to_value(state).unwrap();
+    world.store.insert_rollout(&paused, &[]).await.unwrap();
+    assert!(world.store.request_resume(&paused.id, 2).await.unwrap());
+    let row = world.store.rollout(&paused.id).await.unwrap().unwrap();
+    step(&world.store, &row, SETTINGS, at(60_000))
+        .await
+        .unwrap();
+    let row = world.store.rollout(&paused.id).await.unwrap().unwrap();
+    assert_eq!(row.resume_requested_ms, None);
+    assert_eq!(row.state["state"], "running");
 }

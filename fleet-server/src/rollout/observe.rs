@@ -1,8 +1,13 @@
 //! From what is stored of a device to what the planner sees of it. Pure.
 
-use super::model::{DeviceObservation, DeviceState};
+use super::model::{DeviceObservation, DeviceState, WayBack};
 use crate::store::{DeviceRow, RolloutDeviceRow, RolloutRow};
+use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::report::{Failure, Progress, Reported};
+
+/// Least and longest wait before a device that could not go back is asked again.
+const RETURN_RETRY_MIN_MS: i64 = 30_000;
+const RETURN_RETRY_MAX_MS: i64 = 3_600_000;
 
 /// The device as it is now: what was noted at the last tick, brought up to date by its newest
 /// report. `None` for `device`: it is not known any more.
@@ -24,9 +29,15 @@ pub fn observe(
         return seen;
     };
     seen.last_seen_ms = device.last_seen_ms;
+    seen.had_version |= had_version(rollout, row, noted, device);
     if seen.assigned_at_ms.is_some() && !asks_for(rollout, device) {
         // An operator pinned something else; taking that back would undo their decision.
         seen.assigned_at_ms = None;
+        enter(&mut seen, DeviceState::Cancelled, now_ms);
+        return seen;
+    }
+    if seen.is_on_the_way_back() && !is_asked_back(rollout, row, device) {
+        // Somebody, or a newer rollout, wants something else of it by now.
         enter(&mut seen, DeviceState::Cancelled, now_ms);
         return seen;
     }
@@ -34,24 +45,61 @@ pub fn observe(
         return seen;
     };
     if seen.assigned_at_ms.is_some() {
-        if let Some(state) = progress(rollout, reported) {
+        // A silent device's old report says nothing: it must have been heard of since.
+        let was_silent = matches!(noted.state, DeviceState::TimedOut | DeviceState::NotStarted);
+        let heard_since = seen.last_seen_ms > Some(noted.state_since_ms);
+        if let Some(state) = progress(rollout, reported).filter(|_| !was_silent || heard_since) {
             enter(&mut seen, state, now_ms);
         }
-    } else if is_on_the_way_back(&seen) && is_back(rollout, row, device, reported) {
-        let reason = match &row.before {
-            Some(before) => format!("back on version {}", before.version),
-            None => "taken off, there was no version before".to_owned(),
-        };
-        enter(&mut seen, DeviceState::RolledBack { reason }, now_ms);
+    } else if seen.is_on_the_way_back() {
+        match way_back(row, device, reported) {
+            Return::Underway => {}
+            Return::Arrived => {
+                let reason = match &row.before {
+                    Some(before) => format!("back on version {}", before.version),
+                    None => "taken off, there was no version before".to_owned(),
+                };
+                seen.way_back = None;
+                enter(&mut seen, DeviceState::RolledBack { reason }, now_ms);
+            }
+            Return::Failed(problem) => note_failed_return(&mut seen, problem, now_ms),
+        }
     }
     seen
 }
 
-/// Given back, and still on the version as far as anybody knows.
-#[must_use]
-pub fn is_on_the_way_back(device: &DeviceObservation) -> bool {
-    device.assigned_at_ms.is_none()
-        && (device.state.is_active() || device.state == DeviceState::Succeeded)
+/// Whether it ran the version before the rollout gave it.
+fn had_version(
+    rollout: &RolloutRow,
+    row: &RolloutDeviceRow,
+    noted: &DeviceObservation,
+    device: &DeviceRow,
+) -> bool {
+    let before = row.before.as_ref();
+    let reported = device.reported.as_ref();
+    let active = reported.and_then(|reported| reported.active.as_ref());
+    before.is_some_and(|before| before.digest == rollout.digest)
+        || (noted.state == DeviceState::Waiting
+            && active.is_some_and(|active| active.digest == rollout.digest))
+}
+
+/// Whether the device's desired state still names what it went back to.
+fn is_asked_back(rollout: &RolloutRow, row: &RolloutDeviceRow, device: &DeviceRow) -> bool {
+    let mut bundles = device.desired.iter().flat_map(|desired| &desired.bundles);
+    let now = bundles.find(|bundle| bundle.family == rollout.family);
+    let digest = |bundle: &DesiredBundle| bundle.digest;
+    let is_of_a_rollout = now.is_some_and(|bundle| bundle.rollout.is_some());
+    !is_of_a_rollout && now.map(digest) == row.before.as_ref().map(digest)
+}
+
+fn note_failed_return(seen: &mut DeviceObservation, problem: String, now_ms: i64) {
+    let back = seen.way_back.get_or_insert_with(WayBack::default);
+    if back.retry_at_ms.is_none() {
+        let doublings = back.tries.saturating_sub(1).min(16);
+        let wait_ms = (RETURN_RETRY_MIN_MS << doublings).min(RETURN_RETRY_MAX_MS);
+        back.retry_at_ms = Some(now_ms.saturating_add(wait_ms));
+        back.problem = problem;
+    }
 }
 
 fn enter(seen: &mut DeviceObservation, state: DeviceState, now_ms: i64) {
@@ -96,24 +144,33 @@ fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
     }
 }
 
-fn is_back(
-    rollout: &RolloutRow,
-    row: &RolloutDeviceRow,
-    device: &DeviceRow,
-    reported: &Reported,
-) -> bool {
-    let accepted = device
-        .desired
-        .as_ref()
-        .is_none_or(|desired| reported.revision >= desired.revision);
-    let active = reported
-        .active
-        .as_ref()
-        .filter(|active| active.family == rollout.family);
-    match (&row.before, active) {
-        (Some(before), Some(active)) => accepted && active.digest == before.digest,
-        (Some(_), None) => false,
-        (None, active) => accepted && active.is_none_or(|active| active.digest != rollout.digest),
+/// How a device's return stands.
+enum Return {
+    Underway,
+    Arrived,
+    Failed(String),
+}
+
+/// A report counts only once it answers the newest desired state. Without a version before there
+/// is nothing to install: the device keeps serving what it has, and accepting is all.
+fn way_back(row: &RolloutDeviceRow, device: &DeviceRow, reported: &Reported) -> Return {
+    let desired = device.desired.as_ref();
+    if desired.is_some_and(|desired| reported.revision < desired.revision) {
+        return Return::Underway;
+    }
+    let Some(before) = &row.before else {
+        return Return::Arrived;
+    };
+    let target = reported.target.as_ref();
+    if target.is_none_or(|target| target.digest != before.digest) {
+        return Return::Underway;
+    }
+    match &reported.progress {
+        Progress::Succeeded => Return::Arrived,
+        Progress::Refused(failure) | Progress::Failed(failure) | Progress::RolledBack(failure) => {
+            Return::Failed(format!("{}: {}", failure.code, failure.detail))
+        }
+        _ => Return::Underway,
     }
 }
 

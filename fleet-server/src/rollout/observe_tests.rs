@@ -47,6 +47,7 @@ fn rollout() -> RolloutRow {
         created_by: "me".into(),
         running: true,
         abort_requested_ms: None,
+        resume_requested_ms: None,
         state: Value::Null,
         report: Value::Null,
     }
@@ -70,6 +71,8 @@ fn noted(state: DeviceState, assigned_at_ms: Option<i64>) -> DeviceObservation {
         state_since_ms: 100,
         last_seen_ms: None,
         assigned_at_ms,
+        had_version: false,
+        way_back: None,
     }
 }
 
@@ -208,4 +211,57 @@ fn a_device_on_the_way_back_arrives() {
         DeviceState::Succeeded,
         "an old report says nothing about now"
     );
+}
+
+#[test]
+fn a_failed_return_is_tried_again_later_and_later() {
+    let mut back = noted(DeviceState::Succeeded, None);
+    let failed = || Progress::Failed(Failure::new("hash", "mirror"));
+    let stuck = device(bundle(1, None), 1, 2, failed());
+    for (tries, wait_ms) in [(1, 30_000), (2, 60_000), (30, 3_600_000)] {
+        back.way_back = Some(WayBack {
+            tries,
+            ..WayBack::default()
+        });
+        let seen = seen(&back, &stuck);
+        let way = seen.way_back.clone().unwrap();
+        assert_eq!(
+            (seen.state, way.retry_at_ms),
+            (DeviceState::Succeeded, Some(NOW + wait_ms))
+        );
+        assert_eq!(way.problem, "hash: mirror");
+    }
+}
+
+#[test]
+fn without_a_version_before_accepting_the_way_back_is_all() {
+    let no_before = RolloutDeviceRow {
+        before: None,
+        ..row()
+    };
+    let mut taken_off = device(bundle(1, None), 1, 2, Progress::Idle);
+    taken_off.desired.as_mut().unwrap().bundles.clear();
+    taken_off.reported.as_mut().unwrap().target = None;
+    let back = noted(DeviceState::Succeeded, None);
+    let seen = observe(&rollout(), &no_before, &back, Some(&taken_off), NOW);
+    assert_eq!(seen.state.name(), "rolled_back");
+}
+
+#[test]
+fn who_is_wanted_elsewhere_on_the_way_back_is_let_go() {
+    let back = noted(DeviceState::Succeeded, None);
+    for elsewhere in [bundle(3, None), bundle(1, Some("r3"))] {
+        let device = device(elsewhere, 2, 2, Progress::Succeeded);
+        assert_eq!(seen(&back, &device).state, DeviceState::Cancelled);
+    }
+}
+
+#[test]
+fn a_silent_device_counts_again_only_once_it_was_heard() {
+    let report = device(bundle(2, Some("r2")), 2, 1, Progress::Trial);
+    let mut silent = noted(DeviceState::TimedOut, Some(100));
+    silent.state_since_ms = 4000;
+    assert_eq!(seen(&silent, &report).state, DeviceState::TimedOut);
+    silent.state_since_ms = 3999;
+    assert_eq!(seen(&silent, &report).state, DeviceState::Working);
 }

@@ -23,6 +23,8 @@ fn device(name: &str, stage: usize, state: DeviceState) -> DeviceObservation {
         state_since_ms: T0,
         last_seen_ms: Some(T0),
         assigned_at_ms: is_given.then_some(T0 - 1000),
+        had_version: false,
+        way_back: None,
     }
 }
 
@@ -59,6 +61,7 @@ fn at(state: &RolloutState, fleet: &[DeviceObservation], after_ms: i64) -> (Plan
         fleet,
         joined: &[],
         gate: None,
+        listening_since_ms: Some(0),
         now_ms: T0 + after_ms,
     })
 }
@@ -115,6 +118,7 @@ fn silence_has_two_outcomes_and_one_deadline() {
         fleet: &fleet,
         joined: &[],
         gate: None,
+        listening_since_ms: Some(0),
         now_ms: T0 + 60_001,
     };
     let (plan, report) = plan(&input);
@@ -251,6 +255,7 @@ fn an_unfed_and_a_starved_gate_hold() {
         fleet: &fleet,
         joined: &[],
         gate: Some(&gate),
+        listening_since_ms: Some(0),
         now_ms: T0 + 20_000,
     };
     let (plan, report) = plan(&input);
@@ -354,6 +359,7 @@ fn later_comers_join_the_last_stage_until_it_is_complete() {
         fleet: &fleet,
         joined: &joined,
         gate: None,
+        listening_since_ms: Some(0),
         now_ms: T0,
     };
     assert_eq!(
@@ -422,6 +428,8 @@ fn any_device() -> impl Strategy<Value = DeviceObservation> {
                     state_since_ms,
                     last_seen_ms,
                     assigned_at_ms,
+                    had_version: false,
+                    way_back: None,
                 }
             },
         )
@@ -435,7 +443,7 @@ proptest! {
         let policy = policy();
         let running = RolloutState::Running { stage };
         let state = if is_paused { running.paused("x").unwrap() } else { running };
-        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, now_ms };
+        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, listening_since_ms: Some(0), now_ms };
         let first = plan(&input);
         prop_assert_eq!(plan(&input), first.clone());
         prop_assert!(!first.1.reasons.is_empty());
@@ -464,7 +472,64 @@ proptest! {
         policy.gate = None;
         policy.stages = vec![Stage { name: "one".into(), size: StageSize::Count(count), soak_ms: 0 }];
         let fleet = stage_of(0, &[Succeeded]);
-        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, now_ms: T0 };
+        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, listening_since_ms: Some(0), now_ms: T0 };
         prop_assert_eq!(plan(&input).0.actions, vec![Action::Advance { stage: 1 }]);
     }
+}
+
+#[test]
+fn an_outage_of_the_server_is_nobodys_silence() {
+    let (policy, fleet) = (policy(), fleet(&[Assigned, Probation, Succeeded]));
+    let mut input = PlanInput {
+        policy: &policy,
+        state: &RolloutState::START,
+        fleet: &fleet,
+        joined: &[],
+        gate: None,
+        listening_since_ms: None,
+        now_ms: T0 + 3_600_000,
+    };
+    assert_eq!(plan(&input).0.actions, [], "deaf");
+    input.listening_since_ms = Some(T0 + 3_590_000);
+    assert_eq!(plan(&input).0.actions, [], "has just begun to listen");
+    input.now_ms = T0 + 3_590_000 + 60_001;
+    assert!(matches!(
+        plan(&input).0.actions[..],
+        [
+            Action::MarkTimedOut { .. } | Action::MarkNotStarted { .. },
+            ..
+        ]
+    ));
+}
+
+#[test]
+fn a_device_that_had_the_version_shows_nothing_about_it() {
+    let mut fleet = fleet(&[Succeeded, Succeeded, Succeeded]);
+    (fleet[1].had_version, fleet[5].had_version) = (true, true);
+    let request = run(&fleet, 23_200).1.gate_request.unwrap();
+    assert_eq!((request.canaries.len(), request.controls.len()), (2, 8));
+}
+
+#[test]
+fn who_could_not_go_back_is_asked_again_when_due() {
+    let aborted = RolloutState::START.aborted("wrong model").unwrap();
+    let mut fleet = fleet(&[Succeeded, Waiting, Waiting]);
+    fleet[0].assigned_at_ms = None;
+    fleet[0].way_back = Some(crate::rollout::model::WayBack {
+        tries: 1,
+        problem: "hash: mirror".to_owned(),
+        retry_at_ms: Some(T0 + 30_000),
+    });
+    let (early, report) = at(&aborted, &fleet, 0);
+    assert_eq!(early.actions, []);
+    let last = &report.reasons.last().unwrap().sentence;
+    assert_eq!(
+        last,
+        "s0-0 could not go back (hash: mirror), asked 1 times, again in 30 s"
+    );
+    let devices = vec!["s0-0".to_owned()];
+    assert_eq!(
+        at(&aborted, &fleet, 30_000).0.actions,
+        [Action::RollBack { devices }]
+    );
 }

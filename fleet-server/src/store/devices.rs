@@ -6,7 +6,7 @@ use dunlin_protocol::id::{DeviceId, Digest, Family, Revision};
 use dunlin_protocol::report::{Presence, Reported};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A device and the newest that is known of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,6 +148,24 @@ impl Store {
         Ok((super::uint(&row, "live")?, super::uint(&row, "online")?))
     }
 
+    /// Those of these devices that are enrolled and not revoked.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn live_devices(&self, devices: &BTreeSet<&DeviceId>) -> Result<BTreeSet<DeviceId>> {
+        let names: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
+        let rows = sqlx::query(
+            "SELECT id FROM devices
+             WHERE revoked = 0 AND id IN (SELECT value FROM json_each(?))",
+        )
+        .bind(to_json("device ids", &names)?)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| parsed("device id", row.try_get("id")?))
+            .collect()
+    }
+
     /// Lets a device in no more; whether there was a live one of that id.
     ///
     /// # Errors
@@ -178,7 +196,8 @@ impl Store {
         Ok(valid.is_none())
     }
 
-    /// Takes a presence message in; `false` if it is the late last will of an earlier connection,
+    /// Takes a presence message in; `heard_ms` is when the device itself was heard by it, `None` if
+    /// it was not (a retained message, a last will). `false` if it is the late last will of an earlier connection,
     /// or of a device that is not let in.
     ///
     /// # Errors
@@ -187,16 +206,17 @@ impl Store {
         &self,
         device: &DeviceId,
         presence: &Presence,
-        now_ms: i64,
+        heard_ms: Option<i64>,
     ) -> Result<bool> {
         let done = sqlx::query(
-            "UPDATE devices SET online = ?1, connection = ?2, agent_version = ?3, last_seen_ms = ?4
+            "UPDATE devices SET online = ?1, connection = ?2, agent_version = ?3,
+                last_seen_ms = COALESCE(?4, last_seen_ms)
              WHERE id = ?5 AND revoked = 0 AND (?1 = 1 OR connection IS NULL OR connection = ?2)",
         )
         .bind(presence.online)
         .bind(&presence.connection)
         .bind(&presence.agent_version)
-        .bind(now_ms)
+        .bind(heard_ms)
         .bind(device.as_str())
         .execute(&self.writer)
         .await?;

@@ -16,6 +16,7 @@ mod tests;
 
 pub use bundles::BundleRow;
 pub use claims::{ClaimRow, NewClaim};
+pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
@@ -32,6 +33,8 @@ use sqlx::{Row, Sqlite, Transaction};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Rows in one multi-row statement; SQLite takes at most 32 766 bound values.
@@ -86,7 +89,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub struct Store {
     writer: SqlitePool,
     reader: SqlitePool,
-    epoch: u64,
+    epoch: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -130,14 +133,14 @@ impl Store {
         Ok(Self {
             writer,
             reader,
-            epoch,
+            epoch: Arc::new(AtomicU64::new(epoch)),
         })
     }
 
     /// Life of this database: the first half of every revision.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Writes back the log and closes every connection. Later calls fail.
@@ -152,6 +155,17 @@ impl Store {
     /// It does not.
     pub async fn ping(&self) -> Result<()> {
         sqlx::query("SELECT 1").execute(&self.reader).await?;
+        Ok(())
+    }
+
+    /// Whether the database takes a write.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping_write(&self) -> Result<()> {
+        sqlx::query("UPDATE meta SET value = value WHERE key = 'epoch'")
+            .execute(&self.writer)
+            .await?;
         Ok(())
     }
 

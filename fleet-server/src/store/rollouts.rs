@@ -1,7 +1,7 @@
 //! Rollouts. Policy, state, report and verdicts are the planner's JSON; the columns are what the
 //! database itself must know.
 
-use super::desired::write_desired;
+use super::desired::{DesiredChange, change_desired};
 use super::{Result, Store, StoreError, digest, from_json, int, parsed, to_json, uint};
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Digest, Family, RolloutId};
@@ -35,6 +35,8 @@ pub struct RolloutRow {
     pub running: bool,
     /// When an operator asked to abort it, in milliseconds since 1970; the planner acts on it.
     pub abort_requested_ms: Option<i64>,
+    /// When an operator asked to go on with it, in milliseconds since 1970; the planner acts on it.
+    pub resume_requested_ms: Option<i64>,
     /// The planner's state.
     pub state: Value,
     /// The planner's newest report: what it did and why nothing moves.
@@ -70,8 +72,14 @@ pub struct VerdictRow {
 pub struct PlanApplication {
     /// When, in milliseconds since 1970.
     pub now_ms: i64,
-    /// Whether the rollout goes on.
+    /// Whether the planner still has to look at it.
     pub running: bool,
+    /// Whether its state has ended: its family is free for another rollout.
+    pub ended: bool,
+    /// The abort that was looked at: one asked for meanwhile is not lost.
+    pub abort_requested_ms: Option<i64>,
+    /// The resumption that was looked at; done with by this.
+    pub resume_requested_ms: Option<i64>,
     /// The planner's new state.
     pub new_state: Value,
     /// The planner's report.
@@ -79,7 +87,7 @@ pub struct PlanApplication {
     /// New states of devices; devices that join are added.
     pub device_updates: Vec<RolloutDeviceRow>,
     /// New desired states.
-    pub desired: Vec<(DeviceId, Vec<DesiredBundle>)>,
+    pub desired: Vec<DesiredChange>,
     /// A verdict to keep.
     pub verdict: Option<Value>,
 }
@@ -98,6 +106,7 @@ fn rollout_row(row: &SqliteRow) -> Result<RolloutRow> {
         created_by: row.try_get("created_by")?,
         running: row.try_get("running")?,
         abort_requested_ms: row.try_get("abort_requested_ms")?,
+        resume_requested_ms: row.try_get("resume_requested_ms")?,
         state: from_json("rollout state", row.try_get("state")?)?,
         report: from_json("rollout report", row.try_get("report")?)?,
     })
@@ -156,7 +165,7 @@ impl Store {
     /// Stores a new rollout with its devices.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if the family has a running rollout or the id is taken.
+    /// [`StoreError::Conflict`] if the family has a rollout that has not ended, or the id is taken.
     pub async fn insert_rollout(
         &self,
         rollout: &RolloutRow,
@@ -266,7 +275,7 @@ impl Store {
             .collect()
     }
 
-    /// Notes that an operator wants a running rollout aborted; `false` if none of that id runs.
+    /// Notes that an operator wants a rollout aborted; `false` if it has ended, or none has that id.
     /// Asking again changes nothing.
     ///
     /// # Errors
@@ -274,7 +283,7 @@ impl Store {
     pub async fn request_abort(&self, id: &RolloutId, now_ms: i64) -> Result<bool> {
         let done = sqlx::query(
             "UPDATE rollouts SET abort_requested_ms = COALESCE(abort_requested_ms, ?)
-             WHERE id = ? AND running = 1",
+             WHERE id = ? AND ended = 0",
         )
         .bind(now_ms)
         .bind(id.as_str())
@@ -283,26 +292,65 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
+    /// Notes that an operator wants a paused rollout to go on; `false` if none of that id is
+    /// paused.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn request_resume(&self, id: &RolloutId, now_ms: i64) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE rollouts SET resume_requested_ms = ?
+             WHERE id = ? AND ended = 0 AND json_extract(state, '$.state') = 'paused'",
+        )
+        .bind(now_ms)
+        .bind(id.as_str())
+        .execute(&self.writer)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Replaces the planner's report, and nothing else.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn set_rollout_report(&self, id: &RolloutId, report: &Value) -> Result<()> {
+        sqlx::query("UPDATE rollouts SET report = ? WHERE id = ?")
+            .bind(to_json("rollout report", report)?)
+            .bind(id.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// Writes what one tick of the planner decided, all or nothing.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] if no rollout of that id runs; the database failed.
+    /// [`StoreError::NotFound`] if no rollout of that id runs, or an operator has asked something of
+    /// it meanwhile; [`StoreError::Conflict`] if a device's desired state is no longer the one that
+    /// was looked at; the database failed.
     pub async fn apply_plan(&self, id: &RolloutId, plan: &PlanApplication) -> Result<()> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
-            "UPDATE rollouts SET running = ?, state = ?, report = ? WHERE id = ? AND running = 1",
+            "UPDATE rollouts SET running = ?, ended = ?, state = ?, report = ?,
+                 resume_requested_ms = NULL
+             WHERE id = ? AND running = 1 AND abort_requested_ms IS ? AND resume_requested_ms IS ?",
         )
         .bind(plan.running)
+        .bind(plan.ended)
         .bind(to_json("rollout state", &plan.new_state)?)
         .bind(to_json("rollout report", &plan.report)?)
         .bind(id.as_str())
+        .bind(plan.abort_requested_ms)
+        .bind(plan.resume_requested_ms)
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
-            return Err(StoreError::NotFound(format!("no rollout {id} is running")));
+            return Err(StoreError::NotFound(format!(
+                "no rollout {id} is running as it was looked at"
+            )));
         }
         write_devices(&mut tx, id, &plan.device_updates).await?;
-        write_desired(&mut tx, self.epoch, &plan.desired).await?;
+        change_desired(&mut tx, self.epoch(), &plan.desired).await?;
         if let Some(verdict) = &plan.verdict {
             sqlx::query("INSERT INTO rollout_verdicts (rollout, at_ms, verdict) VALUES (?, ?, ?)")
                 .bind(id.as_str())

@@ -182,7 +182,7 @@ async fn a_revoked_device_is_refused_until_it_enrols_again() {
     assert!(store.is_revoked(&id("a"), &[1; 32]).await.unwrap());
     assert!(
         !store
-            .set_presence(&id("a"), &presence(true, "x"), 2)
+            .set_presence(&id("a"), &presence(true, "x"), Some(2))
             .await
             .unwrap()
     );
@@ -206,26 +206,26 @@ async fn a_late_last_will_does_not_overtake_a_new_hello() {
         .unwrap();
     assert!(
         store
-            .set_presence(&id("a"), &presence(true, "old"), 1)
+            .set_presence(&id("a"), &presence(true, "old"), Some(1))
             .await
             .unwrap()
     );
     assert!(
         store
-            .set_presence(&id("a"), &presence(true, "new"), 2)
+            .set_presence(&id("a"), &presence(true, "new"), Some(2))
             .await
             .unwrap()
     );
     assert!(
         !store
-            .set_presence(&id("a"), &presence(false, "old"), 3)
+            .set_presence(&id("a"), &presence(false, "old"), Some(3))
             .await
             .unwrap()
     );
     assert!(store.device(&id("a")).await.unwrap().unwrap().online);
     assert!(
         store
-            .set_presence(&id("a"), &presence(false, "new"), 4)
+            .set_presence(&id("a"), &presence(false, "new"), Some(4))
             .await
             .unwrap()
     );
@@ -345,7 +345,7 @@ async fn desired_states_rise_by_one_and_pend_until_accepted() {
     );
     assert_eq!(store.desired_pending().await.unwrap(), []);
     store
-        .set_presence(&id("a"), &presence(true, "x"), 1)
+        .set_presence(&id("a"), &presence(true, "x"), Some(1))
         .await
         .unwrap();
     let pending = store.desired_pending().await.unwrap();
@@ -449,6 +449,7 @@ fn rollout(name: &str) -> RolloutRow {
         created_by: "admin".to_owned(),
         running: true,
         abort_requested_ms: None,
+        resume_requested_ms: None,
         state: serde_json::json!({}),
         report: serde_json::json!({}),
     }
@@ -476,16 +477,35 @@ async fn a_plan_is_applied_whole_and_one_rollout_runs_a_family() {
     let plan = PlanApplication {
         now_ms: 5,
         running: false,
+        ended: true,
+        abort_requested_ms: Some(4),
+        resume_requested_ms: None,
         new_state: serde_json::json!({"phase": "done"}),
         report: serde_json::json!({"why": "done"}),
         device_updates: vec![RolloutDeviceRow {
             state: serde_json::json!("assigned"),
             ..device
         }],
-        desired: vec![(id("a"), vec![wanted(2)])],
+        desired: vec![DesiredChange {
+            device: id("a"),
+            family: family(),
+            bundle: Some(wanted(2)),
+            seen: None,
+        }],
         verdict: Some(serde_json::json!({"decision": "pass"})),
     };
     assert!(store.request_abort(&r1.id, 4).await.unwrap());
+    let unaware = PlanApplication {
+        abort_requested_ms: None,
+        ..plan.clone()
+    };
+    assert!(
+        matches!(
+            store.apply_plan(&r1.id, &unaware).await,
+            Err(StoreError::NotFound(_))
+        ),
+        "an abort asked for meanwhile is not lost"
+    );
     store.apply_plan(&r1.id, &plan).await.unwrap();
     assert!(matches!(
         store.apply_plan(&r1.id, &plan).await,
@@ -547,4 +567,62 @@ async fn what_is_no_database_is_named() {
     .unwrap();
     let error = Store::open(&path).await.unwrap_err().to_string();
     assert!(error.contains("dunlin.db"), "{error}");
+}
+
+#[tokio::test]
+async fn desired_states_of_families_do_not_overwrite_each_other() {
+    let Fixture { store, _dir } = open().await;
+    let other: Family = "letters".parse().unwrap();
+    let letters = DesiredBundle {
+        family: other.clone(),
+        ..wanted(7)
+    };
+    store
+        .set_desired_family(&id("a"), &family(), Some(wanted(1)))
+        .await
+        .unwrap();
+    store
+        .set_desired_family(&id("a"), &other, Some(letters.clone()))
+        .await
+        .unwrap();
+    let desired = store.desired(&id("a")).await.unwrap().unwrap();
+    assert_eq!(desired.bundles, [wanted(1), letters.clone()]);
+    store
+        .set_desired_family(&id("a"), &family(), None)
+        .await
+        .unwrap();
+    let desired = store.desired(&id("a")).await.unwrap().unwrap();
+    assert_eq!(desired.bundles, [letters]);
+}
+
+#[tokio::test]
+async fn a_database_set_back_opens_a_higher_epoch() {
+    let Fixture { store, _dir } = open().await;
+    let device = new_device("a", 1);
+    store
+        .insert_device(&device, &labels("k", "v"), 0)
+        .await
+        .unwrap();
+    store
+        .set_desired(&[(id("a"), vec![wanted(1)])])
+        .await
+        .unwrap();
+    store
+        .set_presence(&id("a"), &presence(true, "x"), Some(1))
+        .await
+        .unwrap();
+    let mut newer = reported(1, 1);
+    newer.revision = Revision {
+        epoch: 4,
+        generation: 9,
+    };
+    store.set_reported(&id("a"), &newer, 2).await.unwrap();
+    assert!(store.desired_pending().await.unwrap().is_empty());
+    let behind = store.desired_behind().await.unwrap();
+    assert_eq!(behind, [(id("a"), newer.revision)]);
+    assert_eq!(store.raise_epoch(4, &[id("a")]).await.unwrap(), 5);
+    assert_eq!(store.epoch(), 5);
+    let pending = store.desired_pending().await.unwrap();
+    assert_eq!(pending[0].1.revision.epoch, 5);
+    assert_eq!(pending[0].1.bundles, [wanted(1)]);
 }

@@ -6,7 +6,8 @@
 //!                        └▶ segments: store.ingest(batch) ─ commit ─▶ ack {boot, segments}
 //!                        └▶ refused: counted, logged (at most one line a device in ten seconds)
 //! ```
-//! A failing database holds everything back: nothing is acknowledged, the batch is tried again,
+//! A device that is revoked or unknown is not taken from and not answered. A failing database holds
+//! everything back: nothing is acknowledged, the batch is tried again,
 //! the broker's window fills and devices keep their buffers.
 
 use crate::clock;
@@ -19,7 +20,7 @@ use dunlin_protocol::id::{BootId, DeviceId, FleetId};
 use dunlin_protocol::report::{Presence, Reported};
 use dunlin_protocol::telemetry::{Class, Segment};
 use dunlin_protocol::topic::{Channel, Topic, TopicError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -27,8 +28,9 @@ use tokio::sync::{mpsc, watch};
 const ACK_EXPIRY_S: u32 = 300;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Tries of a whole batch before its segments are tried one by one.
-const BATCH_TRIES: u32 = 3;
+/// Tries of a batch or message before it is looked whether the database works at all; if it does,
+/// the batch is taken apart and what it refuses is left out.
+const TRIES_MAX: u32 = 5;
 /// A device's rows are touched at most this often.
 const TOUCH_MS: i64 = 1000;
 const COMPLAINT_MS: i64 = 10_000;
@@ -204,7 +206,8 @@ impl Ingest {
                     });
                 }
                 Ok((device, state)) => {
-                    if !self.until_stored(stop, &device, &state, now_ms).await {
+                    let heard_ms = (!message.is_retained()).then_some(now_ms);
+                    if !self.until_stored(stop, &device, &state, heard_ms).await {
                         return false;
                     }
                 }
@@ -213,6 +216,9 @@ impl Ingest {
                 Err(refusal) => self.refuse(message, &refusal, now_ms),
             }
         }
+        let Some(segments) = self.of_live_devices(segments, stop).await else {
+            return false;
+        };
         self.touch(&segments, now_ms).await;
         let Some(stored) = self.store_segments(&segments, stop).await else {
             return false;
@@ -229,18 +235,26 @@ impl Ingest {
         stop: &mut watch::Receiver<bool>,
         device: &DeviceId,
         state: &Message,
-        now_ms: i64,
+        heard_ms: Option<i64>,
     ) -> bool {
         let mut tries = 0;
         loop {
             let done = match state {
-                Message::Presence(presence) => self.presence(device, presence, now_ms).await,
-                Message::Reported(reported) => self.reported(device, reported, now_ms).await,
+                Message::Presence(presence) => self.presence(device, presence, heard_ms).await,
+                Message::Reported(reported) => {
+                    let now_ms = clock::now_ms();
+                    self.reported(device, reported, now_ms).await
+                }
                 Message::Segment(..) => Ok(()),
             };
             let Err(error) = done else { return true };
             tracing::error!(%device, %error, "state of a device not stored, will try again");
             tries += 1;
+            if tries >= TRIES_MAX && self.store.ping_write().await.is_ok() {
+                metrics::counter!("dunlin_ingest_refused_total", "reason" => "store").increment(1);
+                tracing::error!(%device, %error, "state of a device left out: the database refuses it alone");
+                return true;
+            }
             if !pause(tries, stop).await {
                 return false;
             }
@@ -251,9 +265,11 @@ impl Ingest {
         &self,
         device: &DeviceId,
         presence: &Presence,
-        now_ms: i64,
+        heard_ms: Option<i64>,
     ) -> Result<(), StoreError> {
-        if !self.store.set_presence(device, presence, now_ms).await? {
+        // Only a hello is the device's own: its last will is the broker's word.
+        let heard_ms = heard_ms.filter(|_| presence.online);
+        if !self.store.set_presence(device, presence, heard_ms).await? {
             tracing::debug!(%device, online = presence.online, "presence ignored: of an earlier connection, or not let in");
         } else if presence.online {
             self.wake.connected(device);
@@ -274,6 +290,42 @@ impl Ingest {
             self.store.touch(device, now_ms).await?;
         }
         Ok(())
+    }
+
+    /// Leaves out what revoked and unknown devices sent; `None` if `stop` came while the database
+    /// failed.
+    async fn of_live_devices(
+        &mut self,
+        mut segments: Vec<IncomingSegment>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<Vec<IncomingSegment>> {
+        let senders: BTreeSet<&DeviceId> = segments.iter().map(|s| &s.device).collect();
+        if senders.is_empty() {
+            return Some(segments);
+        }
+        let mut tries = 0;
+        let live = loop {
+            match self.store.live_devices(&senders).await {
+                Ok(live) => break live,
+                Err(error) => {
+                    tries += 1;
+                    tracing::error!(%error, tries, "devices not looked up, will try again; nothing is acknowledged");
+                }
+            }
+            if !pause(tries, stop).await {
+                return None;
+            }
+        };
+        let now_ms = clock::now_ms();
+        for stranger in senders.iter().filter(|device| !live.contains(**device)) {
+            metrics::counter!("dunlin_ingest_refused_total", "reason" => "not_let_in").increment(1);
+            if let Some(left_out) = self.complaints.may_speak(stranger.as_str(), now_ms) {
+                tracing::warn!(device = %stranger, left_out, "telemetry refused: the device is revoked or unknown");
+            }
+        }
+        drop(senders);
+        segments.retain(|segment| live.contains(&segment.device));
+        Some(segments)
     }
 
     /// Notes who was heard of. Not worth holding anything up for.
@@ -314,12 +366,8 @@ impl Ingest {
                     tracing::error!(%error, count, tries, "segments not stored, will try again; nothing is acknowledged");
                 }
             }
-            if tries >= BATCH_TRIES && segments.len() > 1 {
-                let stored = self.one_by_one(segments).await;
-                // None at all: it is the database, not one of the segments.
-                if !stored.is_empty() {
-                    return Some(stored);
-                }
+            if tries >= TRIES_MAX && self.store.ping_write().await.is_ok() {
+                return Some(self.one_by_one(segments).await);
             }
             if !pause(tries, stop).await {
                 return None;

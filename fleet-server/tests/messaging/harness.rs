@@ -138,6 +138,7 @@ impl Fleet {
         let settings = DeliverSettings {
             tick: Duration::from_millis(100),
             resend_ms: 300,
+            ask_again_ms: 30_000,
         };
         let deliver = deliver::run(
             store.clone(),

@@ -103,6 +103,8 @@ impl World {
                 state_since_ms: T0_MS,
                 last_seen_ms: Some(T0_MS - 500),
                 assigned_at_ms: None,
+                had_version: false,
+                way_back: None,
             })
             .collect();
         let mut random = SplitMix64(policy.seed ^ 0x6475_6e6c_696e);
@@ -182,6 +184,7 @@ impl World {
             fleet,
             joined: &[],
             gate,
+            listening_since_ms: Some(T0_MS),
             now_ms: *now_ms,
         })
     }

@@ -1,0 +1,151 @@
+//! What leaves the supervisor: reports, telemetry, and the last words. Nothing here may hold the
+//! loop up: a full queue to the connection drops what is sent again anyway, and the telemetry
+//! buffer, whose disk may hang, is waited for a moment only.
+
+use super::{Shell, now_ms, record};
+use crate::mqtt::Outgoing;
+use crate::pipe::FromWorker;
+use crate::worker::WorkerEvent;
+use dunlin_protocol::command::Ack;
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::telemetry::{Body, Record};
+use dunlin_protocol::topic::Channel;
+use std::time::Duration;
+
+/// Longest wait for the telemetry buffer while serving.
+const BUFFER_MS: u64 = 1_000;
+/// Longest wait for the worker's last windows; the worker itself is given ten seconds.
+const LAST_WINDOWS_MS: u64 = 12_000;
+/// Longest wait for the buffer to be made durable, and for its end.
+const CLOSE_MS: u64 = 5_000;
+/// Longest wait for the goodbye to be said.
+const GOODBYE_MS: u64 = 5_000;
+
+/// Waits for the buffer, for a moment; `None` if it does not answer.
+async fn soon<T>(what: &'static str, answer: impl Future<Output = T>) -> Option<T> {
+    within(BUFFER_MS, what, answer).await
+}
+
+async fn within<T>(
+    limit_ms: u64,
+    what: &'static str,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let answer = tokio::time::timeout(Duration::from_millis(limit_ms), answer).await;
+    if answer.is_err() {
+        tracing::warn!(what, limit_ms, "no answer in time");
+    }
+    answer.ok()
+}
+
+impl Shell {
+    /// `false`: not connected, or more is under way than the connection takes.
+    fn send(&self, channel: Channel, payload: Vec<u8>) -> bool {
+        match &self.link {
+            Some(link) if self.connected => link.send(Outgoing { channel, payload }),
+            _ => false,
+        }
+    }
+
+    pub(super) fn send_report(&mut self) {
+        let reported = self.state.reported(crate::VERSION);
+        match serde_json::to_vec(&reported) {
+            // One that finds no connection is owed to none: every connection begins with one.
+            Ok(payload) => {
+                let sent = self.send(Channel::Reported, payload);
+                self.report_owed = self.connected && !sent;
+            }
+            Err(e) => tracing::error!(error = %e, "the reported state cannot be written as JSON"),
+        }
+    }
+
+    pub(super) async fn send_telemetry(&self) {
+        if !self.connected {
+            return;
+        }
+        let batch = soon("telemetry buffer: next batch", self.telemetry.next_batch()).await;
+        for segment in batch.unwrap_or_default() {
+            if !self.send(segment.class.channel(), segment.payload) {
+                // What is not acknowledged is given out again after ten seconds.
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn reset_inflight(&self) {
+        let _ = soon("telemetry buffer: reset", self.telemetry.reset_inflight()).await;
+    }
+
+    pub(super) async fn acknowledged(&self, ack: Ack) {
+        let _ = soon("telemetry buffer: acknowledgement", self.telemetry.ack(ack)).await;
+    }
+
+    pub(super) async fn push(&mut self, record: Record) {
+        match soon("telemetry buffer: record", self.telemetry.push(record)).await {
+            Some(Ok(())) => {}
+            Some(Err(e)) => {
+                let dropped = self.live.record_dropped();
+                tracing::error!(error = %e, dropped, "a telemetry record could not be buffered");
+            }
+            None => {
+                let dropped = self.live.record_dropped();
+                tracing::error!(
+                    dropped,
+                    "the telemetry buffer does not take records: one is dropped"
+                );
+            }
+        }
+    }
+
+    pub(super) async fn record_event(
+        &mut self,
+        code: &str,
+        detail: String,
+        bundle: Option<Digest>,
+    ) {
+        let event = record::event(now_ms(), code, &detail, bundle);
+        tracing::info!(code, %detail, "event");
+        self.push(event).await;
+    }
+
+    pub(super) async fn record_metrics(&mut self) {
+        let stats = soon("telemetry buffer: statistics", self.telemetry.stats()).await;
+        let stats = stats.unwrap_or_default();
+        let record = self.live.metrics(now_ms(), &self.state, &stats);
+        self.push(record).await;
+    }
+
+    /// Ends in order: no more updates, the worker's last windows, then the buffer, then the
+    /// connection. Every part is waited for with an end.
+    pub(super) async fn drain(mut self) {
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+        tracing::info!("draining");
+        self.update.cancel();
+        self.check.cancel();
+        // Its counters may be newer than what is on disk.
+        if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
+            tracing::error!(error = %e, "the ledger cannot be written");
+        }
+        self.worker = None;
+        let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
+        while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {
+            if let WorkerEvent::Says(FromWorker::Window(window)) = event {
+                let record = Record {
+                    time_ms: window.end_ms,
+                    body: Body::Window(window),
+                };
+                self.push(record).await;
+            }
+        }
+        let flushed = within(CLOSE_MS, "telemetry buffer: flush", self.telemetry.flush()).await;
+        if let Some(Err(e)) = flushed {
+            tracing::error!(error = %e, "the telemetry buffer could not be made durable");
+        }
+        self.send_telemetry().await;
+        self.link = None;
+        let said = async { while self.incoming.recv().await.is_some() {} };
+        let _ = within(GOODBYE_MS, "goodbye to the broker", said).await;
+        let _ = within(CLOSE_MS, "telemetry buffer: end", self.telemetry.close()).await;
+        tracing::info!("stopped");
+    }
+}
