@@ -77,6 +77,7 @@ where
         Err(e) => return wrong_usage(&e),
     };
     start_logging();
+    die_with_parent_if_asked();
     let settings = match Settings::load(&arguments.config, &arguments.overrides()) {
         Ok(settings) => settings,
         Err(e) => {
@@ -151,6 +152,16 @@ async fn new_admin_token(settings: &Settings, name: &str) -> ExitCode {
             tell(&format!("no token was made: {e}"));
             ExitCode::from(EXIT_START)
         }
+    }
+}
+
+/// A demo or a test that is killed must not leave its server behind. Called on the main thread,
+/// since the kernel forgets the wish of a thread that ends.
+fn die_with_parent_if_asked() {
+    if std::env::var_os("DUNLIN_DIE_WITH_PARENT").is_some() {
+        let term = Some(rustix::process::Signal::TERM);
+        // Where the kernel has no such thing, the server merely outlives its parent.
+        let _ = rustix::process::set_parent_process_death_signal(term);
     }
 }
 

@@ -202,8 +202,9 @@ fn the_next_version_builds_only_on_what_root_keys_vouch_for() {
     let other = stage.bundle("other", |r| {
         (r.version, r.rollback_floor) = (Some(2), Some(1))
     });
-    // Another floor is in `custom`, not in the manifest: allowed, it is the holders' decision.
-    assert!(sign(&[other], Some(&second.targets), &keys, stage.expires()).is_ok());
+    // The floor is in `custom`, not in the manifest: a lower one would pass as the same bundle.
+    let lower = sign(&[other], Some(&second.targets), &keys, stage.expires()).unwrap_err();
+    assert!(matches!(lower, SignError::LowerFloor { .. }), "{lower}");
     let mut changed = v2;
     changed.target.sha256 = Digest::of(b"other");
     let refused = sign(&[changed], Some(&second.targets), &keys, stage.expires()).unwrap_err();
@@ -237,4 +238,35 @@ fn only_targets_keys_may_sign_targets() {
         refused.to_string().contains("not among the targets keys"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_signed_floor_never_falls_and_a_co_signer_sees_it() {
+    let stage = stage();
+    let floor = |name: &str, floor: u64| {
+        stage.bundle(name, |request| {
+            request.version = Some(5);
+            request.rollback_floor = Some(floor);
+        })
+    };
+    let keys = stage.keys(&["targets-1", "targets-2"]);
+    let (high, low) = (floor("high", 3), floor("low", 2));
+    let first = sign(&[high], None, &keys, stage.expires()).unwrap();
+    let lowered = sign(&[low], Some(&first.targets), &keys, stage.expires());
+    assert!(matches!(
+        lowered,
+        Err(SignError::LowerFloor {
+            signed: 3,
+            got: 2,
+            ..
+        })
+    ));
+    assert!(check_follows(&stage.dir(), &first.bytes).unwrap().is_none());
+    check_not_older(&stage.dir(), Some(&first.bytes)).unwrap();
+    let next = sign(&[], Some(&first.targets), &keys, stage.expires()).unwrap();
+    let seen = check_follows(&stage.dir(), &next.bytes).unwrap().unwrap();
+    assert_eq!(seen.version, 1);
+    check_not_older(&stage.dir(), Some(&next.bytes)).unwrap();
+    let older = check_follows(&stage.dir(), &first.bytes);
+    assert!(matches!(older, Err(SignError::Older { seen: 2, .. })));
 }

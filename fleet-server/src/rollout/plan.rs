@@ -194,7 +194,8 @@ impl<'a> Planner<'a> {
         };
         let mut sentences = Vec::new();
         for device in self.fleet.iter_mut().filter(|device| device.stage <= stage) {
-            let Some((state, silent_ms)) = silence(device, listening_ms, now_ms, deadline_ms) else {
+            let Some((state, silent_ms)) = silence(device, listening_ms, now_ms, deadline_ms)
+            else {
                 continue;
             };
             let name = device.device.clone();
@@ -484,8 +485,12 @@ impl<'a> Planner<'a> {
             .filter_map(|device| Some((&device.device, device.way_back.as_ref()?)))
             .filter(|(_, back)| back.retry_at_ms.is_some())
             .map(|(device, back)| {
-                let left_s = seconds(elapsed_ms(now_ms, back.retry_at_ms.unwrap_or(now_ms)) / 1000 * 1000);
-                format!("{device} could not go back ({}), asked {} times, again in {left_s} s", back.problem, back.tries)
+                let left_s =
+                    seconds(elapsed_ms(now_ms, back.retry_at_ms.unwrap_or(now_ms)) / 1000 * 1000);
+                format!(
+                    "{device} could not go back ({}), asked {} times, again in {left_s} s",
+                    back.problem, back.tries
+                )
             })
             .collect();
         if !stuck.is_empty() {

@@ -41,7 +41,7 @@ async fn the_admin_api_says_what_is_wrong_with_a_body() {
             .await
             .unwrap()
     };
-    let claims = "/api/v1/claims";
+    let claims = "/api/v1/tokens";
     let rollouts = "/api/v1/rollouts";
     told(
         &send("POST", claims, "Bearer wrong", b"{}").await,

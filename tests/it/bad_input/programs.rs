@@ -55,7 +55,7 @@ fn broken_configurations_are_told_as_a_whole_and_exit_64() {
     expect(&told, &keys);
     expect(&told, &[path]);
 
-    std::fs::write(&file, "fleet = \nstate").unwrap();
+    std::fs::write(&file, "fleet = ").unwrap();
     for noun in [&["agent", "run"][..], &["server"]] {
         let (output, told) = run(&[noun, &["--config", path]].concat());
         assert_eq!(output.status.code(), Some(64), "{told}");

@@ -109,7 +109,12 @@ impl Device {
             }
         };
         let _ = tokio::time::timeout(POINT_TIMEOUT, reached).await;
-        let spread_ms = if least == 0 { 600 } else { 150 };
+        // Most phases are brief: as many kills within the next millisecond as in the next 100.
+        let spread_ms = if least == 0 {
+            600
+        } else {
+            1 << random.below(9)
+        };
         tokio::time::sleep(Duration::from_millis(random.below(spread_ms))).await;
     }
 
