@@ -15,8 +15,10 @@ impl Story {
         self.heading("a captured server: its checks are gone around, its own keys are used");
         let captured = Captured::open(&self.dir.join("server")).await?;
 
-        // Version 4 is version 1's model again: its blob is on no device any more.
-        let v4 = self.pack("v1", Some(4), None, "v4")?;
+        let [first, second, third] = self.victims()?;
+
+        // Version 4 is version 3's model again: only version 3's canaries ever had its blob.
+        let v4 = self.pack("v3", Some(4), None, "v4")?;
         self.publish(std::slice::from_ref(&v4), 2).await?;
         let blob = v4.manifest.files.model.transport().0;
         captured.flip_bit(blob)?;
@@ -24,17 +26,17 @@ impl Story {
             "published with blob {} whole; flipped on disk since",
             blob.short()
         );
-        self.attack(&captured, 3, "one flipped bit", &v4, said, "hash")
+        self.attack(&captured, first, "one flipped bit", &v4, said, "hash")
             .await?;
         captured.flip_bit(blob)?;
 
         // The floor rises to 2: version 1 is closed for good.
         let v2_floor = self.pack("v2", None, Some(2), "v2-floor")?;
         self.publish(std::slice::from_ref(&v2_floor), 2).await?;
-        let said = self.server_refuses_version(4, 1).await?;
+        let said = self.server_refuses_version(second, 1).await?;
         self.attack(
             &captured,
-            4,
+            second,
             "below its rollback floor",
             v1,
             said,
@@ -54,7 +56,7 @@ impl Story {
         captured.serve_targets(&few)?;
         self.attack(
             &captured,
-            5,
+            third,
             "signed by too few keys",
             &v5,
             said,
@@ -62,6 +64,15 @@ impl Story {
         )
         .await?;
         Ok(())
+    }
+
+    /// Three devices that were no canaries of version 3.
+    fn victims(&self) -> anyhow::Result<[usize; 3]> {
+        let canaries = self.rollouts.last().map_or(&[][..], |r| &r.canaries);
+        let spared = |id: &str| canaries.iter().all(|c| c != id);
+        let mut others = (0..self.devices.len()).filter(|&n| spared(self.devices[n].id.as_str()));
+        let mut next = || others.next().context("no device is left to attack");
+        Ok([next()?, next()?, next()?])
     }
 
     async fn server_refuses_version(&self, device: usize, version: u64) -> anyhow::Result<String> {
