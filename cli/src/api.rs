@@ -279,7 +279,7 @@ impl ApiClient {
         self.get(&format!("/api/v1/devices/{device}")).await
     }
 
-    /// Shuts a device out for good.
+    /// Shuts a device out until it is enrolled again.
     ///
     /// # Errors
     /// As every call.

@@ -367,7 +367,7 @@ pub enum DeviceAction {
         /// Its id
         device: String,
     },
-    /// Shut a device out for good: its connection drops, its certificate is refused
+    /// Shut a device out until it is enrolled again: its connection drops, its certificate is refused
     #[command(after_help = "Example:\n  dunlin device revoke edge-07")]
     Revoke {
         /// Its id

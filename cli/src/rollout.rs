@@ -277,18 +277,35 @@ async fn watch_to_end(session: &Session, id: &RolloutId, every: Duration) -> Res
             return;
         }
         let text = show(rollout);
-        if text == shown {
+        if is_terminal {
+            if text != shown {
+                redraw(&shown, &text);
+                shown = text;
+            }
             return;
         }
-        if is_terminal {
-            redraw(&shown, &text);
-        } else {
+        // Seconds that pass are no news in a log.
+        let news = news(rollout);
+        if news != shown {
             table::print(&format!("{text}\n"));
+            shown = news;
         }
-        shown = text;
     })
     .await?;
     Ok(outcome(&last.state).unwrap_or(Exit::Done))
+}
+
+/// What must change for a look to be worth a line: state, counts, kinds of reason.
+fn news(rollout: &RolloutView) -> String {
+    let report = rollout.report.as_ref();
+    let stages = report.map(|r| &r.stages);
+    let codes = report.map(|r| {
+        r.reasons
+            .iter()
+            .map(|reason| reason.code)
+            .collect::<Vec<_>>()
+    });
+    format!("{:?} {stages:?} {codes:?}", rollout.state)
 }
 
 /// Replaces what was drawn before.

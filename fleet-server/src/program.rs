@@ -167,10 +167,11 @@ fn die_with_parent_if_asked() {
 
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DUNLIN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,mqtt5=warn"));
     // Another program in this process may have started it.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }

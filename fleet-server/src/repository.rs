@@ -47,7 +47,7 @@ pub enum RepositoryError {
     },
     /// No root was ever set.
     #[error(
-        "no trust root is set: upload root.json first (dunlin keys init, then dunlin trust set)"
+        "no trust root is set: upload root.json first (dunlin keys init, then dunlin keys upload-root)"
     )]
     NoRoot,
     /// No targets were ever published.

@@ -26,7 +26,9 @@ use tokio::task::{JoinSet, LocalSet};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_dunlin-under-test");
 const DEVICES: u64 = 4;
-const KILLS_EACH: u64 = 13;
+const KILLS_EACH: u64 = 14;
+/// Of these, kills while the blobs of one version are fetched, and as many for the other.
+const FETCHING_KILLS: u64 = 2;
 
 async fn publish(operator: &mut Operator, version: u64) -> DesiredBundle {
     let bundle = operator.pack(&format!("v{version}"), version, 1).unwrap();
@@ -51,6 +53,14 @@ async fn nothing_was_set_aside(store: &Store, device: &Device) {
     }
 }
 
+/// Which version is wanted at a kill: each as long as it is fetched, then to and fro.
+fn which(n: u64) -> usize {
+    usize::from(match n < 2 * FETCHING_KILLS {
+        true => n >= FETCHING_KILLS,
+        false => n % 2 == 1,
+    })
+}
+
 /// Kills a device again and again while it is driven to and fro, then lets it come to rest.
 async fn under_fire(
     mut device: Device,
@@ -70,11 +80,16 @@ async fn under_fire(
         .clone()
         .watch(socket.clone(), Duration::from_millis(50), stopped);
     let watcher = tokio::spawn(watcher);
+    device.fetch_slowly();
     device.start();
     for n in 0..KILLS_EACH {
-        // The first version first: killed before anything was ever kept.
-        let want = &wants[usize::try_from(n % 2).unwrap()];
-        device.kill_while_updating(&store, want, &mut random).await;
+        // The first version first: killed before anything was ever kept, as blobs come in. They
+        // stay on the device then, and later updates are as quick as it can.
+        let want = &wants[which(n)];
+        let fetching = n < 2 * FETCHING_KILLS;
+        device
+            .kill_while_updating(&store, want, fetching, &mut random)
+            .await;
     }
 
     let last = &wants[usize::try_from(random.below(2)).unwrap()];

@@ -390,11 +390,23 @@ impl Step {
     }
 
     fn counted(&mut self, digest: Digest, count: Count) {
-        if let Phase::Probation { want, live, .. } = &mut self.state.phase
+        if let Phase::Probation {
+            want, before, live, ..
+        } = &mut self.state.phase
             && want.digest == digest
         {
+            let needed = want.probation.inferences.max(1);
+            let quarter = |live: Count| {
+                let answered = before.plus(live).inferences.min(needed);
+                answered.saturating_mul(4) / needed
+            };
+            let moved = quarter(count) > quarter(*live);
             *live = count;
             self.judge();
+            // Whoever watches sees it move, four times a probation at most.
+            if moved && matches!(self.state.phase, Phase::Probation { .. }) {
+                self.report();
+            }
         }
     }
 

@@ -188,7 +188,7 @@ fn check_gate(
     };
     if !devices.iter().any(runs_another) {
         let message = format!(
-            "no device runs another version of {family}, so the gate has nothing to compare with: create the rollout with its gate off (\"gate\": null)"
+            "no device runs another version of {family}, so the gate has nothing to compare with: create the rollout with its gate off (--no-gate, \"gate\": null in the policy)"
         );
         return Err(ApiError::refused("gate_without_control", message));
     }

@@ -1,7 +1,6 @@
 //! A device's own folder: shared by two agents, or damaged.
 
 use super::{PROGRAM, event, fleet, goes_on, nothing_is_lost};
-use dunlin_agent::ledger::Ledger;
 use dunlin_tests::operator::eventually;
 use dunlin_tests::process::Process;
 use std::path::Path;
@@ -32,26 +31,6 @@ async fn a_second_agent_on_the_same_folder_is_turned_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_damaged_ledger_is_set_aside_and_the_device_goes_on() {
     let mut fleet = fleet(1).await;
-    // A device that has reported often: the reports of a new ledger must be believed all the same.
-    fleet.devices[0].stop().await.unwrap();
-    let ledger = Ledger::new(&fleet.devices[0].settings.state_dir);
-    let mut old = ledger.load().unwrap().unwrap();
-    old.sequence += 100_000;
-    let often = old.sequence;
-    ledger.store(&old).unwrap();
-    fleet.restart_device(0).await.unwrap();
-    eventually("the server has heard it often", async || {
-        let reported = fleet.operator.reported(&fleet.devices[0].id).await?;
-        let enough = reported.as_ref().is_some_and(|r| r.sequence >= often);
-        Ok(if enough {
-            Ok(())
-        } else {
-            Err(format!("{reported:?}"))
-        })
-    })
-    .await
-    .unwrap();
-
     for (n, bytes) in [
         &b"{"[..],
         b"",

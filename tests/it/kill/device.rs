@@ -57,6 +57,13 @@ impl Device {
         }
     }
 
+    /// From its next start on, fetches slowly enough to be killed in the middle of a blob.
+    pub(crate) fn fetch_slowly(&self) {
+        let config = self.dir.join("agent.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text + "[update]\nbandwidth_kib_s = 16\n").unwrap();
+    }
+
     /// Starts the agent; to be called from the test's own thread.
     pub(crate) fn start(&mut self) {
         let config = self.dir.join("agent.toml");
@@ -81,17 +88,18 @@ impl Device {
             .unwrap_or_default()
     }
 
-    /// Asks for a version, waits for a random point of the update and kills the supervisor or one
-    /// of its children there.
+    /// Asks for a version, waits for a random point of the update (while it is `fetching`, if so
+    /// told) and kills the supervisor or one of its children there.
     pub(crate) async fn kill_while_updating(
         &mut self,
         store: &Store,
         want: &DesiredBundle,
+        fetching: bool,
         random: &mut Random,
     ) {
         let wanted = [(self.id.clone(), vec![want.clone()])];
         let revision = store.set_desired(&wanted).await.unwrap()[0];
-        self.random_point(revision, random).await;
+        self.random_point(revision, fetching, random).await;
         if random.below(2) == 0 {
             self.kill_supervisor().await;
             self.start();
@@ -100,20 +108,20 @@ impl Device {
         }
     }
 
-    async fn random_point(&self, revision: Revision, random: &mut Random) {
+    async fn random_point(&self, revision: Revision, fetching: bool, random: &mut Random) {
         // 0: at any moment at all; else once the update has come as far as this.
-        let least = random.below(5);
+        let least = if fetching { 1 } else { random.below(5) };
         let reached = async {
             while least > 0 && self.progress(revision).is_none_or(|at| at < least) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let _ = tokio::time::timeout(POINT_TIMEOUT, reached).await;
-        // Most phases are brief: as many kills within the next millisecond as in the next 100.
-        let spread_ms = if least == 0 {
-            600
-        } else {
-            1 << random.below(9)
+        let spread_ms = match (fetching, least) {
+            (true, _) => 400,
+            (false, 0) => 600,
+            // Most phases are brief: as many kills within the next millisecond as in the next 100.
+            _ => 1 << random.below(9),
         };
         tokio::time::sleep(Duration::from_millis(random.below(spread_ms))).await;
     }
