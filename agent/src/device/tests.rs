@@ -373,8 +373,12 @@ fn only_counters_may_wait_for_the_disk() {
     let mut d = Device::new();
     d.feed(desired(1, 1)).feed(received(1)).feed(passed(1));
     let began = d.state.clone();
-    d.feed(Event::Tick).feed(counted(1, 3, 0));
+    d.feed(Event::Tick).feed(counted(1, 2, 0));
     assert!(d.state != began && d.state.equals_but_for_counters(&began));
+    // A quarter of the way is reported, and a report's number must never be used twice.
+    d.feed(counted(1, 3, 0));
+    assert!(d.effects.contains(&Effect::Report));
+    assert!(!d.state.equals_but_for_counters(&began));
     d.feed(activated(1));
     assert!(!d.state.equals_but_for_counters(&began));
 }
