@@ -6,7 +6,11 @@ mod rollout;
 mod values;
 
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
-pub use keys::{KeysAction, KeysArgs};
+pub use keys::{
+    CombineArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
+    PassphraseArgs, PassphraseFrom, RevokeArgs, RootAction, RootEditArgs, RootNewArgs, RotateArgs,
+    SignRequestArgs,
+};
 pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
 pub use values::{duration, label, whole_ms};
 
@@ -148,6 +152,8 @@ pub enum BundleAction {
     #[command(after_help = "\
 Examples:
   dunlin bundle sign packed --keys keys --key targets-1 --out targets.json
+  dunlin bundle sign packed --keys keys --request targets.request   # then: dunlin keys sign, combine
+  dunlin bundle sign --renew --keys keys --request targets.request
   dunlin bundle sign --add-signature --targets targets.json --keys keys --key targets-2 --out targets.json")]
     Sign(SignArgs),
     /// Upload blobs, then the signed targets
@@ -204,29 +210,38 @@ pub struct PackArgs {
 #[derive(Debug, Args)]
 pub struct SignArgs {
     /// Packed bundles to list
-    #[arg(value_name = "DIR", required_unless_present = "add_signature")]
+    #[arg(value_name = "DIR", required_unless_present_any = ["add_signature", "renew"])]
     pub bundles: Vec<PathBuf>,
     /// Folder with the keys and root metadata
     #[arg(long, value_name = "DIR", default_value = "keys")]
     pub keys: PathBuf,
     /// Key to sign with, by name; may be given again
-    #[arg(long = "key", value_name = "NAME", required = true)]
+    #[arg(long = "key", value_name = "NAME", required_unless_present = "request")]
     pub key_names: Vec<String>,
     /// Targets metadata to build on (or to add to) instead of the server's newest
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// Start with no earlier targets metadata: the fleet's first
-    #[arg(long, conflicts_with_all = ["targets", "add_signature"])]
+    #[arg(long, conflicts_with_all = ["targets", "add_signature", "renew"])]
     pub first: bool,
     /// Only add signatures to --targets FILE
-    #[arg(long, requires = "targets", conflicts_with = "bundles")]
+    #[arg(long, requires = "targets", conflicts_with_all = ["bundles", "renew"])]
     pub add_signature: bool,
+    /// List the same again with a new expiry: before it runs out, or after keys were rotated
+    #[arg(long, conflicts_with = "bundles")]
+    pub renew: bool,
     /// Validity of the new metadata
     #[arg(long, default_value = "365d", value_parser = duration)]
     pub expires_in: Duration,
     /// Where to write it
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "request")]
+    pub out: Option<PathBuf>,
+    /// Write a signing request instead of signing: for `dunlin keys sign` on the holders' machines
+    #[arg(long, value_name = "REQUEST", conflicts_with_all = ["key_names", "out", "add_signature"])]
+    pub request: Option<PathBuf>,
+    /// Passphrase of the keys.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 #[cfg(test)]
