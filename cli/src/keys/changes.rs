@@ -161,10 +161,11 @@ fn entry_words(entry: &TargetEntry) -> String {
         ),
         Err(e) => format!("WARNING: no device will take it: {e}"),
     };
-    format!(
-        "{}, {} bytes, SHA-256 {}; {custom}",
-        entry.path, entry.length, entry.sha256
-    )
+    let hash = match entry.sha256() {
+        Ok(digest) => format!("SHA-256 {digest}"),
+        Err(_) => "no SHA-256".to_owned(),
+    };
+    format!("{}, {} bytes, {hash}; {custom}", entry.path, entry.length)
 }
 
 /// Fields that no rule here knows are signed too, so they are shown.
