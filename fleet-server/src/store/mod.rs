@@ -13,6 +13,7 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use bundles::BundleRow;
 pub use claims::{ClaimRow, NewClaim};
