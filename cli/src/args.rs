@@ -7,7 +7,7 @@ mod values;
 
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
-    CombineArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
+    CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
     PassphraseArgs, PassphraseFrom, RevokeArgs, RootAction, RootEditArgs, RootNewArgs, RotateArgs,
     SignRequestArgs,
 };
@@ -165,6 +165,9 @@ Examples:
         /// Targets metadata with all its signatures
         #[arg(long, value_name = "FILE")]
         targets: PathBuf,
+        /// The delegated role whose list it is
+        #[arg(long, value_name = "ROLE")]
+        role: Option<String>,
     },
     /// Show a packed or a published bundle
     #[command(after_help = "\
@@ -239,6 +242,12 @@ pub struct SignArgs {
     /// Write a signing request instead of signing: for `dunlin keys sign` on the holders' machines
     #[arg(long, value_name = "REQUEST", conflicts_with_all = ["key_names", "out", "add_signature"])]
     pub request: Option<PathBuf>,
+    /// Sign the list of this delegated role instead of the top-level one
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Top-level targets metadata that delegate to --role, instead of the server's newest
+    #[arg(long, value_name = "FILE", requires = "role")]
+    pub delegator: Option<PathBuf>,
     /// Passphrase of the keys.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
