@@ -69,7 +69,9 @@ pub enum SignError {
         floor: u64,
     },
     /// A key that is not among those that may sign the list.
-    #[error("key {keyid} is not among the keys that {named_by} names for this list: nobody would count its signature")]
+    #[error(
+        "key {keyid} is not among the keys that {named_by} names for this list: nobody would count its signature"
+    )]
     NotASigner {
         /// The key's id.
         keyid: String,
@@ -77,7 +79,9 @@ pub enum SignError {
         named_by: String,
     },
     /// A bundle outside of what was delegated.
-    #[error("{path}: role {role} may not speak for it: it is outside of the paths that targets delegate")]
+    #[error(
+        "{path}: role {role} may not speak for it: it is outside of the paths that targets delegate"
+    )]
     OutOfScope {
         /// Target's name.
         path: String,
@@ -186,7 +190,14 @@ pub fn next_list(
 pub fn carry_over(previous: &[u8], signed: &mut Value) -> Result<(), SignError> {
     let envelope = Envelope::parse(previous, TARGETS_MAX_BYTES)?;
     for (name, value) in envelope.signed().as_object().into_iter().flatten() {
-        let known = ["_type", "spec_version", "version", "expires", "targets", "delegations"];
+        let known = [
+            "_type",
+            "spec_version",
+            "version",
+            "expires",
+            "targets",
+            "delegations",
+        ];
         if !known.contains(&name.as_str()) {
             signed[name] = value.clone();
         }

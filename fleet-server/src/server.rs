@@ -9,6 +9,7 @@ use crate::broker::{
 use crate::clock;
 use crate::command::deliver::{self, DeliverSettings, Wake};
 use crate::config::{MqttMode, Settings};
+use crate::enroll::succession::Desk;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
@@ -16,7 +17,7 @@ use crate::pki::{self, PemFiles, Pki, PkiError};
 use crate::repository::{Repository, RepositoryError};
 use crate::resign;
 use crate::rollout::execute::{self, ExecuteSettings};
-use crate::store::{Store, StoreError};
+use crate::store::{Standing, Store, StoreError};
 use crate::telemetry::ingest::{self, IngestSettings};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ use tokio::task::JoinHandle;
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 const DEVICE_CONNECTIONS_MAX: usize = 1024;
 const MQTT_CLIENTS_MAX: usize = 10_000;
+/// How often the end of the server's own certificates is looked at.
+const RENEW_OWN_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 const CORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -131,11 +134,9 @@ impl DeviceAuth for StoreAuth {
 
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let refused = self
-                .store
-                .is_revoked(&identity.name, &identity.cert_sha256.0)
-                .await;
-            refused.is_ok_and(|refused| !refused)
+            let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
+            let standing = self.store.admit(name, sha256, clock::now_ms()).await;
+            standing.is_ok_and(Standing::is_admitted)
         })
     }
 }
@@ -143,7 +144,7 @@ impl DeviceAuth for StoreAuth {
 /// What is opened before anything listens.
 struct Opened {
     store: Store,
-    pki: Pki,
+    pki: Arc<Pki>,
     repository: Arc<Repository>,
     blobs: Blobs,
 }
@@ -289,7 +290,9 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
     let store = Store::open(&database_path(state_dir)).await?;
     let now = clock::now();
     let names = certificate_names(settings);
-    let pki = Pki::open(&state_dir.join("pki"), &settings.fleet, &names, now)?;
+    let pki = Pki::open(&state_dir.join("pki"), &settings.fleet, &names, now)?
+        .with_device_life(settings.enrolment.certificate_life_s);
+    let pki = Arc::new(pki);
     let repository = Arc::new(Repository::open(state_dir)?);
     let blobs = Blobs::open(&state_dir.join("blobs"))?;
     // A cut between publishing and recording is made up for here.
@@ -482,6 +485,7 @@ fn spawn_planners(
             stop.clone(),
         )),
         tokio::spawn(prune(store.clone(), settings.retention_days, stop.clone())),
+        tokio::spawn(renew_own(opened.pki.clone(), stop.clone())),
     ]
 }
 
@@ -511,6 +515,7 @@ fn app(
         settings,
         store: opened.store,
         pki: opened.pki,
+        desk: Desk::new().map_err(StartError::Random)?,
         repository: opened.repository,
         blobs: opened.blobs,
         broker: running.broker.as_ref().map(RunningBroker::handle),
@@ -536,6 +541,27 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
             .map_err(|e| format!("metrics: {e}"))
     });
     installed.clone().map_err(StartError::Setup)
+}
+
+/// Keeps the server's own certificates from ending.
+async fn renew_own(pki: Arc<Pki>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(RENEW_OWN_INTERVAL) => {}
+        }
+        let pki = pki.clone();
+        match tokio::task::spawn_blocking(move || pki.renew_own(clock::now())).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => tracing::info!("the server's own certificate renewed"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the server's own certificate not renewed; devices refuse it once it ends");
+            }
+            Err(error) => {
+                tracing::error!(%error, "renewing the server's own certificate ended badly")
+            }
+        }
+    }
 }
 
 async fn prune(store: Store, retention_days: u32, mut stop: watch::Receiver<bool>) {

@@ -234,7 +234,10 @@ fn entry_words(entry: &TargetEntry) -> String {
         "{}, {} bytes, SHA-256 {}; {custom}",
         entry.path,
         entry.length,
-        entry.hashes.sha256.map_or("NONE".to_owned(), |d| d.to_string())
+        entry
+            .hashes
+            .sha256
+            .map_or("NONE".to_owned(), |d| d.to_string())
     )
 }
 

@@ -29,8 +29,13 @@ pub async fn delegate(args: &DelegateArgs, shared: &Shared) -> Result<Exit, Fail
     let mut next = Next::begin(&args.next, shared).await?;
     let public: Vec<Key> = keys.iter().map(|k| k.key.clone()).collect();
     let threshold = args.threshold.unwrap_or(keys.len() as u64 / 2 + 1);
-    next.delegations
-        .delegate(role, &public, threshold, !args.not_terminating, PathScope::patterns(paths))?;
+    next.delegations.delegate(
+        role,
+        &public,
+        threshold,
+        !args.not_terminating,
+        PathScope::patterns(paths),
+    )?;
     for key in &keys {
         next.holders.insert(&key.keyid, &key.name);
     }

@@ -158,7 +158,9 @@ async fn of_server(
     let session = Session::open(shared)?;
     let (fleet, _) = session.fleet().await?;
     let Some(version) = fleet.root_version else {
-        return Err(Failure::new("the server has no trust root: dunlin keys upload-root"));
+        return Err(Failure::new(
+            "the server has no trust root: dunlin keys upload-root",
+        ));
     };
     let bytes = fetch(&session, &format!("{version}.root.json")).await?;
     let envelope = Envelope::parse(&bytes, ROOT_MAX_BYTES)?;
@@ -176,13 +178,23 @@ async fn of_server(
     let envelope = Envelope::parse(&bytes, TIMESTAMP_MAX_BYTES)?;
     root.verify(Role::Timestamp, &envelope)?;
     let timestamp = TimestampMetadata::read(&envelope)?;
-    all.push(standing("server", "timestamp", &timestamp, keys(Role::Timestamp)));
+    all.push(standing(
+        "server",
+        "timestamp",
+        &timestamp,
+        keys(Role::Timestamp),
+    ));
     let name = Role::Snapshot.file_name(timestamp.snapshot.version, true);
     let bytes = fetch(&session, &name).await?;
     let envelope = Envelope::parse(&bytes, SNAPSHOT_MAX_BYTES)?;
     root.verify(Role::Snapshot, &envelope)?;
     let snapshot = SnapshotMetadata::read(&envelope)?;
-    all.push(standing("server", "snapshot", &snapshot, keys(Role::Snapshot)));
+    all.push(standing(
+        "server",
+        "snapshot",
+        &snapshot,
+        keys(Role::Snapshot),
+    ));
     let name = Role::Targets.file_name(snapshot.targets()?.version, true);
     let bytes = fetch(&session, &name).await?;
     let envelope = Envelope::parse(&bytes, TARGETS_MAX_BYTES)?;

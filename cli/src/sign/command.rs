@@ -13,8 +13,7 @@ use crate::keys::request::SigningRequest;
 use crate::keys::sign::write_request;
 use crate::table::{self, Table};
 use dunlin_protocol::trust::{
-    Envelope, Metadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata,
-    sign_envelope,
+    Envelope, Metadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata, sign_envelope,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -54,7 +53,13 @@ pub async fn run(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
     let before = previous.map(|p| p.targets.into_keys().collect());
     let out = out_file(args)?;
     files::write_whole(out, &signed.bytes)?;
-    report(&whose, &signed, Some(&before.unwrap_or_default()), out, shared.json)
+    report(
+        &whose,
+        &signed,
+        Some(&before.unwrap_or_default()),
+        out,
+        shared.json,
+    )
 }
 
 /// The list that is asked for, by the operator's own roots.
@@ -64,7 +69,11 @@ async fn whose(args: &SignArgs, shared: &Shared) -> Result<SignedList, Failure> 
         return Ok(top);
     };
     let delegator = list::given_or_newest(args.delegator.as_ref(), shared, TARGETS).await?;
-    let none = || Failure::new(format!("no targets are published: nothing delegates to {role}"));
+    let none = || {
+        Failure::new(format!(
+            "no targets are published: nothing delegates to {role}"
+        ))
+    };
     top.delegated(role, &delegator.ok_or_else(none)?)
 }
 

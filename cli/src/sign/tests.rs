@@ -150,7 +150,10 @@ fn a_device_takes_what_two_holders_signed_one_after_the_other() {
     let bundle = stage.bundle("v1", |_| {});
     let bundles = std::slice::from_ref(&bundle);
     let first = sign(bundles, None, &stage.keys(&["targets-1"]), stage.expires()).unwrap();
-    assert_eq!(signature_count(&quorum(&root), &first.bytes).unwrap(), (1, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &first.bytes).unwrap(),
+        (1, 2)
+    );
     let refused = stage.device(&first.bytes).unwrap_err();
     assert!(
         matches!(
@@ -166,10 +169,16 @@ fn a_device_takes_what_two_holders_signed_one_after_the_other() {
 
     // The same key again is still one key.
     let same = add_signatures(&first.bytes, &stage.keys(&["targets-1"])).unwrap();
-    assert_eq!(signature_count(&quorum(&root), &same.bytes).unwrap(), (1, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &same.bytes).unwrap(),
+        (1, 2)
+    );
 
     let both = add_signatures(&first.bytes, &stage.keys(&["targets-3"])).unwrap();
-    assert_eq!(signature_count(&quorum(&root), &both.bytes).unwrap(), (2, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &both.bytes).unwrap(),
+        (2, 2)
+    );
     let set = stage.device(&both.bytes).unwrap();
     let target = set.target("digits/1/manifest.json").unwrap();
     let manifest = target.open_manifest(&bundle.manifest_bytes).unwrap();
@@ -265,10 +274,16 @@ fn a_signed_floor_never_falls_and_a_co_signer_sees_it() {
             ..
         })
     ));
-    assert!(check_follows(&stage.dir(), "targets", &first.bytes).unwrap().is_none());
+    assert!(
+        check_follows(&stage.dir(), "targets", &first.bytes)
+            .unwrap()
+            .is_none()
+    );
     check_not_older(&stage.dir(), "targets", Some(&first.bytes)).unwrap();
     let next = sign(&[], Some(&first.targets), &keys, stage.expires()).unwrap();
-    let seen = check_follows(&stage.dir(), "targets", &next.bytes).unwrap().unwrap();
+    let seen = check_follows(&stage.dir(), "targets", &next.bytes)
+        .unwrap()
+        .unwrap();
     assert_eq!(seen.version, 1);
     check_not_older(&stage.dir(), "targets", Some(&next.bytes)).unwrap();
     let older = check_follows(&stage.dir(), "targets", &first.bytes);
