@@ -38,6 +38,7 @@ Example: from a model to a fleet
 Exit status
   0 done   1 refused or failed   64 bad command line   69 fleet server unreachable
   with `rollout show --watch`: 0 finished   2 stopped   3 paused   4 aborted
+  with `keys status`: 0 well   2 something expires soon   3 something has expired
 
 Environment: DUNLIN_SERVER, DUNLIN_TOKEN_FILE, DUNLIN_TOKEN, DUNLIN_CA, DUNLIN_CONTEXT"
 )]
@@ -54,7 +55,7 @@ pub enum Command {
     Demo(crate::demo::DemoArgs),
     /// Remember a fleet server, its CA and a token
     Login(LoginArgs),
-    /// Make and show the fleet's offline keys
+    /// The offline keys: make, sign together, rotate, revoke, delegate, watch
     Keys(KeysArgs),
     /// Pack, sign, publish and inspect bundles
     Bundle(BundleArgs),
@@ -159,8 +160,8 @@ Examples:
     /// Upload blobs, then the signed targets
     #[command(after_help = "Example:\n  dunlin bundle publish packed --targets targets.json")]
     Publish {
-        /// Packed bundles
-        #[arg(required = true, value_name = "DIR")]
+        /// Packed bundles; none if the list names only what is published already
+        #[arg(value_name = "DIR")]
         bundles: Vec<PathBuf>,
         /// Targets metadata with all its signatures
         #[arg(long, value_name = "FILE")]
