@@ -173,8 +173,9 @@ impl Receiver {
         slot: &Path,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
-        let set = verify::refresh(&self.repository, &self.trust, now).await?;
-        let target = verify::select(&set, &self.trust, want, &self.hardware)?;
+        let source = &self.repository;
+        let mut set = verify::refresh(source, &self.trust, now).await?;
+        let target = verify::select(source, &mut set, &self.trust, want, &self.hardware).await?;
         let (manifest, bytes) = self.manifest(target).await?;
 
         let missing = self.missing(turn, &manifest).await?;
