@@ -143,7 +143,11 @@ fn the_page_is_true_and_a_device_installs_what_the_team_released() {
     let page = std::fs::read_to_string(page).unwrap();
     let commands = commands(&page);
     let first = page.split("\n## A release").next().unwrap();
-    assert_eq!(self::commands(first).len(), 10, "a walk-through in ten commands");
+    assert_eq!(
+        self::commands(first).len(),
+        10,
+        "a walk-through in ten commands"
+    );
 
     let operator = Operator::begin();
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
