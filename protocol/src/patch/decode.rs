@@ -7,7 +7,7 @@
 use super::error::PatchError;
 use super::planes::{self, Part};
 use super::wire::{self, BadVarint, Coding, Grid, PARTS_MAX, Relation, Slice, kind, method};
-use super::zstandard::{self, FRAME_HEAD_BYTES};
+use super::zstandard::{FRAME_HEAD_BYTES, Unpacker};
 use super::{
     BLOCK_MAX_BYTES, CONTROL_MAX_BYTES, MAGIC, MODE_RECORDS, MODE_WHOLE, PREFIX_MAX_BYTES,
     SCALES_MAX_BYTES, base_read_max_bytes,
@@ -51,7 +51,11 @@ pub fn apply(
     limits: &Limits,
 ) -> Result<Applied, PatchError> {
     let base_bytes = base.seek(SeekFrom::End(0)).map_err(PatchError::Base)?;
-    let mut patch = Source { patch, at: 0 };
+    let mut patch = Source {
+        patch,
+        at: 0,
+        unpacker: Unpacker::default(),
+    };
     let mut magic = [0; MAGIC.len()];
     patch.fill("the magic", &mut magic)?;
     if magic != MAGIC {
@@ -94,6 +98,7 @@ pub fn apply(
 struct Source<'a, P> {
     patch: &'a mut P,
     at: u64,
+    unpacker: Unpacker,
 }
 
 impl<P: Read> Source<'_, P> {
@@ -185,7 +190,8 @@ impl<P: Read> Source<'_, P> {
                 self.bound(what, packed, length as u64)?;
                 let mut frame = vec![0; FRAME_HEAD_BYTES + packed as usize];
                 self.fill(what, &mut frame[FRAME_HEAD_BYTES..])?;
-                zstandard::unpack(&mut frame, prefix, length).map_err(|p| self.frame(what, p))
+                let bytes = self.unpacker.unpack(&mut frame, prefix, length);
+                bytes.map_err(|problem| self.frame(what, problem))
             }
             got => Err(self.unknown("method", u64::from(got))),
         }
@@ -317,8 +323,9 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
         let mut old = vec![0; self.base.bytes as usize];
         self.base.read(0, &mut old)?;
         let mut frame = self.patch.rest(BLOCK_MAX_BYTES)?;
-        let new = zstandard::unpack(&mut frame, &old, self.left_bytes as usize)
-            .map_err(|problem| self.patch.frame(what, problem))?;
+        let length = self.left_bytes as usize;
+        let new = self.patch.unpacker.unpack(&mut frame, &old, length);
+        let new = new.map_err(|problem| self.patch.frame(what, problem))?;
         self.out.write_all(&new).map_err(PatchError::Output)
     }
 

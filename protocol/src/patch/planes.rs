@@ -43,10 +43,22 @@ fn row_keys(exponents: impl Iterator<Item = u8>, columns: &[u8], row: u8, keys: 
     }
 }
 
-fn load<const W: usize>(bytes: &[u8]) -> u64 {
+fn load<const W: usize>(bytes: &[u8; W]) -> u64 {
     let mut wide = [0_u8; 8];
-    wide[..W].copy_from_slice(&bytes[..W]);
+    for (wide, byte) in wide.iter_mut().zip(bytes) {
+        *wide = *byte;
+    }
     u64::from_le_bytes(wide)
+}
+
+fn store<const W: usize>(number: u64) -> [u8; W] {
+    let wide = number.to_le_bytes();
+    std::array::from_fn(|at| wide[at])
+}
+
+/// Numbers in a slice; a rest that is none is left out.
+fn numbers<const W: usize>(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks::<W>().0.iter().map(load)
 }
 
 /// A coding with its constants worked out, for numbers of `W` bytes.
@@ -127,7 +139,7 @@ impl<const W: usize> Numbers<W> {
             while !old.is_empty() {
                 let left = (part.grid.row_length - column).saturating_mul(W);
                 let (row, rest) = old.split_at(left.min(old.len()));
-                let exponents = row.chunks_exact(W).map(|n| self.exponent(load::<W>(n)));
+                let exponents = numbers::<W>(row).map(|old| self.exponent(old));
                 let columns = part.columns.get(column..).unwrap_or_default();
                 let scale = *rows.next().unwrap_or(&ROW_NEUTRAL);
                 row_keys(exponents, columns, scale, &mut keys);
@@ -153,11 +165,11 @@ impl<const W: usize> Numbers<W> {
 
     fn residuals(&self, old: &[u8], new: &[u8], mut put: impl FnMut(u64)) {
         let relation = self.coding.relation;
-        let new = new.chunks_exact(W).map(load::<W>);
+        let new = numbers::<W>(new);
         match relation {
             Relation::Alone => new.for_each(put),
             _ => {
-                let pairs = old.chunks_exact(W).map(load::<W>).zip(new);
+                let pairs = numbers::<W>(old).zip(new);
                 pairs.for_each(|(old, new)| put(Self::residual(relation, old, new)));
             }
         }
@@ -253,24 +265,26 @@ impl<const W: usize> Numbers<W> {
         mut residual: impl FnMut(usize) -> u64,
     ) {
         let relation = self.coding.relation;
-        let numbers = parts.iter_mut().flat_map(|p| p.numbers.chunks_exact_mut(W));
-        let mut restore = |number: &mut [u8], key: u8| {
+        let mut restore = |number: &mut [u8; W], key: u8| {
             let residual = residual(usize::from(key));
-            let new = Self::restore(relation, load::<W>(number), residual).to_le_bytes();
-            number.copy_from_slice(&new[..W]);
+            *number = store(Self::restore(relation, load(number), residual));
         };
-        match keys {
-            [] => numbers.for_each(|number| restore(number, 0)),
-            keys => numbers
-                .zip(keys)
-                .for_each(|(number, key)| restore(number, *key)),
+        let mut keys = keys;
+        for part in parts {
+            let numbers = part.numbers.as_chunks_mut::<W>().0;
+            if let Some((these, rest)) = keys.split_at_checked(numbers.len()) {
+                let pairs = numbers.iter_mut().zip(these);
+                pairs.for_each(|(number, key)| restore(number, *key));
+                keys = rest;
+            } else {
+                numbers.iter_mut().for_each(|number| restore(number, 0));
+            }
         }
     }
 
     /// Bits of each residual, and the exponent of the old number.
     fn sizes(&self, old: &[u8], new: &[u8]) -> Vec<(i32, i32)> {
-        let exponents = old.chunks_exact(W).map(|old| self.exponent(load::<W>(old)));
-        let mut exponents = exponents.map(i32::from);
+        let mut exponents = numbers::<W>(old).map(|old| i32::from(self.exponent(old)));
         let mut sizes = Vec::with_capacity(new.len() / W);
         self.residuals(old, new, |residual| {
             let bits = u64::BITS - residual.leading_zeros();
