@@ -206,8 +206,13 @@ impl Shell {
                 bundle,
                 inferences,
                 errors,
+                slow,
             } => {
-                let count = device::Count { inferences, errors };
+                let count = device::Count {
+                    inferences,
+                    errors,
+                    slow,
+                };
                 self.live.counted(bundle, count);
                 self.feed(Event::Counted {
                     digest: bundle,

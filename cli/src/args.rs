@@ -478,6 +478,16 @@ pub struct CreateArgs {
     /// Time that each device must run it before it keeps the version
     #[arg(long, value_parser = duration)]
     pub probation_time: Option<Duration>,
+    /// Most inferences of the probation that may take longer than the bundle's latency budget, in
+    /// per mille (default: 500, the median keeps the budget)
+    #[arg(long, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub slow_permille_max: Option<u64>,
+    /// Most failed inferences of the probation, in per mille (default: none may fail)
+    #[arg(long, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub errors_permille_max: Option<u64>,
+    /// Also devices on which this version did not hold before shall try it again
+    #[arg(long)]
+    pub retry_rolled_back: bool,
 }
 
 /// `dunlin drift`.
@@ -610,7 +620,8 @@ mod tests {
             "dunlin token create --keys keys --uses 3 --expires-in 24h --label k=v --json",
             "dunlin device list --label a=b --online",
             "dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s --seed 7 \
-             --label k=v --probation-inferences 50 --probation-time 60s",
+             --label k=v --probation-inferences 50 --probation-time 60s --slow-permille-max 10 \
+             --errors-permille-max 5 --retry-rolled-back",
             "dunlin rollout show r --watch --server http://127.0.0.1:1",
             "dunlin drift digits --version 2 --rollout r",
             "dunlin login --server http://127.0.0.1:1 --token-file -",

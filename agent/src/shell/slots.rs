@@ -51,15 +51,12 @@ impl Slots {
         disk.create_private_dir(&self.folder)?;
         let link = self.folder.join(CURRENT);
         match to {
-            None => disk.remove_if_there(&link)?,
-            Some(slot) => {
-                let fresh = self.folder.join("current.new");
-                disk.remove_if_there(&fresh)?;
-                disk.symlink(Path::new(slot.name()), &fresh)?;
-                disk.rename(&fresh, &link)?;
+            Some(slot) => disk.link_atomic(Path::new(slot.name()), &link),
+            None => {
+                disk.remove_if_there(&link)?;
+                disk.sync_dir(&self.folder)
             }
         }
-        disk.sync_dir(&self.folder)
     }
 
     /// What `slots/current` names, if it is whole.

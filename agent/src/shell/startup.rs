@@ -1,6 +1,6 @@
 //! The supervisor as it is put together at start.
 
-use super::updater::{Trial, Updater};
+use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
 use crate::config::Settings;
@@ -38,11 +38,15 @@ impl Shell {
         }
         let disk = Disk::native();
         let receiver = Receiver::new(&disk, &settings, &identity)?;
-        let (seed, trial) = (jitter_seed(&identity), trial(&worker_settings));
-        let state_dir = settings.state_dir.clone();
-        let updater = tokio::task::block_in_place(|| {
-            Updater::open(&disk, &state_dir, receiver, trial, seed, now_ms())
-        })?;
+        let parts = Parts {
+            disk,
+            state_dir: settings.state_dir.clone(),
+            receiver,
+            trial: trial(&worker_settings),
+            windows: settings.update.windows.clone(),
+            jitter_seed: jitter_seed(&identity),
+        };
+        let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (link, incoming) = mqtt::start(LinkSettings {
             host: identity.enrolled.mqtt_host.clone(),

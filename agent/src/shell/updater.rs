@@ -10,16 +10,21 @@ use super::deferred::Deferred;
 use super::job::Job;
 use super::slots::{Slots, slot_of};
 use crate::bundle::{Kind, Receiver, UpdateError};
-use crate::device::{self, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State};
+use crate::device::window::Windows;
+use crate::device::{
+    self, Consent, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
+};
 use crate::files::Disk;
+use crate::hold::HoldFile;
 use crate::ledger::{Ledger, LedgerError};
 use crate::pipe::TrialReport;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::Digest;
-use dunlin_protocol::report::{Failure, Progress};
+use dunlin_protocol::report::Failure;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -57,10 +62,28 @@ pub enum Order {
     },
 }
 
+/// What an [`Updater`] is made of.
+pub struct Parts {
+    /// Where everything lies.
+    pub disk: Disk,
+    /// In this folder.
+    pub state_dir: PathBuf,
+    /// Fetches and stages.
+    pub receiver: Receiver,
+    /// Tries out.
+    pub trial: Trial,
+    /// When versions may be activated.
+    pub windows: Windows,
+    /// Spreads the retries of a fleet.
+    pub jitter_seed: u64,
+}
+
 /// See the module's text.
 pub struct Updater {
     ledger: Ledger,
     slots: Slots,
+    hold: HoldFile,
+    windows: Windows,
     receiver: Arc<Receiver>,
     trial: Trial,
     state: State,
@@ -76,35 +99,34 @@ pub struct Updater {
     done: mpsc::Receiver<Done>,
     done_sender: mpsc::Sender<Done>,
     garbage: Option<JoinHandle<()>>,
+    /// Fetches begun so far.
+    fetches: Arc<AtomicU64>,
     orders: Vec<Order>,
 }
 
 impl Updater {
     /// Takes up the persisted state, or begins anew; what is to be told about that comes as orders
-    /// with the first event. `jitter_seed` spreads the retries of a fleet.
+    /// with the first event.
     ///
     /// # Errors
     /// The ledger is there and cannot be read: what it says still holds.
-    pub fn open(
-        disk: &Disk,
-        state_dir: &Path,
-        receiver: Receiver,
-        trial: Trial,
-        jitter_seed: u64,
-        now_ms: i64,
-    ) -> Result<Self, LedgerError> {
+    pub fn open(parts: Parts, now_ms: i64) -> Result<Self, LedgerError> {
+        let (disk, state_dir) = (&parts.disk, &parts.state_dir);
         let (ledger, slots) = (Ledger::new(disk, state_dir), Slots::new(disk, state_dir));
+        sweep(disk, state_dir);
         let mut orders = Vec::new();
         let state = match load(&ledger, &mut orders)? {
             Some(state) => state,
-            None => begin(&slots, jitter_seed, now_ms, &mut orders),
+            None => begin(&slots, parts.jitter_seed, now_ms, &mut orders),
         };
         let (done_sender, done) = mpsc::channel(QUEUE);
         let mut updater = Self {
             ledger,
             slots,
-            receiver: Arc::new(receiver),
-            trial,
+            hold: HoldFile::new(disk, state_dir),
+            windows: parts.windows,
+            receiver: Arc::new(parts.receiver),
+            trial: parts.trial,
             state,
             stored_at_ms: now_ms,
             unwritten: false,
@@ -114,6 +136,7 @@ impl Updater {
             done,
             done_sender,
             garbage: None,
+            fetches: Arc::default(),
             orders,
         };
         updater.collect_garbage();
@@ -128,6 +151,22 @@ impl Updater {
 
     /// One step of the state machine: decide, persist, then act.
     pub async fn feed(&mut self, event: Event, now_ms: i64) -> Vec<Order> {
+        let ticks = event == Event::Tick;
+        self.step(event, now_ms);
+        let waits = matches!(self.state.phase, Phase::Waiting { .. });
+        if ticks || waits {
+            let consent = Consent {
+                hold: self.hold.read(now_ms),
+                window_opens_ms: self.windows.opens_ms(now_ms),
+            };
+            if waits || consent.hold != self.state.hold {
+                self.step(Event::Consent(consent), now_ms);
+            }
+        }
+        std::mem::take(&mut self.orders)
+    }
+
+    fn step(&mut self, event: Event, now_ms: i64) {
         if let Some(dropped) = self.deferred.push(event) {
             tracing::error!(event = ?dropped, "too much happened while the ledger cannot be written: dropped");
         }
@@ -143,11 +182,10 @@ impl Updater {
             for effect in effects {
                 self.carry_out(effect);
             }
-            if failed(&self.state.phase) && !failed(&before.phase) {
+            if self.state.under_way().is_none() && before.under_way().is_some() {
                 self.collect_garbage();
             }
         }
-        std::mem::take(&mut self.orders)
     }
 
     /// What a worker that was just started has to be told.
@@ -273,14 +311,22 @@ impl Updater {
     fn receive(&mut self, want: DesiredBundle, slot: Slot) {
         let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
         let dir = self.slots.folder(slot);
-        let kept = self.state.kept.as_ref().map(|h| h.bundle.digest);
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        let in_use = self.state.in_use();
         self.update.start(|number| async move {
             tracing::info!(target_path = %want.target, "fetching");
             let result = receiver
                 .receive(&want, jiff::Timestamp::now(), &dir, |_, _| {})
                 .await;
-            if result.is_ok() {
-                receiver.gc_after(&want.digest, kept.as_ref()).await;
+            match &result {
+                Ok(_) => receiver.tidy(&in_use, None, || false).await,
+                // Room for the ledger and the telemetry is worth more than a resumed download.
+                Err(e) if e.is_disk_full() => {
+                    let others: Vec<Digest> =
+                        in_use.into_iter().filter(|d| *d != want.digest).collect();
+                    receiver.tidy(&others, Some(&dir), || false).await;
+                }
+                Err(_) => {}
             }
             let result = result.map(|_| ()).map_err(|e| {
                 tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
@@ -338,17 +384,35 @@ impl Updater {
 
     /// Removes, beside the loop, what no bundle here or on its way needs.
     fn collect_garbage(&mut self) {
-        let mut keep: Vec<Digest> = self.state.kept.iter().map(|h| h.bundle.digest).collect();
-        match &self.state.phase {
-            // What is half fetched is resumed.
-            Phase::Receiving { .. } => return,
-            Phase::Trial { want, .. }
-            | Phase::Probation { want, .. }
-            | Phase::RollingBack { want, .. } => keep.push(want.digest),
-            Phase::Idle { .. } => {}
+        // What is half fetched is resumed.
+        if matches!(self.state.phase, Phase::Receiving { .. }) {
+            return;
         }
+        let in_use = self.state.in_use();
+        let spare = self.slots.folder(self.state.spare());
         let receiver = Arc::clone(&self.receiver);
-        self.garbage = Some(tokio::spawn(async move { receiver.gc_logged(&keep).await }));
+        // A fetch that begins meanwhile has a use for more.
+        let (fetches, number) = (
+            Arc::clone(&self.fetches),
+            self.fetches.load(Ordering::SeqCst),
+        );
+        let before = self.garbage.take();
+        self.garbage = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            let is_stale = || fetches.load(Ordering::SeqCst) != number;
+            receiver.tidy(&in_use, Some(&spare), is_stale).await;
+        }));
+    }
+}
+
+/// Removes what writes left that were cut off half way. That it fails is only logged.
+fn sweep(disk: &Disk, state_dir: &Path) {
+    for folder in [Path::new(""), Path::new("trust"), Path::new("slots")] {
+        if let Err(error) = disk.remove_half_written(&state_dir.join(folder)) {
+            tracing::warn!(%error, "what was half written stays");
+        }
     }
 }
 
@@ -398,14 +462,4 @@ fn in_events_terms(error: UpdateError) -> ReceiveFailure {
         },
         failure: Failure::new(error.code, error.detail),
     }
-}
-
-/// Whether the last update ended without a chance, so that what it fetched is of no use.
-fn failed(phase: &Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Idle {
-            last: Progress::Failed(_) | Progress::Refused(_)
-        }
-    )
 }
