@@ -90,7 +90,7 @@ struct Missing<'a> {
 }
 
 impl Receiver {
-    /// A receiver for an enrolled device; makes the folders it needs.
+    /// A receiver for an enrolled device.
     ///
     /// # Errors
     /// [`FileError`]
@@ -123,7 +123,7 @@ impl Receiver {
         hardware: &str,
         host: HostFactsProvider,
     ) -> Result<Self, FileError> {
-        let receiver = Self {
+        Ok(Self {
             repository: Repository::new(client, base_url),
             disk: disk.clone(),
             trust: TrustStore::new(disk, state_dir),
@@ -131,10 +131,7 @@ impl Receiver {
             hardware: hardware.to_owned(),
             host,
             turn: Arc::default(),
-        };
-        disk.create_private_dir(&receiver.blobs)?;
-        disk.create_private_dir(&receiver.partials())?;
-        Ok(receiver)
+        })
     }
 
     /// Brings `want` into `slot`, which is cleared only once everything is on the device.
@@ -173,6 +170,9 @@ impl Receiver {
         slot: &Path,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
+        // Not before: an agent must start on a full disk too.
+        self.disk.create_private_dir(&self.blobs)?;
+        self.disk.create_private_dir(&self.partials())?;
         let set = verify::refresh(&self.repository, &self.trust, now).await?;
         let target = verify::select(&set, &self.trust, want, &self.hardware)?;
         let (manifest, bytes) = self.manifest(target).await?;

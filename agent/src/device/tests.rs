@@ -4,6 +4,8 @@ use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;
 
+mod waiting;
+
 fn want(version: u64) -> DesiredBundle {
     DesiredBundle {
         family: "digits".parse().unwrap(),
@@ -29,6 +31,15 @@ fn desired(generation: u64, version: u64) -> Event {
         },
         bundles: vec![want(version)],
     })
+}
+
+/// Asked for although it did not hold before.
+fn again(generation: u64, version: u64) -> Event {
+    let Event::Desired(mut desired) = desired(generation, version) else {
+        unreachable!()
+    };
+    desired.bundles[0].probation.retry_rolled_back = true;
+    Event::Desired(desired)
 }
 
 fn passed(version: u64) -> Event {
@@ -267,7 +278,7 @@ fn a_restart_goes_on_where_it_was() {
         .feed(Event::Started)
         .feed(Event::Started);
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "trial_interrupted"));
-    d.feed(desired(3, 2))
+    d.feed(again(3, 2))
         .feed(received(2))
         .feed(passed(2))
         .feed(consent());

@@ -173,11 +173,17 @@ impl Updater {
         while let Some(event) = self.deferred.pop() {
             let (next, effects) = device::step(self.state.clone(), event.clone(), now_ms);
             if let Err(error) = self.store(&next, now_ms) {
+                let first = !std::mem::replace(&mut self.unwritten, true);
+                if first {
+                    self.not_written(&error);
+                }
+                // What the ledger says already may be served, however full the disk is.
+                if first && event == Event::Started {
+                    self.serve_persisted();
+                }
                 self.deferred.put_back(event);
-                self.not_written(&error);
                 break;
             }
-            self.unwritten = false;
             let before = std::mem::replace(&mut self.state, next);
             for effect in effects {
                 self.carry_out(effect);
@@ -188,12 +194,22 @@ impl Updater {
         }
     }
 
+    /// Whether the ledger could not be written last time, so that nothing is done until it can.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.unwritten
+    }
+
     /// What a worker that was just started has to be told.
     pub fn worker_started(&mut self) -> Vec<Order> {
+        self.serve_persisted();
+        std::mem::take(&mut self.orders)
+    }
+
+    fn serve_persisted(&mut self) {
         if let Some(effect) = self.state.serve() {
             self.carry_out(effect);
         }
-        std::mem::take(&mut self.orders)
     }
 
     /// The next word of a fetch, a trial or a check.
@@ -263,25 +279,23 @@ impl Updater {
             return Ok(());
         }
         tokio::task::block_in_place(|| self.ledger.store(next))?;
-        self.stored_at_ms = now_ms;
+        (self.stored_at_ms, self.unwritten) = (now_ms, false);
         Ok(())
     }
 
     /// Told once until it can be written again.
     fn not_written(&mut self, error: &LedgerError) {
-        if !std::mem::replace(&mut self.unwritten, true) {
-            tracing::error!(%error, "the ledger cannot be written: nothing is done until it can");
-            let code = if error.is_disk_full() {
-                "disk_full"
-            } else {
-                "ledger_unwritten"
-            };
-            self.orders.push(Order::Event {
-                code,
-                detail: format!("{error}; what serves goes on, nothing else is done until it can"),
-                bundle: None,
-            });
-        }
+        tracing::error!(%error, "the ledger cannot be written: nothing is done until it can");
+        let code = if error.is_disk_full() {
+            "disk_full"
+        } else {
+            "ledger_unwritten"
+        };
+        self.orders.push(Order::Event {
+            code,
+            detail: format!("{error}; what serves goes on, nothing else is done until it can"),
+            bundle: None,
+        });
     }
 
     fn carry_out(&mut self, effect: Effect) {
