@@ -48,7 +48,7 @@ impl Shell {
     }
 
     pub(super) fn send_report(&mut self) {
-        let reported = self.state.reported(crate::VERSION);
+        let reported = self.updater.state().reported(crate::VERSION);
         match serde_json::to_vec(&reported) {
             // One that finds no connection is owed to none: every connection begins with one.
             Ok(payload) => {
@@ -111,7 +111,7 @@ impl Shell {
     pub(super) async fn record_metrics(&mut self) {
         let stats = soon("telemetry buffer: statistics", self.telemetry.stats()).await;
         let stats = stats.unwrap_or_default();
-        let record = self.live.metrics(now_ms(), &self.state, &stats);
+        let record = self.live.metrics(now_ms(), self.updater.state(), &stats);
         self.push(record).await;
     }
 
@@ -120,12 +120,7 @@ impl Shell {
     pub(super) async fn drain(mut self) {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         tracing::info!("draining");
-        self.update.cancel();
-        self.check.cancel();
-        // Its counters may be newer than what is on disk.
-        if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
-            tracing::error!(error = %e, "the ledger cannot be written");
-        }
+        self.updater.close();
         self.worker = None;
         let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {
