@@ -367,6 +367,7 @@ impl State {
             progress: self.progress(),
             active: self.active(),
             agent_version: agent_version.to_owned(),
+            trust: None,
         }
     }
 

@@ -9,7 +9,7 @@ use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
-use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported};
+use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported, TrustedVersions};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{
     Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,
@@ -164,9 +164,26 @@ fn reports() {
                 progress,
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
+                trust: None,
             },
         );
     }
+    golden(
+        "reported-trust",
+        &Reported {
+            sequence: 10,
+            revision: revision(),
+            target: None,
+            rollout: None,
+            progress: Progress::Idle,
+            active: None,
+            agent_version: "0.1.0".to_owned(),
+            trust: Some(TrustedVersions {
+                timestamp: 12,
+                snapshot: 9,
+            }),
+        },
+    );
 }
 
 #[test]

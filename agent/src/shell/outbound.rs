@@ -3,6 +3,7 @@
 //! buffer, whose disk may hang, is waited for a moment only.
 
 use super::{Shell, now_ms, record};
+use crate::bundle::verify::TrustStore;
 use crate::mqtt::Outgoing;
 use crate::pipe::FromWorker;
 use crate::worker::WorkerEvent;
@@ -48,7 +49,8 @@ impl Shell {
     }
 
     pub(super) fn send_report(&mut self) {
-        let reported = self.state.reported(crate::VERSION);
+        let mut reported = self.state.reported(crate::VERSION);
+        reported.trust = TrustStore::new(&self.disk, &self.settings.state_dir).trusted_versions();
         match serde_json::to_vec(&reported) {
             // One that finds no connection is owed to none: every connection begins with one.
             Ok(payload) => {

@@ -246,6 +246,7 @@ impl World {
             progress,
             active: Some(installed),
             agent_version: "0.1.0".into(),
+            trust: None,
         };
         assert!(
             self.store
