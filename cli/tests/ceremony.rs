@@ -494,6 +494,29 @@ fn releases_are_signed_by_the_same_requests() {
     operator.ok("bundle publish p1 --targets t.json");
 }
 
+#[test]
+fn a_forged_list_before_hides_nothing() {
+    let operator = Operator::begin();
+    delegating(&operator, "old-team");
+    operator.pack(1);
+    operator.ok("bundle sign p1 --keys keys --request t.request");
+    let read = || -> Value {
+        serde_json::from_slice(&std::fs::read(operator.file("t.request")).unwrap()).unwrap()
+    };
+    let mut request = read();
+    let path = "+ digits/1/manifest.json";
+    assert!(operator.ok("keys inspect t.request").contains(path));
+    // As if the bundle had been on the list all the time.
+    let forged = serde_json::json!({"signed": request["metadata"]["signed"], "signatures": []});
+    request["previous"] = forged.to_string().into();
+    std::fs::write(operator.file("t.request"), request.to_string()).unwrap();
+    let shown = operator.ok("keys inspect t.request");
+    assert!(
+        shown.contains(path) && shown.contains("shown as new"),
+        "{shown}"
+    );
+}
+
 /// A fleet with Alice's key for root and targets, and a first list that delegates `digits`.
 fn delegating(operator: &Operator, team: &str) {
     std::fs::write(operator.file("p"), format!("{PASSPHRASE}\n")).unwrap();
