@@ -46,7 +46,7 @@ pub async fn run(args: &KeysArgs) -> Result<Exit, Failure> {
         KeysAction::Init(init) => folder::run_init(init, shared).await,
         KeysAction::Generate(generate) => make::generate(generate, shared.json),
         KeysAction::Import(import) => make::import(import, shared.json),
-        KeysAction::Passphrase(change) => make::change_passphrase(change),
+        KeysAction::Passphrase(change) => make::change_passphrase(change, shared.json),
         KeysAction::Root(action) => root::run(action, shared).await,
         KeysAction::Rotate(rotate) => root::rotate(rotate, shared).await,
         KeysAction::Revoke(revoke) => root::revoke(revoke, shared).await,

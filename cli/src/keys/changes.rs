@@ -4,8 +4,8 @@ use super::KeysError;
 use super::holders::Holders;
 use super::request::SigningRequest;
 use dunlin_protocol::trust::{
-    DelegatedRoles, Delegations, Envelope, Metadata, PathPattern, PathScope, Role, RoleKeys,
-    RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetEntry, TargetsMetadata,
+    DelegatedRoles, Delegations, Metadata, PathPattern, PathScope, Role, RoleKeys, RootMetadata,
+    TargetCustom, TargetEntry, TargetsMetadata,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,12 +37,15 @@ pub fn describe(request: &SigningRequest) -> Result<Vec<String>, KeysError> {
         }
         role => {
             let new = TargetsMetadata::read(&request.metadata)?;
-            let previous = request.previous.as_ref();
-            let previous = previous.map(|bytes| {
-                let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
-                TargetsMetadata::read(&envelope)
-            });
-            targets(role, previous.transpose()?.as_ref(), &new, &holders)
+            let previous = request.verified_previous()?;
+            let mut lines = targets(role, previous.as_ref(), &new, &holders);
+            if request.previous.is_some() && previous.is_none() {
+                lines.push(
+                    "the list before is not signed by the keys that are asked now: all of it is shown as new"
+                        .to_owned(),
+                );
+            }
+            lines
         }
     };
     lines.extend(others(request.metadata.signed()));

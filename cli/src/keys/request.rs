@@ -226,6 +226,24 @@ impl SigningRequest {
         }
     }
 
+    /// The list that is replaced, if the keys that are asked now had signed it. Whoever made the
+    /// request could name any other, and so hide what is new.
+    ///
+    /// # Errors
+    /// As [`Self::quorums`], or it is no targets metadata.
+    pub fn verified_previous(&self) -> Result<Option<TargetsMetadata>, KeysError> {
+        let Some(bytes) = &self.previous else {
+            return Ok(None);
+        };
+        let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+        for quorum in self.quorums()? {
+            if quorum.standing(&envelope)?.missing > 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(TargetsMetadata::read(&envelope)?))
+    }
+
     /// The targets metadata that delegate, signed as the root demands.
     fn verified_delegator(&self, root: &RootMetadata) -> Result<TargetsMetadata, KeysError> {
         let none = || KeysError::NoDelegation {

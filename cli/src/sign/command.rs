@@ -17,6 +17,7 @@ use dunlin_protocol::trust::{
 };
 use jiff::Timestamp;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// `dunlin bundle sign`.
@@ -34,11 +35,14 @@ pub async fn run(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
     for bundle in &bundles {
         whose.check_scope(&bundle.target.path)?;
     }
-    let bytes = match args.first {
-        true => None,
-        false => list::given_or_newest(args.targets.as_ref(), shared, &whose.role).await?,
+    let (bytes, previous) = match args.first {
+        true => (None, anew(args, shared, &whose).await?),
+        false => {
+            let bytes = list::given_or_newest(args.targets.as_ref(), shared, &whose.role).await?;
+            let previous = whose.verified(&args.keys, bytes.as_deref())?;
+            (bytes, previous)
+        }
     };
-    let previous = whose.verified(&args.keys, bytes.as_deref())?;
     let expires = keys::later(Timestamp::now(), args.expires_in);
     let mut signed = next_list(&bundles, previous.as_ref(), expires)?;
     if let Some(bytes) = &bytes {
@@ -75,6 +79,26 @@ async fn whose(args: &SignArgs, shared: &Shared) -> Result<SignedList, Failure> 
         ))
     };
     top.delegated(role, &delegator.ok_or_else(none)?)
+}
+
+/// An empty list to begin with. A team that takes over from another one begins above the versions
+/// that devices have seen: of the list before, only its version is believed, and only that.
+async fn anew(
+    args: &SignArgs,
+    shared: &Shared,
+    whose: &SignedList,
+) -> Result<Option<TargetsMetadata>, Failure> {
+    if whose.delegator.is_none() {
+        return whose.verified(&args.keys, None);
+    }
+    let before = list::newest(shared, &whose.role).await?;
+    let version = before.and_then(|bytes| keys::shown_version::<TargetsMetadata>(&bytes));
+    Ok(version.map(|version| TargetsMetadata {
+        version,
+        expires: Timestamp::UNIX_EPOCH,
+        targets: BTreeMap::new(),
+        delegations: None,
+    }))
 }
 
 fn out_file(args: &SignArgs) -> Result<&Path, Failure> {

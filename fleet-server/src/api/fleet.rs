@@ -175,7 +175,9 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> 
         metrics::gauge!("dunlin_rollouts_running").set(running as f64);
     }
     let (repository, now) = (app.repository.clone(), clock::now());
-    for expiry in blocking(move || repository.expiries(now)).await? {
+    // A damaged repository must not take the other metrics along; the server's log tells of it.
+    let expiries = blocking(move || repository.expiries(now)).await;
+    for expiry in expiries.unwrap_or_default() {
         let left = expiry.seconds_left(now);
         // Seconds until a date of this century: exact in a float.
         #[allow(clippy::cast_precision_loss)]

@@ -5,8 +5,10 @@ use super::super::UpdateError;
 use crate::clock::{self, TIME_FLOOR};
 use crate::files::{Disk, FileError};
 use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::report::TrustedVersions;
 use dunlin_protocol::trust::{
-    FoundTarget, Role, RoleName, SnapshotMetadata, TrustedSet, raise_delegated_floors, raise_floors,
+    Envelope, FoundTarget, Metadata as _, Role, RoleName, SnapshotMetadata, TimestampMetadata,
+    TrustedSet, raise_delegated_floors, raise_floors,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,6 +142,18 @@ impl TrustStore {
             }
         }
         Ok(())
+    }
+
+    /// Versions of the timestamp accepted last and of the snapshot that it names, for reports.
+    #[must_use]
+    pub fn trusted_versions(&self) -> Option<TrustedVersions> {
+        let bytes = self.metadata.read(&Role::Timestamp.into()).ok()??;
+        let envelope = Envelope::parse(&bytes, Role::Timestamp.max_bytes()).ok()?;
+        let timestamp = TimestampMetadata::read(&envelope).ok()?;
+        Some(TrustedVersions {
+            timestamp: timestamp.version,
+            snapshot: timestamp.snapshot.version,
+        })
     }
 
     /// The highest rollback floor ever seen, by family.
