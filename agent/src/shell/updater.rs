@@ -9,8 +9,8 @@ pub use super::job::Done;
 use super::deferred::Deferred;
 use super::job::Job;
 use super::slots::{Slots, slot_of};
-use crate::clock::Clock;
 use crate::bundle::{Kind, Receiver, UpdateError};
+use crate::clock::Clock;
 use crate::device::window::Windows;
 use crate::device::{
     self, Consent, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
