@@ -9,8 +9,8 @@ use crate::pack::PackedBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     Envelope, Metadata, Role, RootMetadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom,
-    TargetEntry, TargetsMetadata, TrustError, add_signature, highest_floor, new_targets,
-    sign_envelope,
+    TargetEntry, TargetsMetadata, TrustError, add_signature, highest_floor, new_delegating_targets,
+    new_targets, sign_envelope,
 };
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,9 @@ pub enum SignError {
         /// Newest seen.
         seen: u64,
     },
+    /// No root to verify with.
+    #[error("no root metadata to verify the targets with")]
+    NoRoot,
     /// The version counter is at its end.
     #[error("targets version {0} has no successor")]
     VersionsExhausted(u64),
@@ -122,6 +125,7 @@ pub fn sign(
         version,
         expires,
         targets: previous.map(|p| p.targets.clone()).unwrap_or_default(),
+        delegations: previous.and_then(|p| p.delegations.clone()),
     };
     for bundle in bundles {
         let entry = &bundle.target;
@@ -140,18 +144,21 @@ pub fn sign(
             });
         }
     }
-    let signed = new_targets(version, expires, next.targets.values());
+    let signed = match &next.delegations {
+        Some(given) => new_delegating_targets(version, expires, next.targets.values(), given),
+        None => new_targets(version, expires, next.targets.values()),
+    };
     let signers: Vec<&SigningKey> = keys.iter().collect();
     Signed::of(&sign_envelope(signed, &signers)?)
 }
 
 /// Refuses a target that differs from the one listed under its name, or lowers its floor.
 fn check_unchanged(listed: &TargetEntry, entry: &TargetEntry) -> Result<(), SignError> {
-    if listed.sha256 != entry.sha256 {
+    if listed.hashes != entry.hashes {
         return Err(SignError::Changed {
             path: entry.path.clone(),
-            signed: listed.sha256,
-            got: entry.sha256,
+            signed: listed.sha256()?,
+            got: entry.sha256()?,
         });
     }
     let (before, now) = (TargetCustom::read(listed)?, TargetCustom::read(entry)?);
@@ -222,6 +229,35 @@ pub fn verified_targets(root: &RootMetadata, bytes: &[u8]) -> Result<TargetsMeta
     let targets = TargetsMetadata::read(&envelope)?;
     root.verify(Role::Targets, &envelope)?;
     Ok(targets)
+}
+
+/// As [`verified_targets`], by the newest root of `roots` (oldest first) whose keys signed them.
+///
+/// After keys were rotated or revoked, the list that is built on still carries the signatures of
+/// before; its next version is signed by the keys of now.
+///
+/// # Errors
+/// As [`verified_targets`], with what the newest root demands.
+pub fn verified_by_chain(
+    roots: &[RootMetadata],
+    bytes: &[u8],
+) -> Result<TargetsMetadata, SignError> {
+    let mut newest = None;
+    for root in roots.iter().rev() {
+        match verified_targets(root, bytes) {
+            Ok(targets) => {
+                if newest.is_some() {
+                    eprintln!(
+                        "dunlin: note: targets version {} carry the signatures that root version {} asked for, before keys changed: check the list",
+                        targets.version, root.version
+                    );
+                }
+                return Ok(targets);
+            }
+            Err(error) => newest = newest.or(Some(error)),
+        }
+    }
+    Err(newest.unwrap_or(SignError::NoRoot))
 }
 
 /// How many distinct targets keys signed, and how many must; the first is at most the second.
