@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
+use crate::renew::Renewal;
 use crate::telemetry::TelemetryHandle;
 use crate::worker::{Worker, WorkerEvent, WorkerSettings};
 use anyhow::Context as _;
@@ -123,6 +124,7 @@ struct Shell {
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
     link: Option<Link>,
+    renewal: Renewal,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
     /// A report found the connection's queue full.
@@ -157,6 +159,7 @@ impl Shell {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
                 },
+                said = self.renewal.said() => self.record_event(said.code, said.detail, None).await,
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
                     self.feed(Event::Tick).await;
@@ -289,6 +292,7 @@ impl Shell {
                     tracing::info!(%reason, "not connected, trying again");
                 }
                 self.connected = false;
+                self.renewal.nudge();
             }
             Incoming::Message(channel, payload) => {
                 if let Err(e) = self.message(channel, &payload).await {

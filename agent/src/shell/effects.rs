@@ -69,13 +69,12 @@ impl Shell {
 
     fn receive(&mut self, want: DesiredBundle, slot: Slot) {
         let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
+        let clock = Arc::clone(self.identity.clock());
         let dir = slot_dir(&self.settings.state_dir, slot);
         let kept = self.state.kept.as_ref().map(|h| h.bundle.digest);
         self.update.start(|number| async move {
             tracing::info!(target_path = %want.target, "fetching");
-            let result = receiver
-                .receive(&want, jiff::Timestamp::now(), &dir, |_, _| {})
-                .await;
+            let result = receiver.receive(&want, clock.now(), &dir, |_, _| {}).await;
             if result.is_ok() {
                 receiver.gc_after(&want.digest, kept.as_ref()).await;
             }

@@ -11,6 +11,7 @@ use crate::files::Disk;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
 use crate::mqtt::{self, LinkSettings};
+use crate::renew;
 use crate::telemetry::{Limits, TelemetryHandle};
 use crate::worker::{self, WorkerSettings};
 use dunlin_protocol::id::{Digest, Revision};
@@ -63,6 +64,7 @@ impl Shell {
             device: identity.enrolled.device.clone(),
             tls: identity.rustls_client_config(),
         });
+        let renewal = renew::start(&identity, &disk, &settings);
         let (done_sender, done) = mpsc::channel(QUEUE);
         let mut shell = Self {
             settings,
@@ -77,6 +79,7 @@ impl Shell {
             worker_events,
             worker_listened: false,
             link: Some(link),
+            renewal,
             incoming,
             connected: false,
             report_owed: false,
