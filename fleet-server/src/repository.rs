@@ -33,8 +33,8 @@ use dunlin_protocol::bundle::{MANIFEST_MAX_BYTES, Manifest};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     Envelope, Key, Metadata, Role, RootMetadata, SNAPSHOT_MAX_BYTES, SnapshotMetadata,
-    TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry, TargetsMetadata,
-    TimestampMetadata, TrustedSet,
+    TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry, TimestampMetadata,
+    TrustedSet,
 };
 use error::{Result, trust};
 use jiff::Timestamp;

@@ -38,8 +38,8 @@ pub enum KeysAction {
     ///
     /// Run it on a machine that you trust, best one without a network (give the server's public keys
     /// with --server-keys then). Afterwards move each private key to its holder: whoever holds a
-    /// threshold of targets keys decides what the fleet runs. The keys are not encrypted; `dunlin keys
-    /// passphrase` does that, `dunlin keys generate` makes each where it stays.
+    /// threshold of targets keys decides what the fleet runs. Without --encrypt the keys are plain files;
+    /// `dunlin keys generate` makes each where it stays.
     #[command(after_help = "\
 Examples:
   dunlin keys init --dir keys
@@ -61,6 +61,9 @@ Example:
   openssl genpkey -algorithm ed25519 -out made.pem
   dunlin keys import made.pem --name alice --dir alice")]
     Import(ImportArgs),
+    /// Write the public half of a private key once more
+    #[command(after_help = "Example:\n  dunlin keys public alice.pem")]
+    Public(PublicArgs),
     /// Change, set or remove the passphrase of a private key
     #[command(after_help = "\
 Examples:
@@ -203,6 +206,12 @@ pub struct InitArgs {
     /// JSON with the server's `online_keys` instead of asking the server
     #[arg(long, value_name = "FILE")]
     pub server_keys: Option<PathBuf>,
+    /// Encrypt every key, all with one passphrase
+    #[arg(long)]
+    pub encrypt: bool,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 /// `dunlin keys generate`.
@@ -239,6 +248,23 @@ pub struct ImportArgs {
     /// File with the passphrase of FILE, if it is another than the copy's
     #[arg(long, value_name = "FILE", help_heading = "Passphrase")]
     pub old_passphrase_file: Option<PathBuf>,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
+/// `dunlin keys public`.
+#[derive(Debug, Args)]
+pub struct PublicArgs {
+    /// The private key
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Who holds it [default: the file's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to write it [default: beside the key, as .pub]
+    #[arg(long, value_name = "PUB")]
+    pub out: Option<PathBuf>,
     /// Passphrase.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,

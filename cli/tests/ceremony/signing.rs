@@ -220,3 +220,38 @@ fn releases_are_signed_by_the_same_requests() {
     operator.ok("keys combine targets.request targets.request.alice.sig targets.request.carol.sig --out t.json");
     operator.ok("bundle publish p1 --targets t.json");
 }
+
+#[test]
+fn a_fleet_that_began_in_one_folder_goes_on_with_people() {
+    let desk = Desk::new();
+    desk.ok("keys init --dir keys --server-keys server.json --encrypt");
+    let pem = String::from_utf8(desk.read("keys/root-1.pem")).unwrap();
+    assert!(pem.contains("ENCRYPTED"));
+    let shown = desk.ok("keys show --dir keys");
+    assert!(
+        shown.contains("targets-3") && !shown.contains("elsewhere (root"),
+        "{shown}"
+    );
+    let written = desk.read("keys/root-2.pub");
+    desk.ok("keys public keys/root-2.pem");
+    assert_eq!(desk.read("keys/root-2.pub"), written);
+
+    desk.ok("keys generate bob");
+    desk.ok("keys rotate root-2 bob.pub --dir keys --out 2.request");
+    for key in ["keys/root-1", "keys/root-3"] {
+        desk.ok(&format!("keys sign 2.request --key {key}.pem --yes"));
+    }
+    desk.ok("keys combine 2.request 2.request.root-1.sig 2.request.root-3.sig --dir keys");
+    let shown = desk.ok("keys show --dir keys");
+    assert!(shown.contains("elsewhere (bob)"), "{shown}");
+    desk.ok("keys status --dir keys --offline");
+    let (status, shown, _) = desk.run("keys status --dir keys --offline --warn-days 800");
+    assert!(status == 2 && shown.contains("EXPIRES SOON"), "{shown}");
+    desk.ok("keys root edit --dir keys --expires-in 0s --out 3.request");
+    for key in ["keys/root-1", "keys/root-3"] {
+        desk.ok(&format!("keys sign 3.request --key {key}.pem --yes"));
+    }
+    desk.ok("keys combine 3.request 3.request.root-1.sig 3.request.root-3.sig --dir keys");
+    let (status, shown, _) = desk.run("keys status --dir keys --offline");
+    assert!(status == 3 && shown.contains("EXPIRED"), "{shown}");
+}
