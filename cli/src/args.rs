@@ -312,7 +312,8 @@ mod tests {
             "dunlin token create --keys keys --uses 3 --expires-in 24h --label k=v --json",
             "dunlin device list --label a=b --online",
             "dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s --seed 7 \
-             --label k=v --probation-inferences 50 --probation-time 60s",
+             --label k=v --probation-inferences 50 --probation-time 60s --slow-permille-max 10 \
+             --errors-permille-max 5 --retry-rolled-back",
             "dunlin rollout show r --watch --server http://127.0.0.1:1",
             "dunlin drift digits --version 2 --rollout r",
             "dunlin login --server http://127.0.0.1:1 --token-file -",

@@ -11,7 +11,11 @@ use dunlin_agent::http::HttpError;
 use dunlin_agent::renew::{How, RenewError};
 use dunlin_server::config::EnrolmentSettings;
 use dunlin_tests::operator::eventually;
+use dunlin_tests::random::Random;
 use serde_json::json;
+use std::time::Duration;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_dunlin-under-test");
 
 fn lives(certificate_life_s: u32) -> EnrolmentSettings {
     EnrolmentSettings {
@@ -231,4 +235,47 @@ async fn an_outage_is_no_reason_to_recover() {
     .await
     .unwrap();
     assert_ne!(device.identity().certificate_sha256(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_agent_renews_by_itself_and_stays_connected() {
+    let desk = Desk::open(lives(12)).await;
+    let device = desk.enrol("edge-1").await;
+    let mut agent = device.start(PROGRAM);
+    desk.is_online().await;
+    for _ in 0..2 {
+        device.has_another_certificate().await;
+    }
+    desk.has_event("edge-1", "certificate_renewed").await;
+    // Past the end of the certificate that the connection began with.
+    desk.is_online().await;
+    let ended = agent.terminate().await.unwrap();
+    assert!(ended.success(), "{ended}: {}", agent.log_tail());
+    let log = device.log();
+    assert!(!log.contains("connection lost"), "{log}");
+    assert!(!log.contains("certificate_recovered"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_killed_at_any_moment_of_its_renewals_comes_back() {
+    let desk = Desk::open(lives(6)).await;
+    let device = desk.enrol("edge-1").await;
+    let mut random = Random::from_environment("killed renewals");
+    let mut changes = 0;
+    for _ in 0..8 {
+        // Due, or even over: the agent changes its certificate as soon as it runs.
+        device.is_due().await;
+        let before = device.identity().certificate_sha256();
+        let mut agent = device.start(PROGRAM);
+        tokio::time::sleep(Duration::from_millis(random.below(250))).await;
+        agent.kill().await.unwrap();
+        changes += u32::from(device.identity().certificate_sha256() != before);
+    }
+    println!("{changes} of 8 kills came after the certificate was in place");
+    let mut agent = device.start(PROGRAM);
+    desk.is_online().await;
+    assert!(agent.terminate().await.unwrap().success());
+    assert_eq!(device.key_files().len(), 1, "{:?}", device.key_files());
+    let shared = desk.events("edge-1").await.contains("identity_shared");
+    assert!(!shared, "no kill makes a device look like two");
 }

@@ -129,11 +129,14 @@ impl Identity {
     }
 }
 
-/// Removes every key but one.
+/// Removes every key but one, and what an earlier writer that was killed left of one.
 fn sweep(disk: &Disk, state_dir: &Path, keep: &str) -> Result<(), FileError> {
     let folder = folder(state_dir);
     for (name, _) in disk.list(&folder)? {
-        let is_other_key = name.to_str().is_some_and(|n| is_key_file(n) && n != keep);
+        let is_other_key = name.to_str().is_some_and(|n| {
+            let part = n.strip_prefix('.').and_then(|n| n.strip_suffix(".new"));
+            n != keep && is_key_file(part.unwrap_or(n))
+        });
         if is_other_key {
             disk.remove_if_there(&folder.join(name))?;
         }

@@ -74,6 +74,8 @@ fn reported(sequence: u64, generation: u64) -> Reported {
         target: None,
         rollout: None,
         progress: Progress::Idle,
+        waiting: None,
+        hold: None,
         active: Some(Installed {
             family: family(),
             version: 1,

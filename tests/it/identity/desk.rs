@@ -12,6 +12,7 @@ use dunlin_server::{RunningServer, Server, Settings};
 use dunlin_tests::fleet::agent_settings;
 use dunlin_tests::mosquitto::free_port;
 use dunlin_tests::operator::{Operator, eventually};
+use dunlin_tests::process::Process;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -89,10 +90,8 @@ impl Desk {
     }
 
     pub(crate) async fn has_event(&self, name: &str, code: &str) {
-        let path = format!("/api/v1/devices/{name}/events");
         eventually(code, async || {
-            let events: Value = self.operator.client().get(&path).await?;
-            let text = events.to_string();
+            let text = self.events(name).await;
             Ok(text
                 .contains(&format!("{code:?}"))
                 .then_some(())
@@ -100,6 +99,17 @@ impl Desk {
         })
         .await
         .unwrap();
+    }
+
+    pub(crate) async fn events(&self, name: &str) -> String {
+        let path = format!("/api/v1/devices/{name}/events");
+        let events: Value = self.operator.client().get(&path).await.unwrap();
+        events.to_string()
+    }
+
+    /// Waits until the one device is connected.
+    pub(crate) async fn is_online(&self) {
+        self.operator.online(1).await.unwrap();
     }
 
     pub(crate) async fn recover(&self, request: &RecoverRequest) -> Answer {
@@ -150,6 +160,47 @@ impl Device {
         copy(&self.settings.state_dir, &settings.state_dir);
         let id = self.id.clone();
         Self { id, settings }
+    }
+
+    /// The agent as a process; to be called from the test's own thread.
+    pub(crate) fn start(&self, program: &str) -> Process {
+        let config = self.home().join("agent.toml");
+        let arguments = ["agent", "run", "--config", config.to_str().unwrap()];
+        let log = [("DUNLIN_LOG", "info")];
+        Process::start_with(Path::new(program), &arguments, &log, &self.log_path()).unwrap()
+    }
+
+    fn home(&self) -> &Path {
+        self.settings.state_dir.parent().unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.home().join("agent.log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    pub(crate) async fn has_another_certificate(&self) {
+        let before = self.identity().certificate_sha256();
+        eventually("another certificate", async || {
+            let is_another = self.identity().certificate_sha256() != before;
+            Ok(is_another.then_some(()).ok_or(before.short()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until the certificate is to be renewed, at the latest.
+    pub(crate) async fn is_due(&self) {
+        let due = dunlin_agent::renew::due(self.identity().validity(), u32::MAX);
+        eventually("the certificate is due", async || {
+            let left = due.as_second() - jiff::Timestamp::now().as_second();
+            Ok((left <= 0).then_some(()).ok_or(format!("{left} s left")))
+        })
+        .await
+        .unwrap();
     }
 
     /// Waits for the end of the certificate.
