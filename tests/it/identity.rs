@@ -202,7 +202,7 @@ async fn one_device_is_given_so_many_certificates_an_hour() {
     let desk = Desk::open(lives(YEAR_S)).await;
     let device = desk.enrol("edge-1").await;
     let mut refusal = None;
-    for _ in 0..dunlin_server::store::ISSUED_AN_HOUR_MAX {
+    for _ in 0..lives(YEAR_S).certificates_an_hour_max() {
         let next = device.identity().next_key().unwrap();
         let body = json!({"csr_pem": next.csr_pem("edge-1").unwrap()});
         let (status, code) = device.post("/identity/renew", &body).await;

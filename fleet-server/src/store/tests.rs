@@ -153,8 +153,8 @@ async fn a_claim_is_redeemed_as_often_as_it_says_and_a_repeat_costs_nothing() {
         EnrolmentOutcome::Repeated(labels("site", "north"))
     );
     let standing = async |cert| store.standing(&id("a"), &[cert; 32]).await.unwrap();
-    assert_eq!(standing(1).await, Standing::Superseded);
-    assert_eq!(standing(5).await, Standing::Current);
+    assert_eq!(standing(1).await, Standing::Current);
+    assert_eq!(standing(5).await, Standing::Next);
     assert_eq!(
         enrol(new_device("a", 2), 3).await,
         EnrolmentOutcome::IdTaken
@@ -224,7 +224,7 @@ async fn a_certificate_counts_until_the_next_is_used() {
     let succeed = async |holds, next| {
         let holds = Digest([holds; 32]);
         store
-            .succeed(&a, &holds, &successor(next), 5)
+            .succeed(&a, &holds, &successor(next), 9, 5)
             .await
             .unwrap()
     };
@@ -239,7 +239,7 @@ async fn a_certificate_counts_until_the_next_is_used() {
         assert_eq!(standing(cert).await, worth);
     }
     assert_eq!(
-        store.admit(&a, &[1; 32], 6).await.unwrap(),
+        store.admit(&a, &[1; 32], 6, 6).await.unwrap(),
         Standing::Current
     );
     assert_eq!(
@@ -249,7 +249,7 @@ async fn a_certificate_counts_until_the_next_is_used() {
     );
 
     assert_eq!(
-        store.admit(&a, &[3; 32], 7).await.unwrap(),
+        store.admit(&a, &[3; 32], 7, 7).await.unwrap(),
         Standing::Current
     );
     for cert in [1, 2] {
@@ -257,6 +257,11 @@ async fn a_certificate_counts_until_the_next_is_used() {
     }
     let row = store.device(&a).await.unwrap().unwrap();
     assert_eq!(row.cert_sha256, Digest([3; 32]));
+    // A connection that was made before may be finished, and brings no more than that.
+    let finishing = store.admit(&a, &[1; 32], 7, 100).await.unwrap();
+    assert_eq!(finishing, Standing::Finishing);
+    let late = store.admit(&a, &[1; 32], 8, 100).await.unwrap();
+    assert_eq!(late, Standing::Superseded);
     // What was superseded brings nothing any more.
     assert_eq!(
         succeed(1, 4).await,
@@ -279,14 +284,14 @@ async fn the_use_of_a_superseded_certificate_is_an_event_once_an_hour() {
         .await
         .unwrap();
     store
-        .succeed(&a, &Digest([1; 32]), &successor(2), 1)
+        .succeed(&a, &Digest([1; 32]), &successor(2), 9, 1)
         .await
         .unwrap();
-    store.admit(&a, &[2; 32], 2).await.unwrap();
+    store.admit(&a, &[2; 32], 2, 2).await.unwrap();
     let hour = 3_600_000;
     for at in [10, 20, hour, hour + 10] {
         assert_eq!(
-            store.admit(&a, &[1; 32], at).await.unwrap(),
+            store.admit(&a, &[1; 32], at, at).await.unwrap(),
             Standing::Superseded
         );
     }
@@ -317,14 +322,16 @@ async fn a_device_is_given_so_many_certificates_an_hour() {
     let mut recorded = 0;
     for n in 0..40 {
         let next = successor(100 + n);
-        let given = store.succeed(&a, &holds, &next, hour + i64::from(n)).await;
+        let given = store
+            .succeed(&a, &holds, &next, 7, hour + i64::from(n))
+            .await;
         match given.unwrap() {
             Succession::Recorded => recorded += 1,
             other => assert_eq!(other, Succession::TooMany),
         }
     }
-    assert_eq!(recorded, ISSUED_AN_HOUR_MAX);
-    let later = store.succeed(&a, &holds, &successor(99), 3 * hour).await;
+    assert_eq!(recorded, 7);
+    let later = store.succeed(&a, &holds, &successor(99), 7, 3 * hour).await;
     assert_eq!(later.unwrap(), Succession::Recorded);
 }
 
