@@ -47,7 +47,8 @@ async fn a_renewal_brings_a_new_key_and_ends_the_one_before() {
     let after = device.identity();
     assert_ne!(after.certificate_sha256(), before.certificate_sha256());
     assert_ne!(after.enrolled.key_file, before.enrolled.key_file);
-    assert_eq!(device.key_files(), [after.enrolled.key_file.clone()]);
+    let key = &after.enrolled.key_file;
+    assert_eq!(device.key_files(), std::slice::from_ref(key));
     assert_eq!(device.renewer().recover_if_ended().await.unwrap(), None);
 
     // A copy of the disk, made before, is out, and its use is noted.
@@ -60,6 +61,19 @@ async fn a_renewal_brings_a_new_key_and_ends_the_one_before() {
         device.renewer().renew_or_recover().await.unwrap(),
         How::Renewed
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_made_before_a_renewal_is_finished_in_peace() {
+    let desk = Desk::open(lives(YEAR_S)).await;
+    let device = desk.enrol("edge-1").await;
+    let (open, root) = device.client();
+    open.get(&root, 1 << 20).await.unwrap();
+    device.renewer().renew_or_recover().await.unwrap();
+    // The same connection, in which the server saw the certificate before.
+    open.get(&root, 1 << 20).await.unwrap();
+    let events = desk.events("edge-1").await;
+    assert!(!events.contains("identity_shared"), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,9 +286,12 @@ async fn an_agent_killed_at_any_moment_of_its_renewals_comes_back() {
         changes += u32::from(device.identity().certificate_sha256() != before);
     }
     println!("{changes} of 8 kills came after the certificate was in place");
+    // What is seen of it next is the next one's.
+    desk.is_offline().await;
     let mut agent = device.start(PROGRAM);
     desk.is_online().await;
-    assert!(agent.terminate().await.unwrap().success());
+    let ended = agent.terminate().await.unwrap();
+    assert!(ended.success(), "{ended}: {}", agent.log_tail());
     assert_eq!(device.key_files().len(), 1, "{:?}", device.key_files());
     let shared = desk.events("edge-1").await.contains("identity_shared");
     assert!(!shared, "no kill makes a device look like two");

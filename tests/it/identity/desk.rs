@@ -112,6 +112,11 @@ impl Desk {
         self.operator.online(1).await.unwrap();
     }
 
+    /// Waits until no device is connected.
+    pub(crate) async fn is_offline(&self) {
+        self.operator.online(0).await.unwrap();
+    }
+
     pub(crate) async fn recover(&self, request: &RecoverRequest) -> Answer {
         self.recover_raw(&serde_json::to_vec(request).unwrap())
             .await
@@ -223,12 +228,17 @@ impl Device {
         post(tls, port, path, body.to_string().as_bytes()).await
     }
 
-    pub(crate) async fn download_refused(&self, code: &str) {
+    /// For downloads, and what there is to download.
+    pub(crate) fn client(&self) -> (Client, String) {
         let identity = self.identity();
         let limits = Limits::from(&self.settings.update);
         let client = Client::new(&identity.rustls_client_config(), limits);
         let base = &identity.enrolled.repository_url;
-        let url = format!("{base}/repository/metadata/1.root.json");
+        (client, format!("{base}/repository/metadata/1.root.json"))
+    }
+
+    pub(crate) async fn download_refused(&self, code: &str) {
+        let (client, url) = self.client();
         match client.get(&url, 1 << 20).await.unwrap_err() {
             HttpError::Status { reason, .. } => assert_eq!(reason.as_deref(), Some(code)),
             other => panic!("{other}"),
