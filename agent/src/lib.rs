@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod enroll;
 pub mod files;
+pub mod hold;
 pub mod http;
 pub mod identity;
 pub mod inference;

@@ -184,6 +184,28 @@ async fn every_faulty_recovery_has_its_own_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_fleets_ca_alone_does_not_make_a_device() {
+    let desk = Desk::open(lives(YEAR_S)).await;
+    let device = desk.enrol("edge-1").await;
+    // Signed by the CA itself, as its thief or a restored database would have them.
+    let (of_nobody, _) = desk.ended("edge-9", 100);
+    let (unrecorded, _) = desk.ended("edge-1", 100);
+    let (old, sha256) = desk.ended("edge-1", 366);
+    device.was_given(&desk, sha256).await;
+    let (within, sha256) = desk.ended("edge-1", 364);
+    device.was_given(&desk, sha256).await;
+    for (expected, request) in [
+        ((403, "unknown_device"), of_nobody),
+        ((403, "unknown_certificate"), unrecorded),
+        ((403, "ended_too_long"), old),
+        ((200, ""), within),
+    ] {
+        let (status, code) = desk.recover(&desk.prove(request).await).await;
+        assert_eq!((status, code.as_str()), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_for_a_key_that_the_device_had_is_refused() {
     let desk = Desk::open(lives(YEAR_S)).await;
     let device = desk.enrol("edge-1").await;

@@ -14,6 +14,7 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use bundles::BundleRow;
 pub use certificates::{Standing, Succession, Successor};
