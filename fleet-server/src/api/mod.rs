@@ -76,6 +76,10 @@ pub struct Admin(pub String);
 #[derive(Debug, Clone)]
 pub struct Peer(pub Option<(DeviceId, Digest)>);
 
+/// When a connection was made, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectedAt(pub i64);
+
 #[derive(OpenApi)]
 #[openapi(
     info(

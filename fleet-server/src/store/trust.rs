@@ -120,6 +120,8 @@ mod tests {
                 target: None,
                 rollout: None,
                 progress: Progress::Idle,
+                waiting: None,
+                hold: None,
                 active: None,
                 agent_version: "0.1.0".to_owned(),
                 trust: Some(TrustedVersions {
