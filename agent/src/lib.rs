@@ -17,6 +17,7 @@ pub mod mqtt;
 pub mod pipe;
 pub mod shell;
 pub mod telemetry;
+pub mod throttle;
 pub mod worker;
 
 /// This agent's version, as bundles' `agent_min` and reports know it.

@@ -17,6 +17,7 @@ use crate::blobs::{BlobError, Blobs};
 use crate::files::{self, FileError, PUBLIC, SECRET};
 use dunlin_protocol::bundle::{MANIFEST_MAX_BYTES, Manifest};
 use dunlin_protocol::id::Digest;
+use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::trust::{
     Envelope, Key, MetaFile, Metadata as _, Role, RootMetadata, SNAPSHOT_MAX_BYTES, SigningKey,
     SnapshotMetadata, TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry,
@@ -24,6 +25,7 @@ use dunlin_protocol::trust::{
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -251,6 +253,25 @@ impl Repository {
             &self.targets.join(path),
             MANIFEST_MAX_BYTES,
         )?)
+    }
+
+    /// Opens a metadata file or a manifest, to be read in parts; `None` if there is none of that
+    /// name. Blobs are not kept here.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open_file(&self, file: &RepositoryFile) -> Result<Option<File>> {
+        let path = match file {
+            RepositoryFile::Metadata(name) if is_metadata_name(name) => self.metadata.join(name),
+            RepositoryFile::Target(path) if is_safe_path(path) => self.targets.join(path),
+            _ => return Ok(None),
+        };
+        match File::open(&path) {
+            Ok(file) if file.metadata().map_err(files::at(&path))?.is_file() => Ok(Some(file)),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(files::at(&path)(e).into()),
+        }
     }
 
     /// Sets the first trust root, or the next one. The same again is no error.

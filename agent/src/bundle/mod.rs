@@ -2,9 +2,11 @@
 //!
 //! * [`receive`]: one call does it all, and may be repeated after any cut.
 //! * [`verify`]: the device's trust on disk and the TUF client cycle over the network.
+//! * [`source`]: HTTPS, MQTT or an archive: where it comes from.
 //! * [`stage`]: slots, written from verified manifests alone and checked again before they run.
 
 pub mod receive;
+pub mod source;
 pub mod stage;
 pub mod verify;
 
