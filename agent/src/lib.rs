@@ -11,6 +11,7 @@ pub mod enroll;
 pub mod files;
 pub mod http;
 pub mod identity;
+pub mod inbox;
 pub mod inference;
 pub mod ledger;
 pub mod mqtt;

@@ -1,7 +1,7 @@
 //! A repository in an archive (`dunlin bundle export`) or in a folder of the same layout.
 
 use bytes::Bytes;
-use dunlin_protocol::archive::{Index, length_max};
+use dunlin_protocol::archive::{ENTRIES_MAX, Index, length_max};
 use dunlin_protocol::repository::RepositoryFile;
 use std::fs::File;
 use std::io;
@@ -101,20 +101,19 @@ impl Local {
         })
     }
 
-    /// Every manifest that lies in it, as `FAMILY/VERSION/SHA256.manifest.json`, in order.
+    /// Every file of a repository that lies in it, in order. A folder may hold others too: they
+    /// are passed over.
     ///
     /// # Errors
-    /// The folder cannot be listed.
-    pub fn targets(&self) -> Result<Vec<RepositoryFile>, LocalError> {
+    /// The folder cannot be listed, or holds more than an archive may.
+    pub fn files(&self) -> Result<Vec<RepositoryFile>, LocalError> {
         match &*self.inner {
-            Inner::Archive { index, .. } => Ok(index
-                .files()
-                .map(|(file, _)| file.clone())
-                .filter(|file| matches!(file, RepositoryFile::Target(_)))
-                .collect()),
+            Inner::Archive { index, .. } => Ok(index.files().map(|(f, _)| f.clone()).collect()),
             Inner::Folder => {
                 let mut found = Vec::new();
-                list(&self.path, Path::new("targets"), 0, &mut found)?;
+                for top in ["metadata", "targets", "blobs", "patches"] {
+                    list(&self.path, Path::new(top), 0, &mut found)?;
+                }
                 found.sort();
                 Ok(found)
             }
@@ -190,7 +189,7 @@ impl Local {
     }
 }
 
-/// Target files below a folder, as deep as their paths may be.
+/// A repository's files below a folder, as deep as their paths may be.
 fn list(
     root: &Path,
     below: &Path,
@@ -214,9 +213,14 @@ fn list(
         if kind.is_dir() && depth < DEPTH_MAX {
             list(root, &path, depth + 1, found)?;
         } else if kind.is_file()
-            && found.len() < dunlin_protocol::archive::ENTRIES_MAX
             && let Some(Ok(file)) = path.to_str().map(str::parse)
         {
+            if found.len() >= ENTRIES_MAX {
+                return Err(LocalError::Refused {
+                    path: root.to_owned(),
+                    problem: format!("more than {ENTRIES_MAX} files"),
+                });
+            }
             found.push(file);
         }
     }
