@@ -2,6 +2,7 @@
 
 use crate::config::Settings;
 use crate::device::{Phase, State};
+use crate::files::Disk;
 use crate::identity::Identity;
 use crate::inference::WorkerArgs;
 use crate::ledger::Ledger;
@@ -191,7 +192,7 @@ fn read_token(file: Option<&Path>) -> anyhow::Result<ClaimToken> {
 
 fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let identity = Identity::load(state_dir)?;
-    let state = Ledger::new(state_dir).load()?;
+    let state = Ledger::new(&Disk::native(), state_dir).load()?;
     let running = is_running(state_dir);
     let reported = state.as_ref().map(|s| s.reported(crate::VERSION));
     if json {

@@ -7,7 +7,7 @@
 
 use crate::bundle::TrustStore;
 use crate::config::Settings;
-use crate::files::{self, FileError};
+use crate::files::{self, Disk, FileError};
 use crate::http::{Client, HttpError, Limits};
 use crate::identity::{self, DeviceKey, Enrolled, Identity, IdentityError};
 use dunlin_protocol::command::{self, MessageError};
@@ -110,7 +110,7 @@ pub async fn enroll(
 ) -> Result<EnrollResponse, EnrollError> {
     let state_dir = &settings.state_dir;
     files::create_private_dir(state_dir)?;
-    let trust = TrustStore::new(state_dir);
+    let trust = TrustStore::new(&Disk::native(), state_dir);
     // Before anything is sent: a use of the token must not be spent for nothing.
     check_same_root(&trust, &token.root_sha256)?;
     let key = DeviceKey::load_or_create(state_dir)?;

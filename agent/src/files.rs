@@ -1,8 +1,13 @@
 //! Files that survive a power cut: written whole or not at all, read with a bound.
+//!
+//! What an update touches goes through a [`Disk`] that is passed in; the functions here are for the
+//! rest (configuration, identity) and use the operating system's.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+mod disk;
+
+pub use disk::{Disk, FileSystem, Kind, Metadata, OpenFile};
+
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a file could not be read or written.
@@ -56,124 +61,43 @@ pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
     }
 }
 
-/// Replaces `path` by `bytes` with permissions `mode`: after a power cut it holds the old content
-/// or the new, never a part. Not for two writers of one path at a time.
+/// As [`Disk::write_atomic`].
 ///
 /// # Errors
 /// [`FileError::Io`]; the old content is then still there.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".new");
-    let new = path.with_file_name(name);
-    // A name of its own for every attempt would leave litter behind each kill.
-    remove_if_there(&new)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)
-        .map_err(at("create", &new))?;
-    let written = (|| {
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    })();
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&new);
-        return Err(at("write", path)(error));
-    }
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+    Disk::native().write_atomic(path, bytes, mode)
 }
 
-/// Reads a file of at most `max_bytes` bytes.
+/// As [`Disk::read_bounded`].
 ///
 /// # Errors
 /// [`FileError`]; a longer file is not read to its end.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
-    let file = File::open(path).map_err(at("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(max_bytes.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(at("read", path))?;
-    if bytes.len() as u64 > max_bytes {
-        return Err(FileError::TooLarge {
-            path: path.to_owned(),
-            max_bytes,
-        });
-    }
-    Ok(bytes)
+    Disk::native().read_bounded(path, max_bytes)
 }
 
-/// As [`read_bounded`], `None` if there is no such file.
+/// As [`Disk::read_if_there`].
 ///
 /// # Errors
 /// [`FileError`]
 pub fn read_if_there(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
-    match read_bounded(path, max_bytes) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
+    Disk::native().read_if_there(path, max_bytes)
 }
 
-/// Removes a file; that it is not there is fine.
-///
-/// # Errors
-/// [`FileError::Io`]
-pub fn remove_if_there(path: &Path) -> Result<(), FileError> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes the names in a folder durable.
-///
-/// # Errors
-/// [`FileError::Io`]
-pub fn sync_dir(path: &Path) -> Result<(), FileError> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(at("sync folder", path))
-}
-
-/// Makes a folder (and those above it) that only its owner may enter; narrows one that is wider.
+/// As [`Disk::create_private_dir`].
 ///
 /// # Errors
 /// [`FileError::Io`]
 pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
-    if !path.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(at("create folder", path))?;
-        if let Some(parent) = path.parent() {
-            sync_dir(parent)?;
-        }
-    }
-    let mode = std::fs::metadata(path)
-        .map_err(at("read permissions of", path))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        std::fs::set_permissions(path, Permissions::from_mode(0o700))
-            .map_err(at("narrow permissions of", path))?;
-    }
-    Ok(())
+    Disk::native().create_private_dir(path)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_file_is_replaced_whole_with_its_mode() {

@@ -1,7 +1,7 @@
 //! The persisted state of the device state machine.
 
 use crate::device::State;
-use crate::files::{self, FileError};
+use crate::files::{Disk, FileError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -33,14 +33,16 @@ struct Document<S> {
 /// Where the state is kept.
 #[derive(Debug, Clone)]
 pub struct Ledger {
+    disk: Disk,
     path: PathBuf,
 }
 
 impl Ledger {
     /// The ledger of a state folder.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(disk: &Disk, state_dir: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             path: state_dir.join("ledger.json"),
         }
     }
@@ -54,7 +56,7 @@ impl Ledger {
             path: self.path.clone(),
             problem,
         };
-        let bytes = match files::read_if_there(&self.path, LEDGER_MAX_BYTES) {
+        let bytes = match self.disk.read_if_there(&self.path, LEDGER_MAX_BYTES) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             Err(e @ FileError::TooLarge { .. }) => return Err(damaged(e.to_string())),
@@ -84,7 +86,7 @@ impl Ledger {
             path: self.path.clone(),
             problem: e.to_string(),
         })?;
-        files::write_atomic(&self.path, &bytes, 0o600)?;
+        self.disk.write_atomic(&self.path, &bytes, 0o600)?;
         Ok(())
     }
 
@@ -94,10 +96,12 @@ impl Ledger {
     /// It cannot be renamed.
     pub fn set_aside(&self) -> Result<PathBuf, LedgerError> {
         let aside = self.path.with_extension("json.corrupt");
-        std::fs::rename(&self.path, &aside).map_err(|e| LedgerError::Damaged {
-            path: self.path.clone(),
-            problem: format!("cannot be set aside: {e}"),
-        })?;
+        self.disk
+            .rename(&self.path, &aside)
+            .map_err(|e| LedgerError::Damaged {
+                path: self.path.clone(),
+                problem: format!("cannot be set aside: {e}"),
+            })?;
         Ok(aside)
     }
 }
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn a_damaged_ledger_is_told_from_one_that_cannot_be_read() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(dir.path());
+        let ledger = Ledger::new(&Disk::native(), dir.path());
         assert_eq!(ledger.load().unwrap(), None);
         let state = State::new(7);
         ledger.store(&state).unwrap();

@@ -15,6 +15,7 @@ mod startup;
 use crate::bundle::receive::Receiver;
 use crate::config::Settings;
 use crate::device::{self, Event, Phase, State};
+use crate::files::Disk;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::mqtt::{Incoming, Link};
@@ -110,6 +111,7 @@ fn lock(settings: &Settings) -> anyhow::Result<std::fs::File> {
 struct Shell {
     settings: Settings,
     identity: Identity,
+    disk: Disk,
     ledger: Ledger,
     state: State,
     /// When the ledger was last written.

@@ -13,6 +13,7 @@ mod server;
 
 use dunlin_agent::bundle::{Receiver, StagedInfo, UpdateError, stage};
 use dunlin_agent::bundle::{Staged, TrustStore};
+use dunlin_agent::files::Disk;
 use dunlin_agent::http::{Client, Limits};
 use dunlin_protocol::bundle::HostFacts;
 use dunlin_protocol::command::DesiredBundle;
@@ -38,7 +39,7 @@ impl Fleet {
         let (server, dir) = (Server::start().await, tempfile::tempdir().unwrap());
         let repository = Repository::new();
         let receiver = receiver(&server, &dir);
-        TrustStore::new(dir.path())
+        TrustStore::new(&Disk::native(), dir.path())
             .adopt_root(&repository.metadata("1.root.json"))
             .unwrap();
         Self {
@@ -106,7 +107,16 @@ fn receiver_on(server: &Server, dir: &TempDir, limits: Limits, disk_free_bytes: 
         ram_bytes: 1 << 30,
         disk_free_bytes,
     };
-    Receiver::with(client, &server.url, dir.path(), "jetson", Box::new(host)).unwrap()
+    let disk = Disk::native();
+    Receiver::with(
+        client,
+        &server.url,
+        &disk,
+        dir.path(),
+        "jetson",
+        Box::new(host),
+    )
+    .unwrap()
 }
 
 fn info(want: &DesiredBundle) -> StagedInfo {
@@ -134,7 +144,10 @@ async fn a_bundle_arrives_whole_and_is_not_fetched_again() {
         .await
         .unwrap();
     assert_eq!(staged.info, info(&wants[0]));
-    assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[0])));
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[0]))
+    );
     let file = |name: &str| std::fs::read(fleet.slot("a").join(name)).unwrap();
     assert_eq!(file("model.onnx"), model(1));
     assert_eq!(file("golden.json"), golden());
@@ -150,7 +163,7 @@ async fn a_bundle_arrives_whole_and_is_not_fetched_again() {
         .receive(&wants[0], Timestamp::now(), &again, |_, _| {})
         .await
         .unwrap();
-    assert_eq!(stage::read(&again), Some(info(&wants[0])));
+    assert_eq!(stage::read(&Disk::native(), &again), Some(info(&wants[0])));
     let asked: Vec<_> = fleet.server.asked("").into_iter().map(|(p, _)| p).collect();
     assert_eq!(asked, ["metadata/2.root.json", "metadata/timestamp.json"]);
 }
@@ -163,7 +176,10 @@ async fn of_the_next_version_only_what_differs_is_fetched() {
     fleet.receive(&wants[1]).await.unwrap();
     let asked = fleet.server.asked("blobs/");
     assert_eq!(asked, [(format!("blobs/{}", Digest::of(&model(2))), 0)]);
-    assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[1])));
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[1]))
+    );
 }
 
 #[tokio::test]
@@ -198,7 +214,7 @@ async fn dropped_at_any_moment_it_goes_on_from_there() {
     let (mut state, mut dropped) = (7_u64, 0);
     for round in 0..12_u64 {
         let dir = tempfile::tempdir().unwrap();
-        TrustStore::new(dir.path())
+        TrustStore::new(&Disk::native(), dir.path())
             .adopt_root(&fleet.repository.metadata("1.root.json"))
             .unwrap();
         let slot = dir.path().join("slot");
@@ -215,14 +231,14 @@ async fn dropped_at_any_moment_it_goes_on_from_there() {
             } else {
                 dropped += 1;
             }
-            let held = stage::read(&slot);
+            let held = stage::read(&Disk::native(), &slot);
             assert!(held.is_none() || held == Some(info(want)), "{held:?}");
         }
         receiver
             .receive(want, Timestamp::now(), &slot, |_, _| {})
             .await
             .unwrap();
-        assert_eq!(stage::read(&slot), Some(info(want)));
+        assert_eq!(stage::read(&Disk::native(), &slot), Some(info(want)));
     }
     assert!(dropped > 0, "no call was dropped");
 }
@@ -234,9 +250,11 @@ async fn a_slot_with_one_wrong_bit_is_not_used() {
     let path = fleet.slot("a").join("card.md");
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, b"# A cord").unwrap();
-    let why = stage::check(&fleet.slot("a")).unwrap_err().to_string();
+    let why = stage::check(&Disk::native(), &fleet.slot("a"))
+        .unwrap_err()
+        .to_string();
     assert!(why.starts_with("card.md: expected SHA-256"), "{why}");
-    assert_eq!(stage::read(&fleet.slot("a")), None);
+    assert_eq!(stage::read(&Disk::native(), &fleet.slot("a")), None);
     // Received again it is whole, and a damaged blob on the device is fetched anew.
     let blob = fleet
         .dir
@@ -246,7 +264,10 @@ async fn a_slot_with_one_wrong_bit_is_not_used() {
     fleet.server.asked("");
     fleet.receive(&wants[0]).await.unwrap();
     assert_eq!(fleet.server.asked("blobs/").len(), 1);
-    assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[0])));
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[0]))
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::stage::{self, StagedInfo};
 use super::verify::{self, Repository, TrustStore};
 use super::{DISK_FULL, Kind, UpdateError};
 use crate::config::Settings;
-use crate::files::{self, FileError};
+use crate::files::{self, Disk, FileError, OpenFile};
 use crate::http::{Client, HttpError, Limits};
 use crate::identity::Identity;
 use dunlin_protocol::bundle::{Blob, HostFacts, MANIFEST_MAX_BYTES, Manifest, check_fit};
@@ -18,8 +18,7 @@ use dunlin_protocol::trust::{TrustError, Verified, VerifiedTarget};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -36,14 +35,11 @@ pub type HostFactsProvider = Box<dyn Fn() -> HostFacts + Send + Sync>;
 
 /// Facts about this device: its disk as it is now, its memory as the worker is limited.
 #[must_use]
-pub fn host_facts(state_dir: &Path, memory_limit_mib: u64) -> HostFacts {
-    let disk_free_bytes = match rustix::fs::statvfs(state_dir) {
-        Ok(fs) => fs.f_bavail.saturating_mul(fs.f_frsize),
-        Err(error) => {
-            tracing::warn!(folder = %state_dir.display(), %error, "free disk space is unknown, taken as none");
-            0
-        }
-    };
+pub fn host_facts(disk: &Disk, state_dir: &Path, memory_limit_mib: u64) -> HostFacts {
+    let disk_free_bytes = disk.free_bytes(state_dir).unwrap_or_else(|error| {
+        tracing::warn!(%error, "free disk space is unknown, taken as none");
+        0
+    });
     HostFacts {
         arch: std::env::consts::ARCH.to_owned(),
         agent_version: crate::VERSION.to_owned(),
@@ -66,6 +62,7 @@ pub struct Staged {
 /// Fetches, verifies and stages bundles; one at a time.
 pub struct Receiver {
     repository: Repository,
+    disk: Disk,
     trust: TrustStore,
     blobs: PathBuf,
     hardware: String,
@@ -97,19 +94,20 @@ impl Receiver {
     ///
     /// # Errors
     /// [`FileError`]
-    pub fn new(settings: &Settings, identity: &Identity) -> Result<Self, FileError> {
+    pub fn new(disk: &Disk, settings: &Settings, identity: &Identity) -> Result<Self, FileError> {
         let client = Client::new(
             &identity.rustls_client_config(),
             Limits::from(&settings.update),
         );
-        let folder = settings.state_dir.clone();
+        let (facts_disk, folder) = (disk.clone(), settings.state_dir.clone());
         let memory_limit_mib = settings.inference.memory_limit_mib;
         Self::with(
             client,
             &identity.enrolled.repository_url,
+            disk,
             &settings.state_dir,
             &settings.hardware,
-            Box::new(move || host_facts(&folder, memory_limit_mib)),
+            Box::new(move || host_facts(&facts_disk, &folder, memory_limit_mib)),
         )
     }
 
@@ -120,20 +118,22 @@ impl Receiver {
     pub fn with(
         client: Client,
         base_url: &str,
+        disk: &Disk,
         state_dir: &Path,
         hardware: &str,
         host: HostFactsProvider,
     ) -> Result<Self, FileError> {
         let receiver = Self {
             repository: Repository::new(client, base_url),
-            trust: TrustStore::new(state_dir),
+            disk: disk.clone(),
+            trust: TrustStore::new(disk, state_dir),
             blobs: state_dir.join("blobs"),
             hardware: hardware.to_owned(),
             host,
             turn: Arc::default(),
         };
-        files::create_private_dir(&receiver.blobs)?;
-        files::create_private_dir(&receiver.partials())?;
+        disk.create_private_dir(&receiver.blobs)?;
+        disk.create_private_dir(&receiver.partials())?;
         Ok(receiver)
     }
 
@@ -157,7 +157,7 @@ impl Receiver {
             && error.code == DISK_FULL
         {
             // Room for the ledger and the telemetry is worth more than a resumed download.
-            match remove_others(&self.partials(), &BTreeSet::new()) {
+            match remove_others(&self.disk, &self.partials(), &BTreeSet::new()) {
                 Ok(bytes) => tracing::warn!(bytes, "disk full: what was half fetched is removed"),
                 Err(error) => tracing::error!(%error, "disk full, and nothing can be removed"),
             }
@@ -202,14 +202,15 @@ impl Receiver {
         for digest in keep {
             let path = self.blob(digest);
             let max = MANIFEST_MAX_BYTES as u64;
-            let bytes = files::read_if_there(&path, max)?.unwrap_or_default();
+            let bytes = self.disk.read_if_there(&path, max)?.unwrap_or_default();
             if let Ok(manifest) = Manifest::parse(&bytes) {
                 kept.insert(digest.to_string());
                 let blobs = manifest.files.named().into_iter();
                 kept.extend(blobs.map(|(_, b)| b.sha256.to_string()));
             }
         }
-        Ok(remove_others(&self.blobs, &kept)? + remove_others(&self.partials(), &BTreeSet::new())?)
+        Ok(remove_others(&self.disk, &self.blobs, &kept)?
+            + remove_others(&self.disk, &self.partials(), &BTreeSet::new())?)
     }
 
     /// As [`Self::gc`] once a bundle is staged: keeps it and the one still in service.
@@ -251,7 +252,7 @@ impl Receiver {
             .into());
         }
         let path = self.blob(&entry.sha256);
-        let held = files::read_if_there(&path, entry.length);
+        let held = self.disk.read_if_there(&path, entry.length);
         if let Ok(Some(bytes)) = held
             && entry.verify_bytes(&bytes).is_ok()
         {
@@ -263,7 +264,7 @@ impl Receiver {
             bytes = self.repository.client.get(&url, entry.length).await?;
         }
         let manifest = target.open_manifest(&bytes)?;
-        files::write_atomic(&path, &bytes, 0o600)?;
+        self.disk.write_atomic(&path, &bytes, 0o600)?;
         Ok((manifest, bytes))
     }
 
@@ -276,10 +277,10 @@ impl Receiver {
         let mut missing = Vec::new();
         for (name, blob) in manifest.files.named() {
             let path = self.blob(&blob.sha256);
-            let expected = blob.sha256;
-            let held = blocking(turn, move || match stage::digest_of_file(&path) {
+            let (expected, disk) = (blob.sha256, self.disk.clone());
+            let held = blocking(turn, move || match stage::digest_of_file(&disk, &path) {
                 Ok(got) if got == expected => Ok(true),
-                Ok(_) => files::remove_if_there(&path).map(|()| false),
+                Ok(_) => disk.remove_if_there(&path).map(|()| false),
                 Err(e) if e.is_not_found() => Ok(false),
                 Err(e) => Err(e),
             })
@@ -319,7 +320,8 @@ impl Receiver {
         missing.iter().fold(0, |sum, Missing { blob, .. }| {
             let packed = blob.packed.as_ref().map_or(0, |p| p.length);
             let partial = self.partials().join(blob.transport().0.to_string());
-            let have = std::fs::metadata(partial).map_or(0, |m| m.len());
+            let found = self.disk.look(&partial).ok().flatten();
+            let have = found.map_or(0, |m| m.length_bytes);
             let needed = blob.length.saturating_add(packed).saturating_sub(have);
             sum.saturating_add(needed)
         })
@@ -338,12 +340,12 @@ impl Receiver {
         let mut got = self.download(turn, file, &partial, meter).await?;
         if got != expected {
             tracing::warn!(file = file.name, %expected, %got, "download is damaged, fetched again");
-            files::remove_if_there(&partial)?;
+            self.disk.remove_if_there(&partial)?;
             meter.done = begun;
             got = self.download(turn, file, &partial, meter).await?;
         }
         if got != expected {
-            files::remove_if_there(&partial)?;
+            self.disk.remove_if_there(&partial)?;
             return Err(UpdateError::refused(
                 "hash",
                 format!(
@@ -354,14 +356,15 @@ impl Receiver {
         }
         let (name, blob) = (file.name, file.blob.clone());
         let (path, folder) = (self.blob(&file.blob.sha256), self.blobs.clone());
+        let disk = self.disk.clone();
         blocking(turn, move || {
             let whole = match &blob.packed {
-                Some(_) => unpack(name, &partial, &blob)?,
+                Some(_) => unpack(&disk, name, &partial, &blob)?,
                 None => partial.clone(),
             };
-            std::fs::rename(&whole, &path).map_err(files::at("move blob to", &path))?;
-            files::remove_if_there(&partial)?;
-            Ok(files::sync_dir(&folder)?)
+            disk.rename(&whole, &path)?;
+            disk.remove_if_there(&partial)?;
+            Ok(disk.sync_dir(&folder)?)
         })
         .await?
     }
@@ -376,14 +379,14 @@ impl Receiver {
     ) -> Result<Digest, UpdateError> {
         let (digest, length) = file.blob.transport();
         let begun = meter.done;
-        let (mut hasher, mut have) = resume(turn, partial, length).await?;
+        let (mut hasher, mut have) = resume(&self.disk, turn, partial, length).await?;
         meter.set(begun + have);
         if have < length {
             let url = self.repository.blob_url(&digest);
             let mut body = match self.repository.client.open(&url, have).await {
                 // There is no such byte: what we have is not of this blob.
                 Err(HttpError::Status { code: 416, .. }) => {
-                    files::remove_if_there(partial)?;
+                    self.disk.remove_if_there(partial)?;
                     self.repository.client.open(&url, 0).await?
                 }
                 other => other?,
@@ -395,11 +398,11 @@ impl Receiver {
             if let Some(got) = body.total_bytes.filter(|&n| n != length) {
                 return Err(wrong_length(file.name, length, got));
             }
-            let mut out = open_partial(partial, have)?;
+            let mut out = open_partial(&self.disk, partial, have)?;
             while let Some(bytes) = body.chunk().await? {
                 have += bytes.len() as u64;
                 if have > length {
-                    files::remove_if_there(partial)?;
+                    self.disk.remove_if_there(partial)?;
                     return Err(wrong_length(file.name, length, have));
                 }
                 hasher.update(&bytes);
@@ -414,10 +417,7 @@ impl Receiver {
                 });
             }
             let path = partial.to_owned();
-            blocking(turn, move || {
-                out.sync_all().map_err(files::at("sync", &path))
-            })
-            .await??;
+            blocking(turn, move || out.sync().map_err(files::at("sync", &path))).await??;
         }
         Ok(Digest(hasher.finalize().into()))
     }
@@ -429,8 +429,9 @@ impl Receiver {
         manifest: Verified<Manifest>,
         bytes: Vec<u8>,
     ) -> Result<StagedInfo, UpdateError> {
-        let (slot, blobs) = (slot.to_owned(), self.blobs.clone());
-        blocking(turn, move || stage::write(&slot, &manifest, &bytes, &blobs)).await?
+        let (disk, slot, blobs) = (self.disk.clone(), slot.to_owned(), self.blobs.clone());
+        let write = move || stage::write(&disk, &slot, &manifest, &bytes, &blobs);
+        blocking(turn, write).await?
     }
 }
 
@@ -487,17 +488,22 @@ fn wrong_length(name: &str, expected: u64, got: u64) -> UpdateError {
 }
 
 /// The hash so far, and the length, of what an earlier attempt left.
-async fn resume(turn: &Turn, partial: &Path, length: u64) -> Result<(Sha256, u64), UpdateError> {
-    let path = partial.to_owned();
+async fn resume(
+    disk: &Disk,
+    turn: &Turn,
+    partial: &Path,
+    length: u64,
+) -> Result<(Sha256, u64), UpdateError> {
+    let (on, path) = (disk.clone(), partial.to_owned());
     let found = blocking(turn, move || {
         let mut hasher = Sha256::new();
-        stage::hash_into(&path, &mut hasher).map(|have| (hasher, have))
+        stage::hash_into(&on, &path, &mut hasher).map(|have| (hasher, have))
     })
     .await?;
     match found {
         Ok((hasher, have)) if have <= length => Ok((hasher, have)),
         Ok(_) => {
-            files::remove_if_there(partial)?;
+            disk.remove_if_there(partial)?;
             Ok((Sha256::new(), 0))
         }
         Err(e) if e.is_not_found() => Ok((Sha256::new(), 0)),
@@ -507,38 +513,36 @@ async fn resume(turn: &Turn, partial: &Path, length: u64) -> Result<(Sha256, u64
 
 /// Opens a partial file of which the first `have` bytes count. Its writes are synchronous, so that
 /// a dropped future leaves none under way behind the next one's back.
-fn open_partial(partial: &Path, have: u64) -> Result<File, FileError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(partial)
-        .map_err(files::at("open", partial))?;
-    file.set_len(have).map_err(files::at("shorten", partial))?;
-    Ok(file)
+fn open_partial(disk: &Disk, partial: &Path, have: u64) -> Result<Box<dyn OpenFile>, FileError> {
+    disk.append_after(partial, have, 0o600)
 }
 
 /// Unpacks a compressed blob, bounded by its signed length, into a file of its own; checks its hash.
-fn unpack(name: &str, packed: &Path, blob: &Blob) -> Result<PathBuf, UpdateError> {
+fn unpack(disk: &Disk, name: &str, packed: &Path, blob: &Blob) -> Result<PathBuf, UpdateError> {
     let out = packed.with_extension("unpacked");
-    let result = unpack_into(name, packed, &out, blob);
+    let result = unpack_into(disk, name, packed, &out, blob);
     if result.is_err() {
-        let _ = std::fs::remove_file(&out);
-        files::remove_if_there(packed)?;
+        let _ = disk.remove_if_there(&out);
+        disk.remove_if_there(packed)?;
     }
     result.map(|()| out)
 }
 
-fn unpack_into(name: &str, packed: &Path, out: &Path, blob: &Blob) -> Result<(), UpdateError> {
+fn unpack_into(
+    disk: &Disk,
+    name: &str,
+    packed: &Path,
+    out: &Path,
+    blob: &Blob,
+) -> Result<(), UpdateError> {
     let bad = |e: io::Error| match e.raw_os_error() {
         Some(_) => UpdateError::from(files::at("read", packed)(e)),
         None => UpdateError::refused("packed", format!("{name}: signed, but no zstd: {e}")),
     };
-    let file = File::open(packed).map_err(files::at("open", packed))?;
+    let file = disk.open(packed)?;
     let mut decoder = zstd::stream::read::Decoder::new(file).map_err(bad)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(bad)?;
-    let mut to = open_partial(out, 0)?;
+    let mut to = open_partial(disk, out, 0)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     let mut length = 0;
@@ -564,27 +568,22 @@ fn unpack_into(name: &str, packed: &Path, out: &Path, blob: &Blob) -> Result<(),
         }
         .into());
     }
-    Ok(to.sync_all().map_err(files::at("sync", out))?)
+    Ok(to.sync().map_err(files::at("sync", out))?)
 }
 
 /// Removes all files of a folder but those named; returns the length of what went.
-fn remove_others(folder: &Path, kept: &BTreeSet<String>) -> Result<u64, FileError> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other.map_err(files::at("list", folder))?,
-    };
+fn remove_others(disk: &Disk, folder: &Path, kept: &BTreeSet<String>) -> Result<u64, FileError> {
+    if disk.look(folder)?.is_none() {
+        return Ok(0);
+    }
     let mut removed = 0;
-    for entry in entries {
-        let entry = entry.map_err(files::at("list", folder))?;
-        let path = entry.path();
-        let metadata = entry.metadata().map_err(files::at("look at", &path))?;
-        let name = entry.file_name();
-        if metadata.is_file() && !name.to_str().is_some_and(|n| kept.contains(n)) {
-            files::remove_if_there(&path)?;
-            removed += metadata.len();
+    for (name, found) in disk.list(folder)? {
+        if found.kind == files::Kind::File && !name.to_str().is_some_and(|n| kept.contains(n)) {
+            disk.remove_if_there(&folder.join(name))?;
+            removed += found.length_bytes;
         }
     }
-    files::sync_dir(folder)?;
+    disk.sync_dir(folder)?;
     Ok(removed)
 }
 

@@ -6,11 +6,10 @@
 //! hash again, and only what it accepts may run.
 
 use super::UpdateError;
-use crate::files::{self, FileError};
+use crate::files::{self, Disk, FileError};
 use dunlin_protocol::bundle::{Blob, MANIFEST_MAX_BYTES, Manifest, ManifestError};
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::Verified;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -56,8 +55,8 @@ pub enum SlotError {
 /// What the slot holds, if it is whole; otherwise `None`, and a warning says why (none for an
 /// empty or missing slot).
 #[must_use]
-pub fn read(slot: &Path) -> Option<StagedInfo> {
-    match check(slot) {
+pub fn read(disk: &Disk, slot: &Path) -> Option<StagedInfo> {
+    match check(disk, slot) {
         Ok(info) => info,
         Err(error) => {
             tracing::warn!(slot = %slot.display(), %error, "slot is not whole, not used");
@@ -70,17 +69,17 @@ pub fn read(slot: &Path) -> Option<StagedInfo> {
 ///
 /// # Errors
 /// [`SlotError`]
-pub fn check(slot: &Path) -> Result<Option<StagedInfo>, SlotError> {
-    let Some(marker) = files::read_if_there(&slot.join(COMPLETE), 256)? else {
+pub fn check(disk: &Disk, slot: &Path) -> Result<Option<StagedInfo>, SlotError> {
+    let Some(marker) = disk.read_if_there(&slot.join(COMPLETE), 256)? else {
         return Ok(None);
     };
     let text = String::from_utf8_lossy(&marker).trim().to_owned();
     let digest: Digest = text.parse().map_err(|_| SlotError::Marker(text))?;
-    let bytes = files::read_bounded(&slot.join(MANIFEST), MANIFEST_MAX_BYTES as u64)?;
+    let bytes = disk.read_bounded(&slot.join(MANIFEST), MANIFEST_MAX_BYTES as u64)?;
     expect(MANIFEST, digest, Digest::of(&bytes))?;
     let manifest = Manifest::parse(&bytes)?;
     for (name, blob) in manifest.files.named() {
-        expect(name, blob.sha256, digest_of_file(&slot.join(name))?)?;
+        expect(name, blob.sha256, digest_of_file(disk, &slot.join(name))?)?;
     }
     Ok(Some(StagedInfo {
         family: manifest.family,
@@ -105,6 +104,7 @@ fn expect(file: &'static str, expected: Digest, got: Digest) -> Result<(), SlotE
 /// # Errors
 /// Disk, or `bytes` that are not the manifest. The slot is then not whole.
 pub(crate) fn write(
+    disk: &Disk,
     slot: &Path,
     manifest: &Verified<Manifest>,
     bytes: &[u8],
@@ -116,14 +116,15 @@ pub(crate) fn write(
             "the bytes to be staged are not the verified manifest",
         ));
     }
-    clear(slot)?;
-    files::create_private_dir(slot)?;
+    clear(disk, slot)?;
+    disk.create_private_dir(slot)?;
     for (name, blob) in manifest.files.named() {
-        place(&blobs.join(blob.sha256.to_string()), &slot.join(name), blob)?;
+        let from = blobs.join(blob.sha256.to_string());
+        place(disk, &from, &slot.join(name), blob)?;
     }
-    files::write_atomic(&slot.join(MANIFEST), bytes, 0o600)?;
+    disk.write_atomic(&slot.join(MANIFEST), bytes, 0o600)?;
     let digest = Digest::of(bytes);
-    files::write_atomic(
+    disk.write_atomic(
         &slot.join(COMPLETE),
         format!("{digest}\n").as_bytes(),
         0o600,
@@ -139,21 +140,23 @@ pub(crate) fn write(
 ///
 /// # Errors
 /// [`FileError`]
-pub fn clear(slot: &Path) -> Result<(), FileError> {
-    if !slot.exists() {
+pub fn clear(disk: &Disk, slot: &Path) -> Result<(), FileError> {
+    if disk.look(slot)?.is_none() {
         return Ok(());
     }
-    files::remove_if_there(&slot.join(COMPLETE))?;
-    files::sync_dir(slot)?;
-    std::fs::remove_dir_all(slot).map_err(files::at("clear slot", slot))
+    disk.remove_if_there(&slot.join(COMPLETE))?;
+    disk.sync_dir(slot)?;
+    disk.remove_tree(slot)
 }
 
 /// A hard link where the file system can, else a copy.
-fn place(from: &Path, to: &Path, blob: &Blob) -> Result<(), FileError> {
-    if std::fs::hard_link(from, to).is_ok() {
+fn place(disk: &Disk, from: &Path, to: &Path, blob: &Blob) -> Result<(), FileError> {
+    if disk.hard_link(from, to).is_ok() {
         return Ok(());
     }
-    let copied = std::fs::copy(from, to).map_err(files::at("copy blob to", to))?;
+    let mut source = disk.open(from)?;
+    let mut copy = disk.create_new(to, 0o600)?;
+    let copied = io::copy(&mut source, &mut copy).map_err(files::at("copy blob to", to))?;
     if copied != blob.length {
         let short = io::Error::new(
             io::ErrorKind::UnexpectedEof,
@@ -161,23 +164,25 @@ fn place(from: &Path, to: &Path, blob: &Blob) -> Result<(), FileError> {
         );
         return Err(files::at("copy blob to", to)(short));
     }
-    File::open(to)
-        .and_then(|f| f.sync_all())
-        .map_err(files::at("sync", to))
+    copy.sync().map_err(files::at("sync", to))
 }
 
 /// SHA-256 of a file, read piece by piece.
-pub(crate) fn digest_of_file(path: &Path) -> Result<Digest, FileError> {
+pub(crate) fn digest_of_file(disk: &Disk, path: &Path) -> Result<Digest, FileError> {
     use sha2::Digest as _;
     let mut hasher = sha2::Sha256::new();
-    hash_into(path, &mut hasher)?;
+    hash_into(disk, path, &mut hasher)?;
     Ok(Digest(hasher.finalize().into()))
 }
 
 /// Feeds a file to a hasher; returns its length in bytes.
-pub(crate) fn hash_into(path: &Path, hasher: &mut sha2::Sha256) -> Result<u64, FileError> {
+pub(crate) fn hash_into(
+    disk: &Disk,
+    path: &Path,
+    hasher: &mut sha2::Sha256,
+) -> Result<u64, FileError> {
     use sha2::Digest as _;
-    let mut file = File::open(path).map_err(files::at("open", path))?;
+    let mut file = disk.open(path)?;
     let mut buffer = vec![0; 1 << 16];
     let mut length = 0;
     loop {

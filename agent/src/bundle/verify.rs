@@ -6,7 +6,7 @@
 //! successful refresh). Each accepted file is stored at once, so that what was seen once counts
 //! also after a power cut. The decisions are [`TrustedSet`]'s.
 
-use crate::files::{self, FileError};
+use crate::files::{Disk, FileError};
 use crate::http::Client;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::{Digest, Family};
@@ -32,14 +32,16 @@ const TIME_FLOOR_STEP: SignedDuration = SignedDuration::from_secs(60);
 /// What the device trusts, on disk.
 #[derive(Debug, Clone)]
 pub struct TrustStore {
+    disk: Disk,
     dir: PathBuf,
 }
 
 impl TrustStore {
     /// The store in `<state_dir>/trust`.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(disk: &Disk, state_dir: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             dir: state_dir.join("trust"),
         }
     }
@@ -53,7 +55,7 @@ impl TrustStore {
         let max = Role::Root.max_bytes() as u64;
         let mut digests = Vec::new();
         for name in [ENROLLED_ROOT, "root.json"] {
-            let bytes = files::read_if_there(&self.dir.join(name), max)?;
+            let bytes = self.disk.read_if_there(&self.dir.join(name), max)?;
             digests.extend(bytes.map(|b| Digest::of(&b)));
         }
         Ok(digests)
@@ -65,11 +67,11 @@ impl TrustStore {
     /// # Errors
     /// [`FileError`]
     pub fn adopt_root(&self, root: &[u8]) -> Result<(), FileError> {
-        files::create_private_dir(&self.dir)?;
+        self.disk.create_private_dir(&self.dir)?;
         for name in ["root.json", ENROLLED_ROOT] {
             let path = self.dir.join(name);
-            if !path.exists() {
-                files::write_atomic(&path, root, 0o600)?;
+            if self.disk.look(&path)?.is_none() {
+                self.disk.write_atomic(&path, root, 0o600)?;
             }
         }
         Ok(())
@@ -81,7 +83,7 @@ impl TrustStore {
     /// Unreadable or damaged: nothing is installed then, for a lost floor would open old versions.
     pub fn floors(&self) -> Result<BTreeMap<Family, u64>, UpdateError> {
         let path = self.dir.join(FLOORS);
-        let Some(bytes) = files::read_if_there(&path, FLOORS_MAX_BYTES)? else {
+        let Some(bytes) = self.disk.read_if_there(&path, FLOORS_MAX_BYTES)? else {
             return Ok(BTreeMap::new());
         };
         serde_json::from_slice(&bytes).map_err(|e| {
@@ -104,7 +106,7 @@ impl TrustStore {
 
     fn time_floor(&self) -> Result<Timestamp, UpdateError> {
         let path = self.dir.join(TIME_FLOOR);
-        let Some(bytes) = files::read_if_there(&path, 64)? else {
+        let Some(bytes) = self.disk.read_if_there(&path, 64)? else {
             return Ok(Timestamp::UNIX_EPOCH);
         };
         let text = String::from_utf8_lossy(&bytes);
@@ -122,11 +124,9 @@ impl TrustStore {
             return Ok(());
         }
         let text = format!("{now}\n");
-        Ok(files::write_atomic(
-            &self.dir.join(TIME_FLOOR),
-            text.as_bytes(),
-            0o600,
-        )?)
+        Ok(self
+            .disk
+            .write_atomic(&self.dir.join(TIME_FLOOR), text.as_bytes(), 0o600)?)
     }
 
     fn raise_floors(&self, set: &TrustedSet) -> Result<BTreeMap<Family, u64>, UpdateError> {
@@ -136,7 +136,8 @@ impl TrustStore {
         if floors != seen {
             let json = serde_json::to_vec(&floors)
                 .map_err(|e| UpdateError::failed("state", format!("rollback floors: {e}")))?;
-            files::write_atomic(&self.dir.join(FLOORS), &json, 0o600)?;
+            self.disk
+                .write_atomic(&self.dir.join(FLOORS), &json, 0o600)?;
         }
         Ok(floors)
     }
@@ -146,11 +147,18 @@ impl TrustStore {
     }
 
     fn read(&self, role: Role) -> Result<Option<Vec<u8>>, FileError> {
-        files::read_if_there(&self.path(role), role.max_bytes() as u64)
+        self.disk
+            .read_if_there(&self.path(role), role.max_bytes() as u64)
     }
 
     fn write(&self, role: Role, bytes: &[u8]) -> Result<(), FileError> {
-        files::write_atomic(&self.path(role), bytes, 0o600)
+        self.disk.write_atomic(&self.path(role), bytes, 0o600)
+    }
+
+    fn drop_timestamp_and_snapshot(&self) -> Result<(), FileError> {
+        self.disk.remove_if_there(&self.path(Role::Timestamp))?;
+        self.disk.remove_if_there(&self.path(Role::Snapshot))?;
+        self.disk.sync_dir(&self.dir)
     }
 }
 
@@ -241,9 +249,7 @@ async fn refresh_root(
             break;
         };
         if set.update_root(&bytes)? == OnlineKeys::Rotated {
-            files::remove_if_there(&store.path(Role::Timestamp))?;
-            files::remove_if_there(&store.path(Role::Snapshot))?;
-            files::sync_dir(&store.dir)?;
+            store.drop_timestamp_and_snapshot()?;
         }
         store.write(Role::Root, &bytes)?;
         tracing::info!(version = set.root().version, "trust root rotated");
@@ -319,8 +325,8 @@ mod tests {
     #[test]
     fn time_never_goes_back_behind_what_was_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(dir.path());
-        files::create_private_dir(&store.dir).unwrap();
+        let store = TrustStore::new(&Disk::native(), dir.path());
+        Disk::native().create_private_dir(&store.dir).unwrap();
         let seen: Timestamp = "2026-05-01T00:00:00Z".parse().unwrap();
         store.raise_time_floor(seen).unwrap();
         assert_eq!(store.now(Timestamp::UNIX_EPOCH).unwrap(), seen);
@@ -335,9 +341,9 @@ mod tests {
     #[test]
     fn damaged_floors_close_the_door() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(dir.path());
+        let store = TrustStore::new(&Disk::native(), dir.path());
         assert!(store.floors().unwrap().is_empty());
-        files::create_private_dir(&store.dir).unwrap();
+        Disk::native().create_private_dir(&store.dir).unwrap();
         std::fs::write(store.dir.join(FLOORS), r#"{"digits":3}"#).unwrap();
         assert_eq!(store.floors().unwrap()[&"digits".parse().unwrap()], 3);
         std::fs::write(store.dir.join(FLOORS), "{").unwrap();
@@ -347,7 +353,7 @@ mod tests {
     #[test]
     fn an_anchor_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(dir.path());
+        let store = TrustStore::new(&Disk::native(), dir.path());
         store.adopt_root(b"one").unwrap();
         store.adopt_root(b"two").unwrap();
         assert_eq!(store.adopted_roots().unwrap(), [Digest::of(b"one"); 2]);

@@ -4,7 +4,7 @@ use super::Shell;
 use super::job::Done;
 use crate::bundle::{Kind, UpdateError, stage};
 use crate::device::{Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot};
-use crate::files::{self, FileError};
+use crate::files::{Disk, FileError};
 use crate::pipe::ToWorker;
 use crate::worker;
 use dunlin_protocol::command::DesiredBundle;
@@ -91,9 +91,9 @@ impl Shell {
 
     fn trial(&mut self, slot: Slot, digest: Digest) {
         let (settings, sender) = (self.worker_settings.clone(), self.done_sender.clone());
-        let dir = slot_dir(&self.settings.state_dir, slot);
+        let (disk, dir) = (self.disk.clone(), slot_dir(&self.settings.state_dir, slot));
         self.update.start(|number| async move {
-            let report = match whole(&dir, &digest).await {
+            let report = match whole(&disk, &dir, &digest).await {
                 Ok(()) => worker::trial(&settings, &dir).await,
                 Err(detail) => crate::pipe::TrialReport::Failed {
                     code: "staged".to_owned(),
@@ -108,17 +108,15 @@ impl Shell {
     /// A slot is served only if it is whole, whatever happened to the disk since. Reading it may
     /// take minutes, so a job does.
     async fn serve_slot(&mut self, slot: Slot, digest: Digest) {
-        if let Err(e) = switch(&self.settings.state_dir, Some(slot)) {
+        if let Err(e) = switch(&self.disk, &self.settings.state_dir, Some(slot)) {
             // The link tells people, and a lost ledger, what serves; nothing else reads it.
             self.record_event("link_failed", e.to_string(), Some(digest))
                 .await;
         }
-        let (dir, sender) = (
-            slot_dir(&self.settings.state_dir, slot),
-            self.done_sender.clone(),
-        );
+        let (disk, sender) = (self.disk.clone(), self.done_sender.clone());
+        let dir = slot_dir(&self.settings.state_dir, slot);
         self.check.start(|number| async move {
-            let whole = whole(&dir, &digest).await;
+            let whole = whole(&disk, &dir, &digest).await;
             let done = Done::Checked {
                 number,
                 slot,
@@ -131,7 +129,7 @@ impl Shell {
 
     async fn serve_nothing(&mut self) {
         self.check.cancel();
-        if let Err(e) = switch(&self.settings.state_dir, None) {
+        if let Err(e) = switch(&self.disk, &self.settings.state_dir, None) {
             self.record_event("link_failed", e.to_string(), None).await;
         }
         if let Some(worker) = &self.worker {
@@ -167,9 +165,9 @@ fn in_events_terms(error: UpdateError) -> ReceiveFailure {
 }
 
 /// Checks every hash of a staged bundle.
-async fn whole(dir: &Path, digest: &Digest) -> Result<(), String> {
-    let folder = dir.to_owned();
-    let read = tokio::task::spawn_blocking(move || stage::check(&folder));
+async fn whole(disk: &Disk, dir: &Path, digest: &Digest) -> Result<(), String> {
+    let (disk, folder) = (disk.clone(), dir.to_owned());
+    let read = tokio::task::spawn_blocking(move || stage::check(&disk, &folder));
     let problem = match read.await {
         Ok(Ok(Some(staged))) if staged.digest == *digest => return Ok(()),
         Ok(Ok(Some(staged))) => format!("expected bundle {digest}, got {}", staged.digest),
@@ -192,18 +190,18 @@ pub(super) fn slot_of(dir: &Path) -> Option<Slot> {
 }
 
 /// Points `slots/current` at a slot by one rename, durable before anything is served from it.
-fn switch(state_dir: &Path, to: Option<Slot>) -> Result<(), FileError> {
+fn switch(disk: &Disk, state_dir: &Path, to: Option<Slot>) -> Result<(), FileError> {
     let slots = state_dir.join("slots");
-    files::create_private_dir(&slots)?;
+    disk.create_private_dir(&slots)?;
     let link = slots.join(CURRENT);
     match to {
-        None => files::remove_if_there(&link)?,
+        None => disk.remove_if_there(&link)?,
         Some(slot) => {
             let fresh = slots.join("current.new");
-            files::remove_if_there(&fresh)?;
-            std::os::unix::fs::symlink(slot.name(), &fresh).map_err(files::at("link", &fresh))?;
-            std::fs::rename(&fresh, &link).map_err(files::at("rename", &link))?;
+            disk.remove_if_there(&fresh)?;
+            disk.symlink(Path::new(slot.name()), &fresh)?;
+            disk.rename(&fresh, &link)?;
         }
     }
-    files::sync_dir(&slots)
+    disk.sync_dir(&slots)
 }

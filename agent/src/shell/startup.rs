@@ -7,6 +7,7 @@ use crate::bundle::receive::Receiver;
 use crate::bundle::stage;
 use crate::config::Settings;
 use crate::device::{Held, State};
+use crate::files::Disk;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
 use crate::mqtt::{self, LinkSettings};
@@ -27,10 +28,12 @@ impl Shell {
         identity: Identity,
         program: Program,
     ) -> anyhow::Result<Self> {
-        let ledger = Ledger::new(&settings.state_dir);
+        let disk = Disk::native();
+        let ledger = Ledger::new(&disk, &settings.state_dir);
         let mut first_events = FirstEvents::new();
         let state = tokio::task::block_in_place(|| {
-            load(&ledger, &settings.state_dir, &identity, &mut first_events)
+            let state_dir = &settings.state_dir;
+            load(&disk, &ledger, state_dir, &identity, &mut first_events)
         })?;
         let limits = Limits {
             max_bytes: settings.telemetry.max_mib << 20,
@@ -38,7 +41,7 @@ impl Shell {
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
         first_events.extend(opened.events());
-        let receiver = Arc::new(Receiver::new(&settings, &identity)?);
+        let receiver = Arc::new(Receiver::new(&disk, &settings, &identity)?);
         let worker_settings = WorkerSettings {
             program: program.path,
             prefix: program.prefix,
@@ -64,6 +67,7 @@ impl Shell {
         let mut shell = Self {
             settings,
             identity,
+            disk,
             ledger,
             state,
             stored_at: Instant::now(),
@@ -96,6 +100,7 @@ impl Shell {
 /// The persisted state. A damaged ledger is set aside and begun anew; one that cannot be read is
 /// left alone, for what it says still holds.
 fn load(
+    disk: &Disk,
     ledger: &Ledger,
     state_dir: &Path,
     identity: &Identity,
@@ -111,7 +116,7 @@ fn load(
         }
         Err(e @ LedgerError::File(_)) => return Err(e.into()),
     }
-    let state = fresh_state(identity, served_last(state_dir));
+    let state = fresh_state(identity, served_last(disk, state_dir));
     if let Some(held) = &state.kept {
         let (family, version) = (&held.bundle.family, held.bundle.version);
         let slot = held.slot.name();
@@ -135,10 +140,10 @@ fn fresh_state(identity: &Identity, kept: Option<Held>) -> State {
 }
 
 /// What `slots/current` names, if it is whole.
-fn served_last(state_dir: &Path) -> Option<Held> {
+fn served_last(disk: &Disk, state_dir: &Path) -> Option<Held> {
     let slots = state_dir.join("slots");
-    let slot = slot_of(&std::fs::read_link(slots.join(CURRENT)).ok()?)?;
-    match stage::check(&slots.join(slot.name())) {
+    let slot = slot_of(&disk.read_link(&slots.join(CURRENT)).ok()?)?;
+    match stage::check(disk, &slots.join(slot.name())) {
         Ok(found) => found.map(|staged| Held {
             slot,
             bundle: Installed {

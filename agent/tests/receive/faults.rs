@@ -4,6 +4,7 @@ use super::repository::{Release, model};
 use super::server::Fault;
 use super::{Fleet, info, limits, receiver_on, receiver_with};
 use dunlin_agent::bundle::{Kind, UpdateError, stage};
+use dunlin_agent::files::Disk;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::SigningKey;
 use jiff::{SignedDuration, Timestamp};
@@ -29,12 +30,15 @@ async fn a_cut_download_is_resumed_where_it_broke_off() {
         (Kind::Transient, "broken"),
         "{error}"
     );
-    assert_eq!(stage::read(&fleet.slot("a")), None);
+    assert_eq!(stage::read(&Disk::native(), &fleet.slot("a")), None);
     fleet.server.asked("");
     fleet.receive(&wants[0]).await.unwrap();
     let asked = fleet.server.asked(&model_path());
     assert_eq!(asked, [(model_path(), 500_000)]);
-    assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[0])));
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[0]))
+    );
 }
 
 #[tokio::test]
@@ -62,7 +66,7 @@ async fn a_flipped_bit_is_fetched_once_more_and_then_refused() {
     assert!(error.detail.contains(&expected), "{error}");
     assert_eq!(fleet.server.asked(&model_path()).len(), 2);
     assert_eq!(fleet.partials(), 0);
-    assert_eq!(stage::read(&fleet.slot("a")), None);
+    assert_eq!(stage::read(&Disk::native(), &fleet.slot("a")), None);
 
     fleet.server.spoil(&model_path(), Fault::FlippedBitOnce);
     fleet.receive(&wants[0]).await.unwrap();
@@ -82,7 +86,7 @@ async fn a_flipped_bit_in_manifest_or_metadata_is_refused() {
     ] {
         fleet.server.spoil(path, Fault::FlippedBit);
         let dir = tempfile::tempdir().unwrap();
-        dunlin_agent::bundle::TrustStore::new(dir.path())
+        dunlin_agent::bundle::TrustStore::new(&Disk::native(), dir.path())
             .adopt_root(&fleet.repository.metadata("1.root.json"))
             .unwrap();
         let receiver = super::receiver(&fleet.server, &dir);
@@ -211,7 +215,10 @@ async fn an_expired_timestamp_installs_nothing_whatever_the_clock_says() {
         );
     }
     // What runs is not touched.
-    assert_eq!(stage::read(&fleet.slot("a")), Some(info(&wants[0])));
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[0]))
+    );
 }
 
 #[tokio::test]
@@ -298,7 +305,7 @@ async fn a_server_in_trouble_is_tried_again_later() {
         ("metadata/2.root.json".to_owned(), 500),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        dunlin_agent::bundle::TrustStore::new(dir.path())
+        dunlin_agent::bundle::TrustStore::new(&Disk::native(), dir.path())
             .adopt_root(&fleet.repository.metadata("1.root.json"))
             .unwrap();
         fleet

@@ -3,6 +3,7 @@
 use dunlin_agent::bundle::stage;
 use dunlin_agent::config::Settings;
 use dunlin_agent::device::Phase;
+use dunlin_agent::files::Disk;
 use dunlin_agent::ledger::Ledger;
 use dunlin_agent::telemetry::{Limits, TelemetryHandle};
 use dunlin_protocol::command::{Ack, DesiredBundle};
@@ -175,7 +176,7 @@ impl Device {
     }
 
     fn ledger(&self) -> Ledger {
-        Ledger::new(&self.settings.state_dir)
+        Ledger::new(&Disk::native(), &self.settings.state_dir)
     }
 
     /// The ledger reads, and what it and `slots/current` say is served is whole.
@@ -184,7 +185,7 @@ impl Device {
         let slots = self.settings.state_dir.join("slots");
         let current = std::fs::read_link(slots.join("current")).ok();
         if let Some(current) = &current {
-            let found = stage::check(&slots.join(current));
+            let found = stage::check(&Disk::native(), &slots.join(current));
             assert!(
                 matches!(found, Ok(Some(_))),
                 "{}: slots/current -> {current:?}: {found:?}; {state:?}",
@@ -192,7 +193,7 @@ impl Device {
             );
         }
         if let Some(kept) = state.as_ref().and_then(|s| s.kept.as_ref()) {
-            let found = stage::check(&slots.join(kept.slot.name())).unwrap();
+            let found = stage::check(&Disk::native(), &slots.join(kept.slot.name())).unwrap();
             assert_eq!(
                 found.map(|s| s.digest),
                 Some(kept.bundle.digest),
