@@ -13,6 +13,7 @@
 //! * [`trust`]: TUF metadata, the client workflow and signing.
 //! * [`command`]: desired state and acknowledgements (server to device).
 //! * [`report`]: presence and reported state (device to server).
+//! * [`patch`]: a new model as its difference to an installed one.
 //! * [`telemetry`]: records in numbered segments (device to server).
 //! * [`sketch`]: frozen-bin histograms that merge exactly.
 
@@ -22,6 +23,7 @@ pub mod bundle;
 pub mod command;
 pub mod enroll;
 pub mod id;
+pub mod patch;
 pub mod report;
 pub mod repository;
 pub mod sketch;

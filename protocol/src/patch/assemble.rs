@@ -1,0 +1,255 @@
+//! Pieces to records.
+
+use super::choose::{plane_stream, stream};
+use super::planes;
+use super::wire::{self, Coding, Relation, kind};
+use super::{BLOCK_MAX_BYTES, CONTROL_MAX_BYTES, PREFIX_MAX_BYTES};
+use std::ops::Range;
+
+/// Copies of this length and more are records of their own.
+const COPY_RECORD_BYTES: usize = 256 << 10;
+/// A tensor begins in a new block rather than fill up less than this.
+const ROOM_MIN_BYTES: usize = 64 << 10;
+/// A segment's description is never longer.
+const SEGMENT_MAX_BYTES: usize = 32;
+/// Around a literal so much of the old file, and as much again as it is long, is its prefix.
+const NEIGHBOURHOOD_BYTES: usize = 256;
+
+/// A piece with its coding chosen.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// From this offset of the old file.
+    Copy(usize),
+    /// As bytes; like ones lie near this offset of the old file.
+    Literal(usize),
+    /// As numbers, against those at this offset of the old file.
+    Numbers(Coding, usize),
+}
+
+/// Writes records.
+pub(super) struct Assembler<'a> {
+    base: &'a [u8],
+    target: &'a [u8],
+    level: i32,
+    out: Vec<u8>,
+    cursor: usize,
+    block: Vec<(Range<usize>, Part)>,
+    block_bytes: usize,
+}
+
+impl<'a> Assembler<'a> {
+    pub(super) fn new(base: &'a [u8], target: &'a [u8], level: i32) -> Self {
+        Self {
+            base,
+            target,
+            level,
+            out: Vec::new(),
+            cursor: 0,
+            block: Vec::new(),
+            block_bytes: 0,
+        }
+    }
+
+    /// Adds the next bytes of the new file.
+    pub(super) fn add(&mut self, mut place: Range<usize>, mut part: Part) {
+        if let Part::Copy(offset) = part
+            && place.len() >= COPY_RECORD_BYTES
+        {
+            self.flush();
+            wire::put(&mut self.out, (place.len() as u64) << 1);
+            let delta = self.delta(offset, place.len());
+            wire::put_signed(&mut self.out, delta);
+            return;
+        }
+        let width = match part {
+            Part::Numbers(coding, _) => coding.width,
+            _ => 1,
+        };
+        while !place.is_empty() {
+            let room = BLOCK_MAX_BYTES - self.block_bytes;
+            let is_control_full = (self.block.len() + 1) * SEGMENT_MAX_BYTES > CONTROL_MAX_BYTES;
+            if is_control_full || room < place.len() && room < ROOM_MIN_BYTES {
+                self.flush();
+                continue;
+            }
+            let step = place.len().min(room - room % width);
+            let next = place.start + step;
+            self.block.push((place.start..next, part.clone()));
+            self.block_bytes += step;
+            place.start = next;
+            match &mut part {
+                Part::Copy(offset) | Part::Literal(offset) | Part::Numbers(_, offset) => {
+                    *offset += step;
+                }
+            }
+        }
+    }
+
+    /// The records of everything added.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.flush();
+        self.out
+    }
+
+    fn delta(&mut self, offset: usize, length: usize) -> i64 {
+        let delta = offset as i64 - self.cursor as i64;
+        self.cursor = offset + length;
+        delta
+    }
+
+    fn flush(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        self.block_bytes = 0;
+        if block.is_empty() {
+            return;
+        }
+        let (literals, prefix) = self.literals(&block);
+        let mut control = Vec::new();
+        wire::put(&mut control, prefix.ranges.len() as u64);
+        let mut cursor = 0;
+        for range in &prefix.ranges {
+            wire::put_signed(&mut control, range.start as i64 - cursor as i64);
+            wire::put(&mut control, range.len() as u64);
+            cursor = range.end;
+        }
+        for (place, part) in &block {
+            self.segment(&mut control, place.len(), part);
+        }
+        wire::put(&mut self.out, (control.len() as u64) << 1 | 1);
+        self.out.extend(stream(&control, &[], self.level));
+        self.out.extend(literals);
+        for coding in classes(&block) {
+            self.class(coding, &block);
+        }
+    }
+
+    fn segment(&mut self, control: &mut Vec<u8>, length: usize, part: &Part) {
+        let head = |kind| (length as u64) << 2 | kind;
+        match *part {
+            Part::Literal(_) => wire::put(control, head(kind::LITERAL)),
+            Part::Copy(offset) => {
+                wire::put(control, head(kind::COPY));
+                wire::put_signed(control, self.delta(offset, length));
+            }
+            Part::Numbers(coding, _) if coding.relation == Relation::Alone => {
+                wire::put(control, head(kind::ALONE));
+                coding.put(control);
+            }
+            Part::Numbers(coding, offset) => {
+                wire::put(control, head(kind::PAIRED));
+                coding.put(control);
+                wire::put_signed(control, self.delta(offset, length));
+            }
+        }
+    }
+
+    /// The planes of all numbers of the block that are coded so.
+    fn class(&mut self, coding: Coding, block: &[(Range<usize>, Part)]) {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        for (place, part) in block {
+            if let Part::Numbers(c, offset) = part
+                && *c == coding
+            {
+                new.extend_from_slice(&self.target[place.clone()]);
+                if coding.relation != Relation::Alone {
+                    old.extend_from_slice(&self.base[*offset..offset + place.len()]);
+                }
+            }
+        }
+        for plane in planes::split(coding, &old, &new) {
+            self.out.extend(plane_stream(&plane, self.level));
+        }
+    }
+
+    /// The literals' stream, and what it refers to.
+    fn literals(&self, block: &[(Range<usize>, Part)]) -> (Vec<u8>, Prefix) {
+        let mut bytes = Vec::new();
+        let mut near = Vec::new();
+        for (place, part) in block {
+            if let Part::Literal(offset) = part {
+                bytes.extend_from_slice(&self.target[place.clone()]);
+                let reach = place.len() + NEIGHBOURHOOD_BYTES;
+                let end = self.base.len().min(offset + reach);
+                near.push(offset.saturating_sub(reach).min(end)..end);
+            }
+        }
+        if bytes.is_empty() {
+            return (Vec::new(), Prefix::default());
+        }
+        let alone = stream(&bytes, &[], self.level);
+        let prefix = Prefix::of(near, self.base, bytes.len());
+        let with = stream(&bytes, &prefix.bytes(self.base), self.level);
+        if with.len() + prefix.cost_bytes() < alone.len() {
+            (with, prefix)
+        } else {
+            (alone, Prefix::default())
+        }
+    }
+}
+
+/// Each coding of the block once, in order.
+fn classes(block: &[(Range<usize>, Part)]) -> Vec<Coding> {
+    let mut classes = Vec::new();
+    for (_, part) in block {
+        if let Part::Numbers(coding, _) = part
+            && !classes.contains(coding)
+        {
+            classes.push(*coding);
+        }
+    }
+    classes
+}
+
+/// Parts of the old file that literals refer to.
+#[derive(Debug, Default)]
+struct Prefix {
+    ranges: Vec<Range<usize>>,
+}
+
+impl Prefix {
+    /// From what is near each literal, as much as may be.
+    fn of(mut near: Vec<Range<usize>>, base: &[u8], literal_bytes: usize) -> Self {
+        // Four times the literals keeps what is read of the old file far below its limit.
+        let max = PREFIX_MAX_BYTES.min(literal_bytes.saturating_mul(4) + (16 << 10));
+        if base.len() <= max {
+            let whole = 0..base.len();
+            return Self {
+                ranges: vec![whole],
+            };
+        }
+        near.sort_by_key(|range| range.start);
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut total = 0;
+        for mut range in near {
+            if let Some(last) = ranges.last_mut()
+                && range.start <= last.end
+            {
+                range.start = last.end;
+            }
+            range.end = range.end.min(range.start + (max - total));
+            if range.start >= range.end {
+                continue;
+            }
+            total += range.len();
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(range),
+            }
+        }
+        Self { ranges }
+    }
+
+    fn bytes(&self, base: &[u8]) -> Vec<u8> {
+        let parts = self.ranges.iter().map(|range| &base[range.clone()]);
+        parts.collect::<Vec<_>>().concat()
+    }
+
+    fn cost_bytes(&self) -> usize {
+        let mut bytes = Vec::new();
+        for range in &self.ranges {
+            wire::put(&mut bytes, range.start as u64);
+            wire::put(&mut bytes, range.len() as u64);
+        }
+        bytes.len()
+    }
+}
