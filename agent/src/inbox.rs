@@ -9,11 +9,11 @@
 //! Whatever else lies here is the rest of a call that was cut, and goes with the next one. Nothing in
 //! the archive is believed because it lies here: it is verified like a download.
 
-use crate::files::{self, FileError};
+use crate::files::{self, Disk, FileError, OpenFile};
 use dunlin_protocol::command::DesiredBundle;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -61,14 +61,16 @@ struct Document {
 /// The inbox of a state folder.
 #[derive(Debug, Clone)]
 pub struct Inbox {
+    disk: Disk,
     dir: PathBuf,
 }
 
 impl Inbox {
     /// The inbox of a state folder; nothing is made yet.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(disk: &Disk, state_dir: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             dir: state_dir.join("inbox"),
         }
     }
@@ -85,7 +87,7 @@ impl Inbox {
     /// The request cannot be read, or is none.
     pub fn request(&self) -> Result<Option<Request>, InboxError> {
         let path = self.dir.join(REQUEST);
-        let Some(bytes) = files::read_if_there(&path, REQUEST_MAX_BYTES)? else {
+        let Some(bytes) = self.disk.read_if_there(&path, REQUEST_MAX_BYTES)? else {
             return Ok(None);
         };
         let damaged = |problem: String| InboxError::Damaged {
@@ -113,9 +115,9 @@ impl Inbox {
     pub fn put<E: std::fmt::Display>(
         &self,
         want: &DesiredBundle,
-        write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
+        write: impl FnOnce(&mut BufWriter<Box<dyn OpenFile>>) -> Result<(), E>,
     ) -> Result<Request, InboxError> {
-        files::create_private_dir(&self.dir)?;
+        self.disk.create_private_dir(&self.dir)?;
         let _lock = self.lock()?;
         let request = Request {
             id: new_id()?,
@@ -126,34 +128,37 @@ impl Inbox {
             self.archive(&request.id),
             self.dir.join(format!("{}.part", request.id)),
         );
-        let written = write_archive(&part, write);
-        if let Err(error) = written {
-            let _ = files::remove_if_there(&part);
+        if let Err(error) = self.write_archive(&part, write) {
+            let _ = self.disk.remove_if_there(&part);
             return Err(error);
         }
         self.give_away(&part)?;
-        std::fs::rename(&part, &path).map_err(files::at("rename to", &path))?;
-        files::sync_dir(&self.dir)?;
+        self.disk.rename(&part, &path)?;
+        self.disk.sync_dir(&self.dir)?;
         let document = Document {
             schema: SCHEMA.to_owned(),
             request,
         };
         let json = serde_json::to_vec(&document).map_err(|e| InboxError::Write(e.to_string()))?;
-        files::write_atomic(&self.dir.join(REQUEST), &json, 0o600)?;
+        self.disk.write_atomic(&self.dir.join(REQUEST), &json, 0o600)?;
         self.give_away(&self.dir.join(REQUEST))?;
         self.clean(Some(&document.request))?;
         Ok(document.request)
     }
 
-    /// Takes a request out that needs its archive no longer. A newer one stays.
+    /// Takes a request out that needs its archive no longer. A newer one stays, and so does this
+    /// one while somebody puts one in: to be called again.
     ///
     /// # Errors
     /// [`InboxError`]
     pub fn remove(&self, id: &str) -> Result<(), InboxError> {
-        let _lock = self.lock()?;
+        let file = self.lock_file()?;
+        if file.try_lock().is_err() {
+            return Ok(());
+        }
         let waiting = self.request()?;
         if waiting.as_ref().is_some_and(|request| request.id == id) {
-            files::remove_if_there(&self.dir.join(REQUEST))?;
+            self.disk.remove_if_there(&self.dir.join(REQUEST))?;
             self.clean(None)?;
         }
         Ok(())
@@ -164,30 +169,36 @@ impl Inbox {
     /// # Errors
     /// [`InboxError`]
     pub fn empty(&self) -> Result<(), InboxError> {
-        if !self.dir.exists() {
+        if self.disk.look(&self.dir)?.is_none() {
             return Ok(());
         }
         let _lock = self.lock()?;
-        files::remove_if_there(&self.dir.join(REQUEST))?;
+        self.disk.remove_if_there(&self.dir.join(REQUEST))?;
         self.clean(None)
     }
 
     /// Removes every file that `kept` does not need.
     fn clean(&self, kept: Option<&Request>) -> Result<(), InboxError> {
         let archive = kept.map(|request| self.archive(&request.id));
-        let entries = std::fs::read_dir(&self.dir).map_err(files::at("list", &self.dir))?;
-        for entry in entries {
-            let path = entry.map_err(files::at("list", &self.dir))?.path();
+        for (name, _) in self.disk.list(&self.dir)? {
+            let path = self.dir.join(name);
             let is_rest = path.extension().is_some_and(|e| e == "tar" || e == "part");
             if is_rest && archive.as_ref() != Some(&path) {
-                files::remove_if_there(&path)?;
+                self.disk.remove_if_there(&path)?;
             }
         }
-        Ok(files::sync_dir(&self.dir)?)
+        Ok(self.disk.sync_dir(&self.dir)?)
     }
 
     /// Waits for the other side.
     fn lock(&self) -> Result<File, InboxError> {
+        let file = self.lock_file()?;
+        let path = self.dir.join("lock");
+        file.lock().map_err(files::at("lock", &path))?;
+        Ok(file)
+    }
+
+    fn lock_file(&self) -> Result<File, InboxError> {
         let path = self.dir.join("lock");
         let file = OpenOptions::new()
             .create(true)
@@ -196,9 +207,20 @@ impl Inbox {
             .mode(0o600)
             .open(&path)
             .map_err(files::at("open", &path))?;
-        file.lock().map_err(files::at("lock", &path))?;
         self.give_away(&path)?;
         Ok(file)
+    }
+
+    fn write_archive<E: std::fmt::Display>(
+        &self,
+        part: &Path,
+        write: impl FnOnce(&mut BufWriter<Box<dyn OpenFile>>) -> Result<(), E>,
+    ) -> Result<(), InboxError> {
+        let file = self.disk.create_new(part, 0o600)?;
+        let mut out = BufWriter::with_capacity(256 * 1024, file);
+        write(&mut out).map_err(|e| InboxError::Write(e.to_string()))?;
+        let synced = out.flush().and_then(|()| out.get_mut().sync());
+        Ok(synced.map_err(files::at("write", part))?)
     }
 
     /// What root puts in belongs to the state folder's owner, as whom the supervisor runs.
@@ -217,26 +239,10 @@ impl Inbox {
     }
 }
 
-fn write_archive<E: std::fmt::Display>(
-    part: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
-) -> Result<(), InboxError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(part)
-        .map_err(files::at("create", part))?;
-    let mut out = BufWriter::with_capacity(256 * 1024, file);
-    write(&mut out).map_err(|e| InboxError::Write(e.to_string()))?;
-    let synced = out.flush().and_then(|()| out.get_ref().sync_all());
-    Ok(synced.map_err(files::at("write", part))?)
-}
-
 fn new_id() -> Result<String, InboxError> {
     let mut id = [0; ID_DIGITS / 2];
     getrandom::fill(&mut id)
-        .map_err(|e| InboxError::Write(io::Error::from(e).to_string()))?;
+        .map_err(|e| InboxError::Write(e.to_string()))?;
     Ok(hex::encode(id))
 }
 
@@ -259,7 +265,7 @@ mod tests {
     }
 
     fn put(inbox: &Inbox, version: u64, content: &[u8]) -> Request {
-        let write = |out: &mut BufWriter<File>| out.write_all(content);
+        let write = |out: &mut BufWriter<Box<dyn OpenFile>>| out.write_all(content);
         inbox.put(&want(version), write).unwrap()
     }
 
@@ -274,7 +280,7 @@ mod tests {
     #[test]
     fn the_newest_request_counts_and_goes_when_it_is_done() {
         let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path());
+        let inbox = Inbox::new(&Disk::native(), dir.path());
         assert_eq!(inbox.request().unwrap(), None);
         let first = put(&inbox, 1, b"one");
         let second = put(&inbox, 2, b"two");
@@ -295,7 +301,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_leaves_what_waits_and_no_litter() {
         let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path());
+        let inbox = Inbox::new(&Disk::native(), dir.path());
         let waits = put(&inbox, 1, b"one");
         // A call before was cut.
         std::fs::write(dir.path().join("inbox/dead.part"), b"half").unwrap();
@@ -309,9 +315,11 @@ mod tests {
     #[test]
     fn a_request_that_is_none_leads_nowhere() {
         let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path());
+        let inbox = Inbox::new(&Disk::native(), dir.path());
         let mut document = serde_json::json!({"schema": SCHEMA, "id": "../../x", "want": want(1)});
-        files::create_private_dir(&dir.path().join("inbox")).unwrap();
+        Disk::native()
+            .create_private_dir(&dir.path().join("inbox"))
+            .unwrap();
         let path = dir.path().join("inbox").join(REQUEST);
         for bad in ["{".to_owned(), document.to_string()] {
             std::fs::write(&path, bad).unwrap();

@@ -13,6 +13,7 @@ pub mod http;
 pub mod identity;
 pub mod inbox;
 pub mod inference;
+pub mod install;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;

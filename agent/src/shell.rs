@@ -7,16 +7,19 @@
 
 mod deferred;
 mod effects;
+mod inbox;
 mod job;
 mod outbound;
 mod record;
 mod startup;
 
+use crate::bundle::BlockLink;
 use crate::bundle::receive::Receiver;
 use crate::config::Settings;
 use crate::device::{self, Event, Phase, State};
 use crate::files::Disk;
 use crate::identity::Identity;
+use crate::inbox::Inbox;
 use crate::ledger::Ledger;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
@@ -123,6 +126,10 @@ struct Shell {
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
     link: Option<Link>,
+    /// Files over MQTT.
+    blocks: BlockLink,
+    /// What was brought by hand.
+    inbox: Inbox,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
     /// A report found the connection's queue full.
@@ -160,6 +167,7 @@ impl Shell {
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
                     self.feed(Event::Tick).await;
+                    self.look_into_inbox().await;
                     if self.report_owed {
                         self.send_report();
                     }
@@ -278,6 +286,7 @@ impl Shell {
             Incoming::Connected => {
                 tracing::info!("connected");
                 self.connected = true;
+                self.blocks.connected();
                 self.reset_inflight().await;
                 self.send_report();
                 self.send_telemetry().await;
@@ -289,6 +298,7 @@ impl Shell {
                     tracing::info!(%reason, "not connected, trying again");
                 }
                 self.connected = false;
+                self.blocks.disconnected();
             }
             Incoming::Message(channel, payload) => {
                 if let Err(e) = self.message(channel, &payload).await {
@@ -318,6 +328,12 @@ impl Shell {
             Channel::Command => {
                 let command: Command = parse("command", CONTROL_MESSAGE_MAX_BYTES, payload)?;
                 self.command(command).await;
+            }
+            // What is lost is asked for again, and so is what is damaged: no event for the server.
+            Channel::Block => {
+                if let Err(error) = self.blocks.deliver(payload) {
+                    tracing::debug!(%error, "block dropped");
+                }
             }
             other => {
                 return Err(MessageError::Malformed {

@@ -11,6 +11,7 @@ pub mod stage;
 pub mod verify;
 
 pub use receive::{Receiver, Staged, host_facts};
+pub use source::{BlockLink, Local};
 pub use stage::StagedInfo;
 pub use verify::TrustStore;
 

@@ -274,7 +274,7 @@ impl Download {
         }
     }
 
-    async fn collect(
+    pub(crate) async fn collect(
         mut self,
         file: &RepositoryFile,
         max_bytes: u64,

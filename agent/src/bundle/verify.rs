@@ -7,9 +7,9 @@
 //! also after a power cut. The decisions are [`TrustedSet`]'s.
 
 use crate::files::{Disk, FileError};
-use crate::http::Client;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::trust::{
     FileRequest, Freshness, OnlineKeys, Role, TrustError, TrustedSet, VerifiedTarget, check_target,
     raise_floors,
@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use super::{Kind, UpdateError};
+use super::source::{Source, SourceError};
 
 const ENROLLED_ROOT: &str = "enrolled_root.json";
 const FLOORS: &str = "floors.json";
@@ -44,6 +45,24 @@ impl TrustStore {
             disk: disk.clone(),
             dir: state_dir.join("trust"),
         }
+    }
+
+    /// Another store in `state_dir` that begins with what this one holds, floors and time included.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub(crate) fn copy_to(&self, state_dir: &Path) -> Result<Self, FileError> {
+        let copy = Self::new(&self.disk, state_dir);
+        copy.disk.create_private_dir(&copy.dir)?;
+        for (name, found) in self.disk.list(&self.dir)? {
+            if found.kind == crate::files::Kind::File {
+                let max = dunlin_protocol::trust::TARGETS_MAX_BYTES as u64;
+                let bytes = self.disk.read_bounded(&self.dir.join(&name), max)?;
+                copy.disk
+                    .write_atomic(&copy.dir.join(&name), &bytes, 0o600)?;
+            }
+        }
+        Ok(copy)
     }
 
     /// Digests of the root that the device enrolled with and of the newest it accepted since;
@@ -162,42 +181,20 @@ impl TrustStore {
     }
 }
 
-/// Where a repository's files are.
-#[derive(Debug, Clone)]
-pub(crate) struct Repository {
-    pub(crate) client: Client,
-    base_url: String,
+async fn fetch(source: &Source, file: &FileRequest) -> Result<Option<Vec<u8>>, SourceError> {
+    let name = RepositoryFile::metadata(&file.name)?;
+    source.read(&name, file.max_bytes).await
 }
 
-impl Repository {
-    pub(crate) fn new(client: Client, base_url: &str) -> Self {
-        Self {
-            client,
-            base_url: base_url.trim_end_matches('/').to_owned(),
-        }
-    }
-
-    pub(crate) fn blob_url(&self, digest: &Digest) -> String {
-        format!("{}/repository/blobs/{digest}", self.base_url)
-    }
-
-    pub(crate) fn target_url(&self, consistent_path: &str) -> String {
-        format!("{}/repository/targets/{consistent_path}", self.base_url)
-    }
-
-    async fn metadata(&self, file: &FileRequest) -> Result<Vec<u8>, UpdateError> {
-        let url = self.metadata_url(file);
-        Ok(self.client.get(&url, file.max_bytes).await?)
-    }
-
-    fn metadata_url(&self, file: &FileRequest) -> String {
-        format!("{}/repository/metadata/{}", self.base_url, file.name)
-    }
+async fn required(source: &Source, file: &FileRequest) -> Result<Vec<u8>, UpdateError> {
+    let name = RepositoryFile::metadata(&file.name).map_err(SourceError::from)?;
+    let download = source.open(&name, 0).await?;
+    Ok(download.collect(&name, file.max_bytes).await?)
 }
 
 /// One TUF cycle: root, timestamp, snapshot, targets, each stored once accepted.
 pub(crate) async fn refresh(
-    repository: &Repository,
+    source: &Source,
     store: &TrustStore,
     clock: Timestamp,
 ) -> Result<TrustedSet, UpdateError> {
@@ -213,21 +210,21 @@ pub(crate) async fn refresh(
         )
     })?;
     let mut set = TrustedSet::from_root(&root, now)?;
-    refresh_root(repository, store, &mut set).await?;
-    refresh_timestamp(repository, store, &mut set).await?;
+    refresh_root(source, store, &mut set).await?;
+    refresh_timestamp(source, store, &mut set).await?;
     // 5.5 Snapshot.
     load(store.read(Role::Snapshot)?, |b| {
         set.load_trusted_snapshot(b)
     });
     if let Some(file) = set.snapshot_to_fetch()? {
-        let bytes = repository.metadata(&file).await?;
+        let bytes = required(source, &file).await?;
         set.update_snapshot(&bytes)?;
         store.write(Role::Snapshot, &bytes)?;
     }
     // 5.6 Targets.
     load(store.read(Role::Targets)?, |b| set.load_trusted_targets(b));
     if let Some(file) = set.targets_to_fetch()? {
-        let bytes = repository.metadata(&file).await?;
+        let bytes = required(source, &file).await?;
         set.update_targets(&bytes)?;
         store.write(Role::Targets, &bytes)?;
     }
@@ -237,15 +234,14 @@ pub(crate) async fn refresh(
 
 /// 5.3 Root, version by version.
 async fn refresh_root(
-    repository: &Repository,
+    source: &Source,
     store: &TrustStore,
     set: &mut TrustedSet,
 ) -> Result<(), UpdateError> {
     loop {
         let file = set.root_to_fetch();
-        let url = repository.metadata_url(&file);
         // Only "there is none" ends the chain: a server out of order must not hide a rotation.
-        let Some(bytes) = repository.client.get_if_there(&url, file.max_bytes).await? else {
+        let Some(bytes) = fetch(source, &file).await? else {
             break;
         };
         if set.update_root(&bytes)? == OnlineKeys::Rotated {
@@ -259,7 +255,7 @@ async fn refresh_root(
 
 /// 5.4 Timestamp.
 async fn refresh_timestamp(
-    repository: &Repository,
+    source: &Source,
     store: &TrustStore,
     set: &mut TrustedSet,
 ) -> Result<(), UpdateError> {
@@ -270,7 +266,7 @@ async fn refresh_timestamp(
         name: Role::Timestamp.file_name(0, true),
         max_bytes: Role::Timestamp.max_bytes() as u64,
     };
-    let bytes = repository.metadata(&file).await?;
+    let bytes = required(source, &file).await?;
     match set.update_timestamp(&bytes)? {
         Freshness::New => Ok(store.write(Role::Timestamp, &bytes)?),
         Freshness::Unchanged => Ok(()),

@@ -1,7 +1,8 @@
 //! Carrying out what the state machine decides. Every effect may be repeated.
 
-use super::Shell;
 use super::job::Done;
+use super::{Shell, inbox};
+use crate::bundle::receive::{Receiver, Spent};
 use crate::bundle::{Kind, UpdateError, stage};
 use crate::device::{Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot};
 use crate::files::{Disk, FileError};
@@ -63,6 +64,9 @@ impl Shell {
                     .await;
                 }
             },
+            Done::Fetched { digest, detail } => {
+                self.record_event("bundle_fetched", detail, Some(digest)).await;
+            }
             late => tracing::debug!(?late, "given up meanwhile"),
         }
     }
@@ -71,13 +75,15 @@ impl Shell {
         let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
         let dir = slot_dir(&self.settings.state_dir, slot);
         let kept = self.state.kept.as_ref().map(|h| h.bundle.digest);
+        let brought = self.brought(&want);
         self.update.start(|number| async move {
-            tracing::info!(target_path = %want.target, "fetching");
-            let result = receiver
-                .receive(&want, jiff::Timestamp::now(), &dir, |_, _| {})
-                .await;
-            if result.is_ok() {
+            tracing::info!(target_path = %want.target, ?brought, "fetching");
+            let result = fetch(&receiver, brought, &want, &dir).await;
+            if let Ok(spent) = &result {
                 receiver.gc_after(&want.digest, kept.as_ref()).await;
+                let detail = cost(&want, spent);
+                let digest = want.digest;
+                let _ = sender.send(Done::Fetched { digest, detail }).await;
             }
             let result = result.map(|_| ()).map_err(|e| {
                 tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
@@ -151,6 +157,42 @@ impl Shell {
         let receiver = Arc::clone(&self.receiver);
         tokio::spawn(async move { receiver.gc_logged(&keep).await });
     }
+}
+
+/// From the archive it was brought in, else over the network.
+async fn fetch(
+    receiver: &Receiver,
+    brought: Option<PathBuf>,
+    want: &DesiredBundle,
+    slot: &Path,
+) -> Result<Spent, UpdateError> {
+    let (now, progress) = (jiff::Timestamp::now(), |_, _| {});
+    let staged = match brought {
+        Some(archive) => {
+            let local = inbox::open(archive).await?;
+            receiver
+                .receive_local(&local, want, now, slot, progress)
+                .await
+        }
+        None => receiver.receive(want, now, slot, progress).await,
+    };
+    staged.map(|staged| staged.spent)
+}
+
+/// What a fetch cost, in words.
+fn cost(want: &DesiredBundle, spent: &Spent) -> String {
+    let patched = match (spent.patches, spent.patches_failed) {
+        (0, 0) => "",
+        (_, 0) => ", by a patch",
+        _ => ", a patch was of no use",
+    };
+    format!(
+        "version {}: {} bytes fetched of {}, {} saved{patched}",
+        want.version,
+        spent.fetched_bytes,
+        spent.whole_bytes,
+        spent.saved_bytes()
+    )
 }
 
 fn in_events_terms(error: UpdateError) -> ReceiveFailure {

@@ -41,6 +41,8 @@ impl Job {
 pub(super) enum Done {
     /// A fetch or a trial ended.
     Update { number: u64, event: Event },
+    /// What a fetch cost, in words.
+    Fetched { digest: Digest, detail: String },
     /// The slot to be served was read.
     Checked {
         number: u64,

@@ -4,20 +4,23 @@ use super::effects::{CURRENT, slot_of};
 use super::job::Job;
 use super::{Program, QUEUE, Shell, deferred, now_ms, record};
 use crate::bundle::receive::Receiver;
-use crate::bundle::stage;
+use crate::bundle::{BlockLink, stage};
 use crate::config::Settings;
 use crate::device::{Held, State};
 use crate::files::Disk;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
-use crate::mqtt::{self, LinkSettings};
+use crate::inbox::Inbox;
+use crate::mqtt::{self, Link, LinkSettings, Outgoing};
 use crate::telemetry::{Limits, TelemetryHandle};
+use crate::throttle::Throttle;
 use crate::worker::{self, WorkerSettings};
 use dunlin_protocol::id::{Digest, Revision};
 use dunlin_protocol::report::Installed;
+use dunlin_protocol::topic::Channel;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 type FirstEvents = Vec<(&'static str, String)>;
@@ -41,7 +44,18 @@ impl Shell {
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
         first_events.extend(opened.events());
-        let receiver = Arc::new(Receiver::new(&disk, &settings, &identity)?);
+        let (link, incoming) = mqtt::start(LinkSettings {
+            host: identity.enrolled.mqtt_host.clone(),
+            port: identity.enrolled.mqtt_port,
+            fleet: identity.enrolled.fleet.clone(),
+            device: identity.enrolled.device.clone(),
+            tls: identity.rustls_client_config(),
+        });
+        let throttle = Throttle::new(settings.update.bandwidth_kib_s.saturating_mul(1024));
+        let blocks = block_link(&link, throttle.clone(), &settings);
+        let receiver = Receiver::new(&disk, &settings, &identity, throttle, blocks.clone())?;
+        let receiver = Arc::new(receiver);
+        let inbox = Inbox::new(&disk, &settings.state_dir);
         let worker_settings = WorkerSettings {
             program: program.path,
             prefix: program.prefix,
@@ -56,13 +70,6 @@ impl Shell {
             crate::files::create_private_dir(folder)?;
         }
         let (worker, worker_events) = worker::start(worker_settings.clone());
-        let (link, incoming) = mqtt::start(LinkSettings {
-            host: identity.enrolled.mqtt_host.clone(),
-            port: identity.enrolled.mqtt_port,
-            fleet: identity.enrolled.fleet.clone(),
-            device: identity.enrolled.device.clone(),
-            tls: identity.rustls_client_config(),
-        });
         let (done_sender, done) = mpsc::channel(QUEUE);
         let mut shell = Self {
             settings,
@@ -77,6 +84,8 @@ impl Shell {
             worker_events,
             worker_listened: false,
             link: Some(link),
+            blocks,
+            inbox,
             incoming,
             connected: false,
             report_owed: false,
@@ -95,6 +104,14 @@ impl Shell {
         shell.collect_garbage();
         Ok(shell)
     }
+}
+
+/// Blocks are asked for over the device's own connection, and do not keep it alive.
+fn block_link(link: &Link, throttle: Throttle, settings: &Settings) -> BlockLink {
+    let (link, channel) = (link.weak(), Channel::Fetch);
+    let send = move |payload| link.send(Outgoing { channel, payload });
+    let stall = Duration::from_millis(settings.update.request_timeout_ms.saturating_mul(2));
+    BlockLink::new(send, throttle, stall)
 }
 
 /// The persisted state. A damaged ledger is set aside and begun anew; one that cannot be read is
