@@ -206,7 +206,7 @@ fn report_signed(
             .map_or("?".to_owned(), |c| c.rollback_floor.to_string());
         let hardware = custom.map_or("?".to_owned(), |c| c.hardware.join(", "));
         let mark = if is_new { "new" } else { "" };
-        let digest = entry.sha256.short();
+        let digest = entry.hashes.sha256.map_or("?".to_owned(), |d| d.short());
         rows.row([entry.path.clone(), mark.to_owned(), floor, hardware, digest]);
     }
     let next = if got < needed {

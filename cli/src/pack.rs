@@ -9,7 +9,7 @@ use dunlin_protocol::bundle::{
     TensorSpec,
 };
 use dunlin_protocol::id::{Digest, Family};
-use dunlin_protocol::trust::{TargetCustom, TargetEntry};
+use dunlin_protocol::trust::{Hashes, TargetCustom, TargetEntry};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
@@ -209,7 +209,10 @@ impl PackedBundle {
         let target = TargetEntry {
             path: file.path,
             length: file.length,
-            sha256: file.sha256,
+            hashes: Hashes {
+                sha256: Some(file.sha256),
+                sha512: None,
+            },
             custom: file.custom,
         };
         let custom =
@@ -257,7 +260,7 @@ impl PackedBundle {
     /// The bundle's digest: the SHA-256 of its manifest.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.target.sha256
+        Digest::of(&self.manifest_bytes)
     }
 }
 
@@ -344,7 +347,7 @@ pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, TrialRep
         schema: BUNDLE_SCHEMA.to_owned(),
         path: target.path.clone(),
         length: target.length,
-        sha256: target.sha256,
+        sha256: Digest::of(&manifest_bytes),
         custom: target.custom.clone(),
     };
     let json = serde_json::to_vec_pretty(&file).map_err(|e| io(e.into()))?;

@@ -39,9 +39,9 @@ pub async fn publish(
                 return Err(Failure::new(format!(
                     "{}: signed as SHA-256 {}, but {} holds {} (or another floor or hardware): sign what is packed",
                     entry.path,
-                    entry.sha256,
+                    entry.sha256()?,
                     bundle.dir.display(),
-                    bundle.target.sha256
+                    bundle.digest()
                 )));
             }
             None => {

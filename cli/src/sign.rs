@@ -9,8 +9,8 @@ use crate::pack::PackedBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     Envelope, Metadata, Role, RootMetadata, SigningKey, TARGETS_MAX_BYTES, TargetCustom,
-    TargetEntry, TargetsMetadata, TrustError, add_signature, highest_floor, new_targets,
-    sign_envelope,
+    TargetEntry, TargetsMetadata, TrustError, add_signature, highest_floor, new_delegating_targets,
+    new_targets, sign_envelope,
 };
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -122,6 +122,7 @@ pub fn sign(
         version,
         expires,
         targets: previous.map(|p| p.targets.clone()).unwrap_or_default(),
+        delegations: previous.and_then(|p| p.delegations.clone()),
     };
     for bundle in bundles {
         let entry = &bundle.target;
@@ -140,18 +141,21 @@ pub fn sign(
             });
         }
     }
-    let signed = new_targets(version, expires, next.targets.values());
+    let signed = match &next.delegations {
+        Some(given) => new_delegating_targets(version, expires, next.targets.values(), given),
+        None => new_targets(version, expires, next.targets.values()),
+    };
     let signers: Vec<&SigningKey> = keys.iter().collect();
     Signed::of(&sign_envelope(signed, &signers)?)
 }
 
 /// Refuses a target that differs from the one listed under its name, or lowers its floor.
 fn check_unchanged(listed: &TargetEntry, entry: &TargetEntry) -> Result<(), SignError> {
-    if listed.sha256 != entry.sha256 {
+    if listed.hashes != entry.hashes {
         return Err(SignError::Changed {
             path: entry.path.clone(),
-            signed: listed.sha256,
-            got: entry.sha256,
+            signed: listed.sha256()?,
+            got: entry.sha256()?,
         });
     }
     let (before, now) = (TargetCustom::read(listed)?, TargetCustom::read(entry)?);

@@ -111,6 +111,8 @@ pub enum RepositoryError {
 pub struct PublishedBundle {
     /// The signed target.
     pub target: TargetEntry,
+    /// Its SHA-256: the bundle's digest.
+    pub digest: Digest,
     /// What the key holders say of it.
     pub custom: TargetCustom,
     /// The manifest, as parsed.
@@ -552,13 +554,14 @@ impl Repository {
         let mut unlisted: Vec<Digest> = sent.keys().copied().collect();
         let mut bundles = Vec::with_capacity(targets.targets.len());
         for (path, entry) in &targets.targets {
-            unlisted.retain(|digest| *digest != entry.sha256);
-            let bytes = match sent.get(&entry.sha256) {
+            let sha256 = entry.sha256().map_err(trust("targets"))?;
+            unlisted.retain(|digest| *digest != sha256);
+            let bytes = match sent.get(&sha256) {
                 Some(bytes) => bytes.to_vec(),
                 None => self.target_file(&entry.consistent_path())?.ok_or_else(|| {
                     RepositoryError::ManifestMissing {
                         path: path.clone(),
-                        sha256: entry.sha256,
+                        sha256,
                     }
                 })?,
             };
@@ -605,6 +608,7 @@ fn finish_walk(mut set: TrustedSet, online: &Online, targets: &[u8]) -> Result<T
 fn open_bundle(set: &TrustedSet, path: &str, bytes: Vec<u8>) -> Result<PublishedBundle> {
     let target = set.target(path).map_err(trust("targets"))?;
     let entry = target.get().clone();
+    let digest = entry.sha256().map_err(trust("targets"))?;
     let custom = TargetCustom::read(&entry).map_err(trust("targets"))?;
     let manifest = target
         .open_manifest(&bytes)
@@ -619,6 +623,7 @@ fn open_bundle(set: &TrustedSet, path: &str, bytes: Vec<u8>) -> Result<Published
     })?;
     Ok(PublishedBundle {
         target: entry,
+        digest,
         custom,
         manifest,
         manifest_json,

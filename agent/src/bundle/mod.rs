@@ -18,7 +18,7 @@ pub use verify::TrustStore;
 use crate::files::FileError;
 use crate::http::HttpError;
 use dunlin_protocol::report::Failure;
-use dunlin_protocol::trust::{Role, SelectionError, TrustError};
+use dunlin_protocol::trust::{DelegatedFloorError, Role, RoleName, SelectionError, TrustError};
 
 /// Code of a failure for want of disk space.
 const DISK_FULL: &str = "disk_full";
@@ -74,7 +74,7 @@ impl From<TrustError> for UpdateError {
         let kind = match error {
             // Signed by the server every few hours: it may do so again soon.
             TrustError::Expired {
-                role: Role::Timestamp | Role::Snapshot,
+                role: RoleName::Top(Role::Timestamp | Role::Snapshot),
                 ..
             } => Kind::Transient,
             _ => Kind::Refused,
@@ -89,6 +89,15 @@ impl From<TrustError> for UpdateError {
 impl From<SelectionError> for UpdateError {
     fn from(error: SelectionError) -> Self {
         Self::refused(on_the_wire(error.code()), error.to_string())
+    }
+}
+
+impl From<DelegatedFloorError> for UpdateError {
+    fn from(error: DelegatedFloorError) -> Self {
+        match error {
+            DelegatedFloorError::Trust(error) => error.into(),
+            DelegatedFloorError::Selection(error) => error.into(),
+        }
     }
 }
 
@@ -135,6 +144,9 @@ fn on_the_wire(code: &'static str) -> &'static str {
         "out-of-order" => "out_of_order",
         "keys-rotated" => "keys_rotated",
         "unknown-target" => "unknown_target",
+        "too-many-delegations" => "too_many_delegations",
+        "too-many-paths" => "too_many_paths",
+        "wrong-family" => "wrong_family",
         "bad-key" => "bad_key",
         "bad-manifest" => "bad_manifest",
         "below-floor" => "below_floor",

@@ -288,8 +288,9 @@ pub(crate) fn select(
     want: &DesiredBundle,
     hardware: &str,
 ) -> Result<VerifiedTarget, UpdateError> {
+    let found = set.target(&want.target)?;
     let floors = store.raise_floors(set)?;
-    let target = check_target(set.target(&want.target)?, &floors, hardware)?;
+    let target = check_target(found, &floors, hardware)?;
     let signed = target.custom();
     if (&signed.family, signed.version) != (&want.family, want.version) {
         return Err(UpdateError::refused(
@@ -300,7 +301,7 @@ pub(crate) fn select(
             ),
         ));
     }
-    let digest = target.entry().sha256;
+    let digest = target.digest();
     if digest != want.digest {
         return Err(UpdateError::refused(
             "hash",

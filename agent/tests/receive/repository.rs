@@ -147,7 +147,7 @@ impl Repository {
             family: manifest.family,
             version: release.version,
             target: entry.path.clone(),
-            digest: entry.sha256,
+            digest: entry.sha256().unwrap(),
             rollout: None,
             probation: Probation::default(),
         };

@@ -3,7 +3,7 @@ use super::*;
 use crate::api::OnlineKeys;
 use crate::keys::{Ceremony, init, load, trusted_root};
 use crate::pack::{PackRequest, PackedBundle, pack};
-use dunlin_protocol::trust::{MetaFile, TrustedSet, new_snapshot, new_timestamp};
+use dunlin_protocol::trust::{Hashes, MetaFile, TrustedSet, new_snapshot, new_timestamp};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -206,7 +206,7 @@ fn the_next_version_builds_only_on_what_root_keys_vouch_for() {
     let lower = sign(&[other], Some(&second.targets), &keys, stage.expires()).unwrap_err();
     assert!(matches!(lower, SignError::LowerFloor { .. }), "{lower}");
     let mut changed = v2;
-    changed.target.sha256 = Digest::of(b"other");
+    changed.target.hashes = Hashes::of(b"other");
     let refused = sign(&[changed], Some(&second.targets), &keys, stage.expires()).unwrap_err();
     assert!(matches!(refused, SignError::Changed { .. }), "{refused}");
 }

@@ -64,7 +64,7 @@ fn row(bundle: &PublishedBundle, published_ms: i64) -> BundleRow {
     BundleRow {
         family: bundle.custom.family.clone(),
         version: bundle.custom.version,
-        digest: bundle.target.sha256,
+        digest: bundle.digest,
         target: bundle.target.path.clone(),
         rollback_floor: bundle.custom.rollback_floor,
         manifest_json: bundle.manifest_json.clone(),

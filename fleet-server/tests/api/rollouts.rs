@@ -23,7 +23,7 @@ async fn a_device_is_pinned_to_what_is_published() {
     assert_eq!(pinned.json()["revision"], "1.1");
     assert_eq!(
         pinned.json()["desired"][0]["digest"],
-        first.target.sha256.to_string()
+        first.target.sha256().unwrap().to_string()
     );
     let second = bundle(2, 2);
     fleet.put_blob(&second.model).await;

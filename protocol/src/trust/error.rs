@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Role;
+use super::{Role, RoleName};
 use crate::id::{Digest, Family};
 
 /// Why metadata, or a target it lists, is not trusted. Nothing changes when one is returned.
@@ -67,15 +67,17 @@ pub enum TrustError {
     },
     /// Too few distinct keys of the role made a valid signature.
     #[error(
-        "{role} version {version} has valid signatures of {got} of the {needed} distinct keys that root version {root_version} demands"
+        "{role} version {version} has valid signatures of {got} of the {needed} distinct keys that {delegator} version {delegator_version} demands"
     )]
     Threshold {
         /// Role of the file.
-        role: Role,
+        role: RoleName,
         /// Version of the file.
         version: u64,
-        /// Root version whose keys were asked.
-        root_version: u64,
+        /// Role whose metadata names the keys: root, or a targets role that delegates.
+        delegator: RoleName,
+        /// Version of that metadata.
+        delegator_version: u64,
         /// Distinct keys needed.
         needed: u64,
         /// Distinct keys found.
@@ -109,7 +111,7 @@ pub enum TrustError {
     #[error("{role} version {version} expired at {expired_at}; this update runs at {now}")]
     Expired {
         /// Role of the file.
-        role: Role,
+        role: RoleName,
         /// Version of the file.
         version: u64,
         /// End of validity.
@@ -137,11 +139,21 @@ pub enum TrustError {
         /// Digest of what was offered.
         got: Digest,
     },
+    /// Other content than signed, by its SHA-512.
+    #[error("{what}: SHA-512 is {got}, but {expected} is signed")]
+    Sha512Mismatch {
+        /// File.
+        what: String,
+        /// Signed digest.
+        expected: String,
+        /// Digest of what was offered.
+        got: String,
+    },
     /// Another version than the metadata above it names (mix-and-match).
     #[error("{role}: version {got} offered, but version {expected} is listed for this update")]
     VersionMismatch {
         /// Role of the file.
-        role: Role,
+        role: RoleName,
         /// Version listed in timestamp or snapshot.
         expected: u64,
         /// Version offered.
@@ -173,13 +185,25 @@ pub enum TrustError {
         /// Newest root version.
         root_version: u64,
     },
-    /// No signed target of this name.
-    #[error("no target {path:?} is listed in targets version {version}")]
+    /// No signed target of this name, neither in targets nor in a role that may sign it.
+    #[error(
+        "no target {path:?} is listed in targets version {version} or in the {delegated} delegated roles that may list it"
+    )]
     UnknownTarget {
         /// Name asked for.
         path: String,
         /// Version of targets.
         version: u64,
+        /// Delegated roles searched.
+        delegated: usize,
+    },
+    /// The search for a target leads through more delegated roles than anyone sets up honestly.
+    #[error("target {path:?} is not found in the first {max} delegated roles that may list it")]
+    TooManyDelegations {
+        /// Name asked for.
+        path: String,
+        /// Most delegated roles searched for one target.
+        max: usize,
     },
     /// A private or public key that cannot be used.
     #[error("key is not usable: {reason}")]
@@ -215,12 +239,13 @@ impl TrustError {
             Self::Rollback { .. } => "rollback",
             Self::Expired { .. } => "expired",
             Self::LengthMismatch { .. } => "length",
-            Self::HashMismatch { .. } => "hash",
+            Self::HashMismatch { .. } | Self::Sha512Mismatch { .. } => "hash",
             Self::VersionMismatch { .. } => "version",
             Self::MissingMeta { .. } => "missing-meta",
             Self::OutOfOrder { .. } => "out-of-order",
             Self::OnlineKeysRotated { .. } => "keys-rotated",
             Self::UnknownTarget { .. } => "unknown-target",
+            Self::TooManyDelegations { .. } => "too-many-delegations",
             Self::BadKey { .. } => "bad-key",
             Self::BadManifest { .. } => "bad-manifest",
         }
@@ -257,6 +282,28 @@ pub enum SelectionError {
         /// What is missing or malformed.
         reason: String,
     },
+    /// A delegated role signed a target whose family is not the one that its path names.
+    #[error(
+        "target {path:?} is signed by a delegated role, as family {family}: its path must begin with \"{family}/\""
+    )]
+    WrongFamily {
+        /// Target's name.
+        path: String,
+        /// Family that `custom.dunlin` names.
+        family: Family,
+    },
+    /// Checking the rollback floors of a delegated role would take too long.
+    #[error(
+        "delegated role {role:?} lists {entries} targets under {patterns} paths: too many to check"
+    )]
+    TooManyPaths {
+        /// Name of the role.
+        role: String,
+        /// Targets of the family that it lists.
+        entries: usize,
+        /// Paths and hash prefixes of the delegations that lead to it.
+        patterns: usize,
+    },
 }
 
 impl SelectionError {
@@ -267,6 +314,8 @@ impl SelectionError {
             Self::BelowFloor { .. } => "below-floor",
             Self::WrongHardware { .. } => "wrong-hardware",
             Self::MissingCustom { .. } => "missing-custom",
+            Self::WrongFamily { .. } => "wrong-family",
+            Self::TooManyPaths { .. } => "too-many-paths",
         }
     }
 }

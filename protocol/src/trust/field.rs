@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::TrustError;
+use super::hashes::Sha512Digest;
 use crate::id::Digest;
 
 /// A value and the path that leads to it.
@@ -96,6 +97,17 @@ impl<'a> Field<'a> {
         self.text()?
             .parse()
             .map_err(|_| self.bad("64 lower-case hexadecimal digits"))
+    }
+
+    pub(super) fn sha512(&self) -> Result<Sha512Digest, TrustError> {
+        const FORM: &str = "128 lower-case hexadecimal digits";
+        let mut raw = [0_u8; 64];
+        let text = self.text()?;
+        let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+        match hex::decode_to_slice(text, &mut raw) {
+            Ok(()) if lower => Ok(Sha512Digest(raw)),
+            _ => Err(self.bad(FORM)),
+        }
     }
 
     /// `2030-01-01T00:00:00Z` and nothing looser: no offset, no fraction.

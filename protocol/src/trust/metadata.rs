@@ -6,71 +6,12 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
+use super::TrustError;
 use super::canonical::{canonical, parse};
 use super::field::Field;
-use super::{
-    ROOT_MAX_BYTES, SNAPSHOT_MAX_BYTES, TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TrustError,
-};
-use crate::id::Digest;
-
-/// A top-level role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Names the keys of all roles. Offline.
-    Root,
-    /// Lists what may be installed. Offline.
-    Targets,
-    /// Ties the versions of all metadata together. Online.
-    Snapshot,
-    /// Says which snapshot is the newest. Online.
-    Timestamp,
-}
-
-impl Role {
-    /// All four.
-    pub const ALL: [Self; 4] = [Self::Root, Self::Targets, Self::Snapshot, Self::Timestamp];
-
-    /// The role's name as in `_type` and in root's `roles`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::Targets => "targets",
-            Self::Snapshot => "snapshot",
-            Self::Timestamp => "timestamp",
-        }
-    }
-
-    /// Largest file accepted, in bytes.
-    #[must_use]
-    pub fn max_bytes(self) -> usize {
-        match self {
-            Self::Root => ROOT_MAX_BYTES,
-            Self::Targets => TARGETS_MAX_BYTES,
-            Self::Snapshot => SNAPSHOT_MAX_BYTES,
-            Self::Timestamp => TIMESTAMP_MAX_BYTES,
-        }
-    }
-
-    /// The file's name in a repository: `3.root.json`, `timestamp.json`, and `7.targets.json`
-    /// or `targets.json` as the root's `consistent_snapshot` says.
-    #[must_use]
-    pub fn file_name(self, version: u64, consistent_snapshot: bool) -> String {
-        match self {
-            Self::Timestamp => "timestamp.json".to_owned(),
-            Self::Targets | Self::Snapshot if !consistent_snapshot => format!("{self}.json"),
-            _ => format!("{version}.{self}.json"),
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use super::hashes::Hashes;
+use super::role::{Role, RoleName};
 
 /// One entry of `signatures`, not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,7 +142,7 @@ impl Envelope {
 
 /// What all four kinds of metadata have.
 pub trait Metadata: Sized {
-    /// The role that signs it.
+    /// The kind of metadata, as in `_type`; for all but targets also the role that signs it.
     const ROLE: Role;
 
     /// Reads the typed fields; verifies no signature.
@@ -216,16 +157,16 @@ pub trait Metadata: Sized {
     /// First instant at which the metadata is no longer valid.
     fn expires(&self) -> Timestamp;
 
-    /// Refuses metadata that is no longer valid at `now`.
+    /// Refuses metadata of `role` that is no longer valid at `now`.
     ///
     /// # Errors
     /// [`TrustError::Expired`]
-    fn check_expiry(&self, now: Timestamp) -> Result<(), TrustError> {
+    fn check_expiry(&self, role: &RoleName, now: Timestamp) -> Result<(), TrustError> {
         if self.expires() > now {
             return Ok(());
         }
         Err(TrustError::Expired {
-            role: Self::ROLE,
+            role: role.clone(),
             version: self.version(),
             expired_at: self.expires(),
             now,
@@ -263,8 +204,8 @@ pub struct MetaFile {
     pub version: u64,
     /// Exact length in bytes, if listed.
     pub length: Option<u64>,
-    /// SHA-256 of the file, if listed.
-    pub sha256: Option<Digest>,
+    /// Hashes of the file, empty if none is listed.
+    pub hashes: Hashes,
 }
 
 impl MetaFile {
@@ -274,7 +215,7 @@ impl MetaFile {
         Self {
             version,
             length: Some(bytes.len() as u64),
-            sha256: Some(Digest::of(bytes)),
+            hashes: Hashes::of(bytes),
         }
     }
 
@@ -283,8 +224,10 @@ impl MetaFile {
         Ok(Self {
             version: at.required("version")?.positive()?,
             length: at.optional("length")?.map(|l| l.number()).transpose()?,
-            // A file listed by other algorithms only is refused, not taken unhashed.
-            sha256: hashes.map(|h| h.required("sha256")?.digest()).transpose()?,
+            hashes: match hashes {
+                Some(listed) => Hashes::read(&listed)?,
+                None => Hashes::default(),
+            },
         })
     }
 
@@ -295,8 +238,8 @@ impl MetaFile {
         if let Some(length) = self.length {
             entry["length"] = Value::from(length);
         }
-        if let Some(sha256) = self.sha256 {
-            entry["hashes"] = json!({ "sha256": sha256.to_string() });
+        if !self.hashes.is_empty() {
+            entry["hashes"] = self.hashes.to_json();
         }
         entry
     }
@@ -357,11 +300,18 @@ impl SnapshotMetadata {
     /// # Errors
     /// [`TrustError::MissingMeta`]
     pub fn targets(&self) -> Result<&MetaFile, TrustError> {
-        let file = "targets.json";
-        self.meta.get(file).ok_or_else(|| TrustError::MissingMeta {
-            version: self.version,
-            file: file.to_owned(),
-        })
+        self.listed(&Role::Targets.into())
+    }
+
+    /// What the snapshot says of the file of a targets role.
+    ///
+    /// # Errors
+    /// [`TrustError::MissingMeta`]
+    pub fn listed(&self, role: &RoleName) -> Result<&MetaFile, TrustError> {
+        let file = role.listed_name();
+        let version = self.version;
+        let listed = self.meta.get(&file);
+        listed.ok_or(TrustError::MissingMeta { version, file })
     }
 }
 

@@ -1,116 +1,12 @@
 //! Root metadata: the keys of every role, and the threshold of unique keys.
 
-use ed25519_dalek::{Signature as Ed25519Signature, VerifyingKey};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TrustError;
-use super::canonical::canonical;
-use super::field::Field;
-use super::metadata::{Envelope, Metadata, Role, read_header};
-use crate::id::Digest;
-
-/// A public key as root lists it. Kinds unknown here are kept; they verify nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    json: Value,
-    ed25519: Option<VerifyingKey>,
-}
-
-impl Key {
-    /// An Ed25519 key.
-    #[must_use]
-    pub fn ed25519(public: VerifyingKey) -> Self {
-        let json = json!({
-            "keytype": "ed25519",
-            "scheme": "ed25519",
-            "keyval": { "public": hex::encode(public.as_bytes()) },
-        });
-        let ed25519 = Some(public);
-        Self { json, ed25519 }
-    }
-
-    /// Reads a key as root lists it.
-    ///
-    /// # Errors
-    /// [`TrustError::BadField`] if `keytype`, `scheme` or `keyval` is missing. A key of an unknown
-    /// kind, or one that is no point of the curve, is no error: it verifies nothing.
-    pub fn from_json(json: &Value) -> Result<Self, TrustError> {
-        Self::read(&Field::new(json, "key"))
-    }
-
-    fn read(at: &Field<'_>) -> Result<Self, TrustError> {
-        let kind = at.required("keytype")?.text()?;
-        let scheme = at.required("scheme")?.text()?;
-        let keyval = at.required("keyval")?;
-        keyval.object()?;
-        let ed25519 = match (kind, scheme) {
-            ("ed25519", "ed25519") => {
-                let mut raw = [0_u8; 32];
-                let text = keyval.required("public")?.text()?;
-                let decoded = hex::decode_to_slice(text, &mut raw).ok();
-                decoded.and_then(|()| VerifyingKey::from_bytes(&raw).ok())
-            }
-            _ => None,
-        };
-        let json = at.value().clone();
-        Ok(Self { json, ed25519 })
-    }
-
-    /// The key as root lists it.
-    #[must_use]
-    pub fn to_json(&self) -> &Value {
-        &self.json
-    }
-
-    /// The key's id: SHA-256 of the canonical JSON of the key, hexadecimal.
-    ///
-    /// # Errors
-    /// [`TrustError::NotCanonical`], never for a key that was parsed from a metadata file.
-    pub fn keyid(&self) -> Result<String, TrustError> {
-        Ok(Digest::of(&canonical(&self.json)?).to_string())
-    }
-
-    /// The Ed25519 public key, if it is one.
-    #[must_use]
-    pub fn as_ed25519(&self) -> Option<&VerifyingKey> {
-        self.ed25519.as_ref()
-    }
-
-    /// What makes two keys the same key, whatever their ids and other fields are.
-    pub(super) fn identity(&self) -> Vec<u8> {
-        match &self.ed25519 {
-            Some(key) => key.as_bytes().to_vec(),
-            None => self.json.to_string().into_bytes(),
-        }
-    }
-}
-
-/// Who signs for a role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoleKeys {
-    /// Ids of the keys.
-    pub keyids: BTreeSet<String>,
-    /// Distinct keys that must sign, at least 1.
-    pub threshold: u64,
-}
-
-impl RoleKeys {
-    fn read(at: &Field<'_>) -> Result<Self, TrustError> {
-        let list = at.required("keyids")?;
-        let mut keyids = BTreeSet::new();
-        for item in list.items()? {
-            if !keyids.insert(item.text()?.to_owned()) {
-                return Err(item.bad("a key id not listed before"));
-            }
-        }
-        Ok(Self {
-            keyids,
-            threshold: at.required("threshold")?.positive()?,
-        })
-    }
-}
+use super::key::{Delegator, Key, RoleKeys};
+use super::metadata::{Envelope, Metadata, read_header};
+use super::role::Role;
 
 /// Root: the keys of every role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,8 +29,7 @@ impl Metadata for RootMetadata {
     fn read(envelope: &Envelope) -> Result<Self, TrustError> {
         let (at, version, expires) = read_header(envelope, Self::ROLE)?;
         let consistent_snapshot = at.optional("consistent_snapshot")?;
-        let keys = at.required("keys")?.entries()?.into_iter();
-        let keys = keys.map(|(keyid, key)| Ok((keyid.clone(), Key::read(&key)?)));
+        let keys = Key::read_all(&at.required("keys")?)?;
         let listed = at.required("roles")?;
         let roles = Role::ALL.into_iter();
         let roles = roles.map(|r| Ok((r, RoleKeys::read(&listed.required(r.as_str())?)?)));
@@ -145,7 +40,7 @@ impl Metadata for RootMetadata {
                 Some(given) => given.flag()?,
                 None => false,
             },
-            keys: keys.collect::<Result<_, TrustError>>()?,
+            keys,
             roles: roles.collect::<Result<_, TrustError>>()?,
         })
     }
@@ -166,43 +61,12 @@ impl RootMetadata {
     /// # Errors
     /// [`TrustError::Threshold`]
     pub fn verify(&self, role: Role, envelope: &Envelope) -> Result<(), TrustError> {
-        let signed = envelope.signed_bytes()?;
-        let signers = self.signers(role, envelope, &signed);
-        let needed = self.roles.get(&role).map_or(u64::MAX, |r| r.threshold);
-        let got = signers.len() as u64;
-        if got >= needed {
-            return Ok(());
-        }
-        Err(TrustError::Threshold {
-            role,
-            version: envelope.signed()["version"].as_u64().unwrap_or(0),
-            root_version: self.version,
-            needed,
-            got,
-        })
-    }
-
-    /// The distinct keys of `role` with a valid signature over `signed`.
-    fn signers(&self, role: Role, envelope: &Envelope, signed: &[u8]) -> BTreeSet<[u8; 32]> {
-        let mut signers = BTreeSet::new();
-        let Some(listed) = self.roles.get(&role) else {
-            return signers;
+        let delegator = Delegator {
+            name: Self::ROLE.into(),
+            version: self.version,
+            keys: &self.keys,
         };
-        for given in envelope.signatures() {
-            let key = self.keys.get(&given.keyid).and_then(Key::as_ed25519);
-            let Some(key) = key.filter(|_| listed.keyids.contains(&given.keyid)) else {
-                continue;
-            };
-            let mut raw = [0_u8; 64];
-            if hex::decode_to_slice(&given.sig, &mut raw).is_err() {
-                continue;
-            }
-            let signature = Ed25519Signature::from_bytes(&raw);
-            if key.verify_strict(signed, &signature).is_ok() {
-                signers.insert(key.to_bytes());
-            }
-        }
-        signers
+        delegator.verify(&role.into(), self.roles.get(&role), envelope)
     }
 
     /// The distinct keys of a role.

@@ -5,13 +5,15 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::TrustError;
 use super::canonical::canonical;
-use super::metadata::{Envelope, MetaFile, Role, Signature};
-use super::root::Key;
+use super::delegation::Delegations;
+use super::key::{Key, RoleKeys};
+use super::metadata::{Envelope, MetaFile, Signature};
+use super::role::Role;
 use super::targets::TargetEntry;
 
 /// The version of the TUF specification that is written.
@@ -141,32 +143,19 @@ pub fn new_root(
     expires: Timestamp,
     roles: &BTreeMap<Role, (Vec<Key>, u64)>,
 ) -> Result<Value, TrustError> {
-    let mut listed_keys = Map::new();
+    let mut listed_keys = BTreeMap::new();
     let mut listed_roles = Map::new();
     for role in Role::ALL {
         let (keys, threshold) = roles.get(&role).ok_or_else(|| TrustError::BadKey {
             reason: format!("root needs keys for the role {role}"),
         })?;
-        let mut keyids = BTreeMap::new();
-        for key in keys {
-            keyids.insert(key.keyid()?, key.to_json().clone());
-        }
-        let distinct: BTreeSet<_> = keys.iter().map(Key::identity).collect();
-        let distinct = distinct.len() as u64;
-        if *threshold == 0 || *threshold > distinct {
-            return Err(TrustError::BadKey {
-                reason: format!(
-                    "{role}: threshold {threshold} is not between 1 and its {distinct} distinct keys"
-                ),
-            });
-        }
-        let names: Vec<&String> = keyids.keys().collect();
-        listed_roles.insert(
-            role.to_string(),
-            json!({ "keyids": names, "threshold": threshold }),
-        );
-        listed_keys.extend(keyids);
+        let keys = RoleKeys::list(role.as_str(), keys, *threshold, &mut listed_keys)?;
+        listed_roles.insert(role.to_string(), keys.to_json());
     }
+    let listed_keys = listed_keys.iter();
+    let listed_keys: Map<String, Value> = listed_keys
+        .map(|(keyid, key)| (keyid.clone(), key.to_json().clone()))
+        .collect();
     let mut signed = header(Role::Root, version, expires);
     signed["consistent_snapshot"] = Value::Bool(true);
     signed["keys"] = Value::Object(listed_keys);
@@ -174,7 +163,8 @@ pub fn new_root(
     Ok(signed)
 }
 
-/// The signed part of a targets file.
+/// The signed part of a targets file that delegates nothing, of top-level targets or of a delegated
+/// role.
 #[must_use]
 pub fn new_targets<'a>(
     version: u64,
@@ -185,6 +175,19 @@ pub fn new_targets<'a>(
     let listed: Map<String, Value> = entries.map(|t| (t.path.clone(), t.to_json())).collect();
     let mut signed = header(Role::Targets, version, expires);
     signed["targets"] = Value::Object(listed);
+    signed
+}
+
+/// As [`new_targets`], for a role that hands on: top-level targets, or a delegated role.
+#[must_use]
+pub fn new_delegating_targets<'a>(
+    version: u64,
+    expires: Timestamp,
+    targets: impl IntoIterator<Item = &'a TargetEntry>,
+    delegations: &Delegations,
+) -> Value {
+    let mut signed = new_targets(version, expires, targets);
+    signed["delegations"] = delegations.to_json();
     signed
 }
 

@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::TrustError;
+use super::delegation::Delegations;
 use super::field::Field;
-use super::metadata::{Envelope, Metadata, Role, read_header};
+use super::hashes::Hashes;
+use super::metadata::{Envelope, Metadata, read_header};
+use super::role::Role;
 use crate::id::{Digest, Family};
 
 /// Targets: what may be installed.
@@ -18,6 +21,8 @@ pub struct TargetsMetadata {
     pub expires: Timestamp,
     /// Every target by its path.
     pub targets: BTreeMap<String, TargetEntry>,
+    /// To whom the role hands on, if to anyone.
+    pub delegations: Option<Delegations>,
 }
 
 impl Metadata for TargetsMetadata {
@@ -34,6 +39,10 @@ impl Metadata for TargetsMetadata {
             version,
             expires,
             targets: targets.collect::<Result<_, TrustError>>()?,
+            delegations: match at.optional("delegations")? {
+                Some(given) if !given.value().is_null() => Some(Delegations::read(&given)?),
+                _ => None,
+            },
         })
     }
     fn version(&self) -> u64 {
@@ -51,8 +60,8 @@ pub struct TargetEntry {
     pub path: String,
     /// Exact length in bytes.
     pub length: u64,
-    /// SHA-256 of the content.
-    pub sha256: Digest,
+    /// Hashes of the content, at least one.
+    pub hashes: Hashes,
     /// `custom` as received, `null` if there is none.
     pub custom: Value,
 }
@@ -64,7 +73,7 @@ impl TargetEntry {
         Self {
             path: path.into(),
             length: bytes.len() as u64,
-            sha256: Digest::of(bytes),
+            hashes: Hashes::of(bytes),
             custom: json!({ "dunlin": custom.to_json() }),
         }
     }
@@ -74,7 +83,7 @@ impl TargetEntry {
         Ok(Self {
             path: path.to_owned(),
             length: at.required("length")?.number()?,
-            sha256: at.required("hashes")?.required("sha256")?.digest()?,
+            hashes: Hashes::read(&at.required("hashes")?)?,
             custom: custom.map(|c| c.value().clone()).unwrap_or_default(),
         })
     }
@@ -84,7 +93,7 @@ impl TargetEntry {
     pub fn to_json(&self) -> Value {
         let mut entry = json!({
             "length": self.length,
-            "hashes": { "sha256": self.sha256.to_string() },
+            "hashes": self.hashes.to_json(),
         });
         if !self.custom.is_null() {
             entry["custom"] = self.custom.clone();
@@ -92,13 +101,26 @@ impl TargetEntry {
         entry
     }
 
-    /// Path of the file in a repository with consistent snapshots:
-    /// `digits/1/manifest.json` is kept as `digits/1/<sha256>.manifest.json`.
+    /// The SHA-256, which is a bundle's digest.
+    ///
+    /// # Errors
+    /// [`TrustError::BadField`] if the target is listed by other hashes only.
+    pub fn sha256(&self) -> Result<Digest, TrustError> {
+        self.hashes.sha256.ok_or_else(|| TrustError::BadField {
+            at: format!("targets.{}.hashes.sha256", self.path),
+            expected: "a value",
+            got: "nothing".to_owned(),
+        })
+    }
+
+    /// Path of the file in a repository with consistent snapshots: `digits/1/manifest.json` is kept
+    /// as `digits/1/<sha256>.manifest.json`, or under its SHA-512 if only that is listed.
     #[must_use]
     pub fn consistent_path(&self) -> String {
+        let hash = self.hashes.prefix();
         match self.path.rsplit_once('/') {
-            Some((folder, name)) => format!("{folder}/{}.{name}", self.sha256),
-            None => format!("{}.{}", self.sha256, self.path),
+            Some((folder, name)) => format!("{folder}/{hash}.{name}"),
+            None => format!("{hash}.{}", self.path),
         }
     }
 }

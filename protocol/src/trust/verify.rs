@@ -13,22 +13,31 @@
 //! snapshot_to_fetch() → update_snapshot(fetched) 5.5      store
 //! load_trusted_targets(stored)                            saves a download if still the listed one
 //! targets_to_fetch() → update_targets(fetched)   5.6      store
-//! target(path) → Verified<TargetEntry>           5.7
+//! find(path) → a delegated file that is needed   5.6.7    update_delegated(stored or fetched), store
+//!              or the target                     5.7
 //! ```
 //!
 //! A failed step changes nothing in the set.
 
 use jiff::Timestamp;
 
+use std::collections::BTreeMap;
+
 use super::TrustError;
+use super::hashes::{Measured, check_bytes};
 use super::metadata::{
     Envelope, MetaFile, Metadata, SnapshotMetadata, TimestampMetadata, read_header,
 };
+use super::role::{Role, RoleName};
 use super::root::{RootMetadata, rotated_online_keys};
 use super::targets::{TargetCustom, TargetEntry, TargetsMetadata};
 use super::{ROOT_MAX_BYTES, ROOT_ROTATIONS_MAX};
 use crate::bundle::Manifest;
-use crate::id::Digest;
+
+mod delegated;
+
+use delegated::Chain;
+pub use delegated::{DelegatedFile, FoundTarget, Lookup};
 
 /// Something that signatures, lengths and hashes vouch for.
 ///
@@ -61,16 +70,9 @@ impl Verified<TargetEntry> {
     /// Accepts `bytes` only if they are the target's content.
     ///
     /// # Errors
-    /// Longer than signed (endless data), shorter, or another SHA-256.
+    /// Longer than signed (endless data), shorter, or another hash.
     pub fn verify_bytes<'a>(&self, bytes: &'a [u8]) -> Result<Verified<&'a [u8]>, TrustError> {
-        let got = bytes.len() as u64;
-        check_content(
-            &self.path,
-            Some(self.length),
-            Some(self.sha256),
-            got,
-            || Digest::of(bytes),
-        )?;
+        check_bytes(&self.path, Some(self.length), &self.hashes, bytes)?;
         Ok(Verified(bytes))
     }
 
@@ -131,34 +133,34 @@ pub struct FileRequest {
     pub max_bytes: u64,
 }
 
-/// Metadata with the length and digest of the file it came in.
+/// Metadata with the length and hashes of the file it came in.
 #[derive(Debug, Clone)]
 struct Received<T> {
     metadata: T,
-    length: u64,
-    sha256: Digest,
+    file: Measured,
 }
 
 impl<T: Metadata> Received<T> {
+    /// A file of a top-level role.
     fn open(root: &RootMetadata, bytes: &[u8]) -> Result<Self, TrustError> {
         Ok(Self {
             metadata: open(root, bytes)?,
-            length: bytes.len() as u64,
-            sha256: Digest::of(bytes),
+            file: Measured::of(bytes),
         })
     }
 
-    /// Is this the very file that `listed` describes, and still valid?
-    fn check(&self, listed: &MetaFile, now: Timestamp) -> Result<(), TrustError> {
-        check_listed(T::ROLE.as_str(), listed, self.length, || self.sha256)?;
+    /// Is this the very file of `role` that `listed` describes, and still valid?
+    fn check(&self, role: &RoleName, listed: &MetaFile, now: Timestamp) -> Result<(), TrustError> {
+        let what = role.to_string();
+        self.file.check(&what, listed.length, &listed.hashes)?;
         if self.metadata.version() != listed.version {
             return Err(TrustError::VersionMismatch {
-                role: T::ROLE,
+                role: role.clone(),
                 expected: listed.version,
                 got: self.metadata.version(),
             });
         }
-        self.metadata.check_expiry(now)
+        self.metadata.check_expiry(role, now)
     }
 }
 
@@ -175,6 +177,8 @@ pub struct TrustedSet {
     timestamp_confirmed: bool,
     snapshot: Option<Received<SnapshotMetadata>>,
     targets: Option<Received<TargetsMetadata>>,
+    /// Each delegated role's metadata, by the chain of delegations along which it was verified.
+    delegated: BTreeMap<Chain, Received<TargetsMetadata>>,
 }
 
 impl TrustedSet {
@@ -197,6 +201,7 @@ impl TrustedSet {
             timestamp_confirmed: false,
             snapshot: None,
             targets: None,
+            delegated: BTreeMap::new(),
         })
     }
 
@@ -265,7 +270,7 @@ impl TrustedSet {
     /// # Errors
     /// [`TrustError::Expired`] if the newest root is no longer valid.
     pub fn finish_root(&mut self) -> Result<(), TrustError> {
-        self.root.check_expiry(self.now)?;
+        self.root.check_expiry(&Role::Root.into(), self.now)?;
         self.root_finished = true;
         Ok(())
     }
@@ -294,7 +299,7 @@ impl TrustedSet {
             // 5.4.3.1 Rollback of timestamp; an equal version ends the step quietly.
             check_rollback("timestamp", trusted.version, new.version)?;
             if new.version == trusted.version {
-                trusted.check_expiry(self.now)?;
+                trusted.check_expiry(&Role::Timestamp.into(), self.now)?;
                 self.timestamp_confirmed = true;
                 return Ok(Freshness::Unchanged);
             }
@@ -303,7 +308,7 @@ impl TrustedSet {
             check_rollback("snapshot (as listed in timestamp)", old, next)?;
         }
         // 5.4.4 Freeze attack.
-        new.check_expiry(self.now)?;
+        new.check_expiry(&Role::Timestamp.into(), self.now)?;
         // 5.4.5 The new timestamp becomes the trusted one; the caller stores it.
         self.timestamp = Some(new);
         self.timestamp_confirmed = true;
@@ -339,11 +344,11 @@ impl TrustedSet {
     pub fn update_snapshot(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
         let listed = &self.confirmed_timestamp()?.snapshot;
         // 5.5.2 Length and hash against timestamp, before anything is parsed.
-        check_listed("snapshot", listed, bytes.len() as u64, || Digest::of(bytes))?;
+        check_bytes("snapshot", listed.length, &listed.hashes, bytes)?;
         // 5.5.3 Arbitrary software attack.
         let new: Received<SnapshotMetadata> = Received::open(&self.root, bytes)?;
         // 5.5.4 Mix-and-match: the version that timestamp names. 5.5.6 Freeze attack.
-        new.check(listed, self.now)?;
+        new.check(&Role::Snapshot.into(), listed, self.now)?;
         // 5.5.5 Rollback: no file disappears, no version goes back.
         if let Some(trusted) = &self.snapshot {
             for (file, old) in &trusted.metadata.meta {
@@ -388,11 +393,11 @@ impl TrustedSet {
     pub fn update_targets(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
         let listed = self.snapshot()?.targets()?;
         // 5.6.2 Length and hash against snapshot, before anything is parsed.
-        check_listed("targets", listed, bytes.len() as u64, || Digest::of(bytes))?;
+        check_bytes("targets", listed.length, &listed.hashes, bytes)?;
         // 5.6.3 Arbitrary software attack.
         let new: Received<TargetsMetadata> = Received::open(&self.root, bytes)?;
         // 5.6.4 Mix-and-match: the version that snapshot names. 5.6.5 Freeze attack.
-        new.check(listed, self.now)?;
+        new.check(&Role::Targets.into(), listed, self.now)?;
         // 5.6.6 The new targets become the trusted ones; the caller stores them.
         self.targets = Some(new);
         Ok(())
@@ -418,7 +423,7 @@ impl TrustedSet {
                 needs: "fetch snapshot first",
             });
         };
-        snapshot.check(listed, self.now)?;
+        snapshot.check(&Role::Snapshot.into(), listed, self.now)?;
         Ok(&snapshot.metadata)
     }
 
@@ -434,29 +439,18 @@ impl TrustedSet {
                 needs: "fetch targets first",
             });
         };
-        targets.check(listed, self.now)?;
+        targets.check(&Role::Targets.into(), listed, self.now)?;
         Ok(&targets.metadata)
     }
 
-    /// One signed target (5.7.1 to 5.7.3); its content is checked by [`Verified::verify_bytes`].
-    ///
-    /// # Errors
-    /// [`TrustError::UnknownTarget`], or what keeps the targets from being current.
-    pub fn target(&self, path: &str) -> Result<Verified<TargetEntry>, TrustError> {
-        let targets = self.targets()?;
-        match targets.targets.get(path) {
-            Some(entry) => Ok(Verified(entry.clone())),
-            None => Err(TrustError::UnknownTarget {
-                path: path.to_owned(),
-                version: targets.version,
-            }),
-        }
+    fn request<T: Metadata>(&self, listed: &MetaFile) -> FileRequest {
+        self.request_for(&T::ROLE.into(), listed)
     }
 
-    fn request<T: Metadata>(&self, listed: &MetaFile) -> FileRequest {
-        let max_bytes = T::ROLE.max_bytes() as u64;
+    fn request_for(&self, role: &RoleName, listed: &MetaFile) -> FileRequest {
+        let max_bytes = role.max_bytes() as u64;
         FileRequest {
-            name: T::ROLE.file_name(listed.version, self.root.consistent_snapshot),
+            name: role.file_name(listed.version, self.root.consistent_snapshot),
             max_bytes: listed.length.map_or(max_bytes, |l| l.min(max_bytes)),
         }
     }
@@ -496,72 +490,28 @@ impl TrustedSet {
 }
 
 fn open_root(bytes: &[u8]) -> Result<(RootMetadata, Envelope), TrustError> {
-    let envelope = parse_bounded::<RootMetadata>(bytes)?;
+    let envelope = parse_bounded(&Role::Root.into(), bytes)?;
     Ok((RootMetadata::read(&envelope)?, envelope))
 }
 
 /// Size, JSON, kind, signatures, and only then the fields.
 fn open<T: Metadata>(root: &RootMetadata, bytes: &[u8]) -> Result<T, TrustError> {
-    let envelope = parse_bounded::<T>(bytes)?;
+    let envelope = parse_bounded(&T::ROLE.into(), bytes)?;
     read_header(&envelope, T::ROLE)?;
     root.verify(T::ROLE, &envelope)?;
     T::read(&envelope)
 }
 
-fn parse_bounded<T: Metadata>(bytes: &[u8]) -> Result<Envelope, TrustError> {
-    let max = T::ROLE.max_bytes();
+fn parse_bounded(role: &RoleName, bytes: &[u8]) -> Result<Envelope, TrustError> {
+    let max = role.max_bytes();
     if bytes.len() > max {
         return Err(TrustError::TooLarge {
-            what: T::ROLE.to_string(),
+            what: role.to_string(),
             max: max as u64,
             got: bytes.len() as u64,
         });
     }
     Envelope::parse(bytes, max)
-}
-
-fn check_listed(
-    what: &str,
-    listed: &MetaFile,
-    length: u64,
-    sha256: impl FnOnce() -> Digest,
-) -> Result<(), TrustError> {
-    check_content(what, listed.length, listed.sha256, length, sha256)
-}
-
-/// Length first, so that an endless file is never hashed.
-fn check_content(
-    what: &str,
-    length: Option<u64>,
-    sha256: Option<Digest>,
-    got_length: u64,
-    got_sha256: impl FnOnce() -> Digest,
-) -> Result<(), TrustError> {
-    if let Some(max) = length.filter(|&max| got_length > max) {
-        return Err(TrustError::TooLarge {
-            what: what.to_owned(),
-            max,
-            got: got_length,
-        });
-    }
-    if let Some(expected) = length.filter(|&expected| got_length != expected) {
-        return Err(TrustError::LengthMismatch {
-            what: what.to_owned(),
-            expected,
-            got: got_length,
-        });
-    }
-    if let Some(expected) = sha256 {
-        let got = got_sha256();
-        if got != expected {
-            return Err(TrustError::HashMismatch {
-                what: what.to_owned(),
-                expected,
-                got,
-            });
-        }
-    }
-    Ok(())
 }
 
 fn check_rollback(what: &str, trusted: u64, got: u64) -> Result<(), TrustError> {

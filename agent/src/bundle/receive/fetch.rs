@@ -39,7 +39,7 @@ impl Receiver {
             }
             .into());
         }
-        let path = self.blob(&entry.sha256);
+        let path = self.blob(&target.digest());
         let held = self.disk.read_if_there(&path, entry.length);
         if let Ok(Some(bytes)) = held
             && entry.verify_bytes(&bytes).is_ok()

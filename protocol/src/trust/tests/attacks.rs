@@ -274,7 +274,7 @@ fn a_listed_file_may_not_disappear() {
     let team = MetaFile {
         version: 1,
         length: None,
-        sha256: None,
+        hashes: Hashes::default(),
     };
     stored.extra_meta.insert("team.json".to_owned(), team);
     assert_eq!(
@@ -297,7 +297,7 @@ fn freeze_with_expired_metadata() {
             refusal(&frozen, &frozen.files()),
         ] {
             assert!(
-                matches!(refused, TrustError::Expired { role: r, .. } if r == role),
+                matches!(&refused, TrustError::Expired { role: r, .. } if *r == role),
                 "{refused}"
             );
         }
@@ -326,7 +326,7 @@ fn mix_and_match() {
     let bare = |version| MetaFile {
         version,
         length: None,
-        sha256: None,
+        hashes: Hashes::default(),
     };
     let mut release = release(2);
     release
@@ -338,7 +338,7 @@ fn mix_and_match() {
     assert_eq!(
         set.update_snapshot(&old.snapshot),
         Err(TrustError::VersionMismatch {
-            role: Role::Snapshot,
+            role: Role::Snapshot.into(),
             expected: 2,
             got: 1
         })

@@ -6,7 +6,7 @@ use super::*;
 use crate::bundle::Manifest;
 use crate::id::Family;
 
-fn verified(entries: Vec<TargetEntry>, path: &str) -> Verified<TargetEntry> {
+fn verified(entries: Vec<TargetEntry>, path: &str) -> FoundTarget {
     let mut release = release(1);
     release.entries = entries;
     fresh(&release.files()).unwrap().target(path).unwrap()
@@ -206,7 +206,7 @@ fn file_names_carry_versions_and_hashes() {
     assert_eq!(Role::Snapshot.file_name(3, false), "snapshot.json");
     assert_eq!(Role::Timestamp.file_name(3, true), "timestamp.json");
     let entry = entry(1, 0);
-    let expected = format!("digits/1/{}.manifest.json", entry.sha256);
+    let expected = format!("digits/1/{}.manifest.json", entry.sha256().unwrap());
     assert_eq!(entry.consistent_path(), expected);
     let expires = time("2030-01-01T00:00:00.75Z");
     assert_eq!(
