@@ -118,7 +118,9 @@ async fn examine(
         .await
         .map_err(refused)?;
     let path = target_path(&family, version);
-    let digest = set.target(&path).map_err(UpdateError::from).map_err(refused)?.get().sha256;
+    let signed = set.target(&path).map_err(UpdateError::from);
+    let digest = signed.map_err(refused)?.get().sha256();
+    let digest = digest.with_context(|| format!("{path} is signed without a SHA-256"))?;
     let want = DesiredBundle {
         family,
         version,

@@ -144,12 +144,23 @@ async fn other_hardware_and_too_small_devices_are_refused_before_any_download() 
         ram_bytes: 1 << 40,
         ..Release::version(2)
     };
-    let (fleet, wants) = Fleet::with(&[elsewhere, large]).await;
+    let foreign = Release {
+        arch: "aarch64",
+        ..Release::version(3)
+    };
+    let late = Release {
+        agent_min: "99.0.0",
+        ..Release::version(4)
+    };
+    let (fleet, wants) = Fleet::with(&[elsewhere, large, foreign, late]).await;
     let error = fleet.receive(&wants[0]).await.unwrap_err();
     assert_eq!(kind_and_code(&error), (Kind::Refused, "hardware"));
     assert!(error.detail.contains("jetson"), "{error}");
-    let error = fleet.receive(&wants[1]).await.unwrap_err();
-    assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+    for (want, words) in wants[1..].iter().zip(["memory", "aarch64", "99.0.0"]) {
+        let error = fleet.receive(want).await.unwrap_err();
+        assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+        assert!(error.detail.contains(words), "{error}");
+    }
     assert!(fleet.server.asked("blobs/").is_empty());
 }
 

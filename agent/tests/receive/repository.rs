@@ -18,6 +18,10 @@ pub(crate) struct Release {
     pub(crate) floor: u64,
     pub(crate) hardware: &'static str,
     pub(crate) ram_bytes: u64,
+    pub(crate) arch: &'static str,
+    pub(crate) agent_min: &'static str,
+    /// The version of whose model this one's is a slight change.
+    pub(crate) like: Option<u64>,
 }
 
 impl Release {
@@ -27,7 +31,21 @@ impl Release {
             floor: 1,
             hardware: "any",
             ram_bytes: 1 << 20,
+            arch: "any",
+            agent_min: "0.1.0",
+            like: None,
         }
+    }
+
+    pub(crate) fn model(&self) -> Vec<u8> {
+        let Some(like) = self.like else {
+            return model(self.version);
+        };
+        let mut bytes = model(like);
+        for at in (0..bytes.len()).step_by(100_000) {
+            bytes[at] ^= u8::try_from(self.version).unwrap();
+        }
+        bytes
     }
 }
 
@@ -126,7 +144,7 @@ impl Repository {
             }
         };
         let files = Files {
-            model: blob(&model(release.version), false),
+            model: blob(&release.model(), false),
             golden: blob(&golden(), true),
             profile: None,
             card: Some(blob(b"# A card", false)),
@@ -209,8 +227,8 @@ fn manifest(release: &Release, files: Files) -> Manifest {
         resources: Resources {
             ram_bytes: release.ram_bytes,
             disk_bytes: 1 << 20,
-            arch: vec!["any".to_owned()],
-            agent_min: "0.1.0".to_owned(),
+            arch: vec![release.arch.to_owned()],
+            agent_min: release.agent_min.to_owned(),
         },
         lineage: Lineage::default(),
         files,

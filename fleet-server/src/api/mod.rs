@@ -116,7 +116,9 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .layer(middleware::from_fn(guard::time_out))
         .merge(
             // Streamed and bounded by the handler; it has its own time-out for silence.
-            OpenApiRouter::new().routes(routes!(blobs::put, blobs::head)),
+            OpenApiRouter::new()
+                .routes(routes!(blobs::put, blobs::head))
+                .routes(routes!(download::file)),
         )
 }
 

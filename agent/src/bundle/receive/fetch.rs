@@ -97,12 +97,12 @@ impl Receiver {
             length,
             partial: &partial,
         };
-        let mut got = self.download(turn, source, &wanted, meter).await?;
+        let mut got = self.download(turn, source, &wanted, None, meter).await?;
         if got != expected {
             tracing::warn!(file = file.name, %expected, %got, "download is damaged, fetched again");
             self.disk.remove_if_there(&partial)?;
             meter.done = begun;
-            got = self.download(turn, source, &wanted, meter).await?;
+            got = self.download(turn, source, &wanted, None, meter).await?;
         }
         if got != expected {
             self.disk.remove_if_there(&partial)?;
@@ -130,11 +130,13 @@ impl Receiver {
     }
 
     /// Completes a partial file, durably, and returns its digest. Never longer than expected.
+    /// `opened` is a download that begins where the partial file ends, if there is one already.
     pub(super) async fn download<F: FnMut(u64, u64) + Send>(
         &self,
         turn: &Turn,
         source: &Source,
         wanted: &Wanted<'_>,
+        opened: Option<Download>,
         meter: &mut Meter<F>,
     ) -> Result<Digest, UpdateError> {
         let Wanted {
@@ -147,7 +149,10 @@ impl Receiver {
         let (mut hasher, mut have) = resume(&self.disk, turn, partial, length).await?;
         meter.set(begun + have);
         if have < length {
-            let mut body = self.open_at(source, file, partial, have).await?;
+            let mut body = match opened {
+                Some(opened) => opened,
+                None => self.open_at(source, file, partial, have).await?,
+            };
             if body.offset != have {
                 (hasher, have) = (Sha256::new(), body.offset);
                 meter.set(begun);

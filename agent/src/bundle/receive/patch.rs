@@ -8,7 +8,7 @@ use super::fetch::{Missing, Wanted, open_partial};
 use super::fit::DISK_RESERVE_BYTES;
 use super::meter::Meter;
 use super::{Receiver, Turn, blocking};
-use crate::bundle::source::Source;
+use crate::bundle::source::{Download, Source};
 use crate::bundle::{Kind, UpdateError};
 use crate::files::{self, Disk, FileError, OpenFile};
 use dunlin_protocol::bundle::{Blob, MANIFEST_MAX_BYTES, Manifest};
@@ -29,6 +29,9 @@ const READ_BYTES: usize = 64 * 1024;
 struct Offer {
     from: Digest,
     length: u64,
+    partial: PathBuf,
+    /// Begins where the partial file ends; none if that is whole.
+    opened: Option<Download>,
 }
 
 impl Receiver {
@@ -50,8 +53,7 @@ impl Receiver {
         let Some(offer) = self.offer(turn, source, manifest, file.blob, whole).await? else {
             return Ok(false);
         };
-        let (from, to) = (offer.from, file.blob.sha256);
-        let partial = self.partials().join(format!("{from}-{to}.patch"));
+        let (from, to, partial) = (offer.from, file.blob.sha256, offer.partial);
         let (done, fetched) = (meter.done, meter.spent.fetched_bytes);
         meter.replace(whole, offer.length);
         let wanted = Wanted {
@@ -60,7 +62,10 @@ impl Receiver {
             length: offer.length,
             partial: &partial,
         };
-        let problem = match self.download(turn, source, &wanted, meter).await {
+        let problem = match self
+            .download(turn, source, &wanted, offer.opened, meter)
+            .await
+        {
             Ok(_) => match self.apply(turn, &partial, from, file.blob).await? {
                 Ok(()) => {
                     meter.spent.patches += 1;
@@ -99,25 +104,54 @@ impl Receiver {
         let (disk, blobs, family) = (self.disk.clone(), self.blobs.clone(), manifest.family.clone());
         let bases = blocking(turn, move || bases(&disk, &blobs, &family)).await??;
         for from in bases.into_iter().filter(|from| *from != blob.sha256) {
-            let file = RepositoryFile::Patch {
-                from,
-                to: blob.sha256,
-            };
-            // Opened for its length alone; what is wrong with a source is met again by the blob.
-            let Ok(found) = source.open(&file, 0).await else {
+            let to = blob.sha256;
+            let file = RepositoryFile::Patch { from, to };
+            let partial = self.partials().join(format!("{from}-{to}.patch"));
+            let Some((length, opened)) = self.open_patch(source, &file, &partial).await? else {
                 continue;
             };
-            let Some(length) = found.total_bytes else {
-                continue;
-            };
+            let have = self.disk.look(&partial)?.map_or(0, |m| m.length_bytes);
             let room = length
+                .saturating_sub(have)
                 .saturating_add(blob.length)
                 .saturating_add(DISK_RESERVE_BYTES);
             if length < whole && (self.host)().disk_free_bytes >= room {
-                return Ok(Some(Offer { from, length }));
+                return Ok(Some(Offer {
+                    from,
+                    length,
+                    partial,
+                    opened,
+                }));
             }
         }
         Ok(None)
+    }
+
+    /// A patch's length, and a download that goes on where the partial file ends.
+    async fn open_patch(
+        &self,
+        source: &Source,
+        file: &RepositoryFile,
+        partial: &Path,
+    ) -> Result<Option<(u64, Option<Download>)>, UpdateError> {
+        let have = self.disk.look(partial)?.map_or(0, |m| m.length_bytes);
+        match source.open(file, have).await {
+            Ok(opened) => Ok(opened.total_bytes.map(|length| (length, Some(opened)))),
+            // Nothing beyond what is here: either it is whole, or it is of another patch.
+            Err(error) if error.is_beyond_end() => {
+                let opened = source.open(file, 0).await?;
+                let length = opened.total_bytes;
+                Ok(length.map(|length| (length, (length != have).then_some(opened))))
+            }
+            Err(error) if error.is_absent() => {
+                self.disk.remove_if_there(partial)?;
+                Ok(None)
+            }
+            // Begun already: it is worth another attempt.
+            Err(error) if have > 0 => Err(error.into()),
+            // What is wrong with the source is met again by the blob.
+            Err(_) => Ok(None),
+        }
     }
 
     /// Makes the blob from the held model and the whole patch; `Err` inside: the patch is at fault.
