@@ -189,7 +189,9 @@ impl Client {
         if !response.status().is_success() {
             return Err(self.refusal(url, response).await);
         }
-        Body::new(url, response.into_body(), self.clone()).collect(max_bytes).await
+        Body::new(url, response.into_body(), self.clone())
+            .collect(max_bytes)
+            .await
     }
 
     async fn send(

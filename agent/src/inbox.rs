@@ -140,7 +140,8 @@ impl Inbox {
             request,
         };
         let json = serde_json::to_vec(&document).map_err(|e| InboxError::Write(e.to_string()))?;
-        self.disk.write_atomic(&self.dir.join(REQUEST), &json, 0o600)?;
+        self.disk
+            .write_atomic(&self.dir.join(REQUEST), &json, 0o600)?;
         self.give_away(&self.dir.join(REQUEST))?;
         self.clean(Some(&document.request))?;
         Ok(document.request)
@@ -241,8 +242,7 @@ impl Inbox {
 
 fn new_id() -> Result<String, InboxError> {
     let mut id = [0; ID_DIGITS / 2];
-    getrandom::fill(&mut id)
-        .map_err(|e| InboxError::Write(e.to_string()))?;
+    getrandom::fill(&mut id).map_err(|e| InboxError::Write(e.to_string()))?;
     Ok(hex::encode(id))
 }
 

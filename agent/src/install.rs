@@ -75,8 +75,12 @@ pub async fn submit(
         .context("this device is not enrolled: without its fleet's trust root nothing is taken")?;
     let local = Local::open_path(&wish.from)?;
     let found = examine(&disk, settings, wish, &local).await?;
-    let Manifest { family, version, .. } = found.manifest.get();
-    say(&format!("{family} version {version}: signatures, floors and hardware are right"));
+    let Manifest {
+        family, version, ..
+    } = found.manifest.get();
+    say(&format!(
+        "{family} version {version}: signatures, floors and hardware are right"
+    ));
 
     let mut bytes = 0;
     for file in &found.files {
@@ -85,7 +89,10 @@ pub async fn submit(
     let free = disk.free_bytes(&settings.state_dir)?;
     let needed = bytes.saturating_add(receive::DISK_RESERVE_BYTES);
     if free < needed {
-        bail!("the archive needs {needed} bytes of free disk in {}, there are {free}", settings.state_dir.display());
+        bail!(
+            "the archive needs {needed} bytes of free disk in {}, there are {free}",
+            settings.state_dir.display()
+        );
     }
     let inbox = Inbox::new(&disk, &settings.state_dir);
     let request = inbox.put(&found.want, |out| {
@@ -134,10 +141,21 @@ async fn examine(
     let length = target.entry().length;
     let bytes = source.read(&signed, length).await?;
     let bytes = bytes.with_context(|| format!("{}: holds no {signed}", wish.from.display()))?;
-    let manifest = target.open_manifest(&bytes).map_err(UpdateError::from).map_err(refused)?;
-    let host = host_facts(disk, &settings.state_dir, settings.inference.memory_limit_mib);
+    let manifest = target
+        .open_manifest(&bytes)
+        .map_err(UpdateError::from)
+        .map_err(refused)?;
+    let host = host_facts(
+        disk,
+        &settings.state_dir,
+        settings.inference.memory_limit_mib,
+    );
     check_fit(manifest.get(), &host).map_err(|e| {
-        anyhow::anyhow!("this device cannot run {} version {}: it {e}", want.family, want.version)
+        anyhow::anyhow!(
+            "this device cannot run {} version {}: it {e}",
+            want.family,
+            want.version
+        )
     })?;
     let files = needed(files, &signed, manifest.get());
     Ok(Found {
@@ -183,9 +201,19 @@ fn choose(wish: &Wish, files: &[RepositoryFile]) -> anyhow::Result<(Family, u64)
     let there: BTreeSet<(Family, u64)> = parsed.collect();
     let families: BTreeSet<&Family> = there.iter().map(|(family, _)| family).collect();
     let in_words = || {
-        let names = there.iter().map(|(family, version)| format!("{family} version {version}"));
+        let names = there
+            .iter()
+            .map(|(family, version)| format!("{family} version {version}"));
         let names = names.collect::<Vec<_>>().join(", ");
-        format!("{} holds {}", wish.from.display(), if names.is_empty() { "no bundle" } else { &names })
+        format!(
+            "{} holds {}",
+            wish.from.display(),
+            if names.is_empty() {
+                "no bundle"
+            } else {
+                &names
+            }
+        )
     };
     let family = match (&wish.family, families.first()) {
         (Some(family), _) => family.clone(),
@@ -310,7 +338,8 @@ mod tests {
         let of = |version| ("digits".to_owned(), version);
         assert_eq!(chosen(&wish(None, None), &digits).unwrap(), of(10));
         assert_eq!(chosen(&wish(None, Some(9)), &digits).unwrap(), of(9));
-        let problem = |wish, files: &[RepositoryFile]| choose(&wish, files).unwrap_err().to_string();
+        let problem =
+            |wish, files: &[RepositoryFile]| choose(&wish, files).unwrap_err().to_string();
         let why = problem(wish(None, Some(8)), &digits);
         assert_eq!(why, "stick.tar holds digits version 9, digits version 10");
         let both = [file("digits/9"), file("faces/1")];

@@ -233,7 +233,9 @@ impl ApiClient {
         max_bytes: u64,
     ) -> Result<Option<Vec<u8>>, ApiError> {
         let mut bytes = Vec::new();
-        let length = self.transport.download(&repository_path(file), max_bytes, &mut bytes);
+        let length = self
+            .transport
+            .download(&repository_path(file), max_bytes, &mut bytes);
         Ok(length.await?.map(|_| bytes))
     }
 
@@ -248,7 +250,9 @@ impl ApiClient {
         to: &mut std::fs::File,
     ) -> Result<Option<u64>, ApiError> {
         let max_bytes = length_max(file);
-        self.transport.download(&repository_path(file), max_bytes, to).await
+        self.transport
+            .download(&repository_path(file), max_bytes, to)
+            .await
     }
 
     /// Issues the right to enrol `uses` devices.

@@ -1,4 +1,18 @@
-//! The command line.
+//! The command line, one file a noun.
+
+mod fleet;
+mod keys;
+mod rollout;
+mod values;
+
+pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
+pub use keys::{
+    CombineArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
+    PassphraseArgs, PassphraseFrom, RevokeArgs, RootAction, RootEditArgs, RootNewArgs, RotateArgs,
+    SignRequestArgs,
+};
+pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
+pub use values::{duration, label, whole_ms};
 
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -110,71 +124,6 @@ pub struct LoginArgs {
     pub shared: Shared,
 }
 
-/// `dunlin keys`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dunlin keys init --dir keys --targets-threshold 2 --targets-keys 3"
-)]
-pub struct KeysArgs {
-    /// Which server, as whom.
-    #[command(flatten)]
-    pub shared: Shared,
-    /// What to do.
-    #[command(subcommand)]
-    pub action: KeysAction,
-}
-
-/// What `dunlin keys` does.
-#[derive(Debug, Subcommand)]
-pub enum KeysAction {
-    /// Make root and targets keys and the first root metadata
-    ///
-    /// Run it on a machine that you trust, best one without a network (give the server's public keys
-    /// with --server-keys then). Afterwards move each private key to its holder: whoever holds a
-    /// threshold of targets keys decides what the fleet runs.
-    #[command(after_help = "\
-Examples:
-  dunlin keys init --dir keys
-  dunlin keys init --dir keys --server-keys fleet.json   # from: GET /api/v1/fleet")]
-    Init {
-        /// New folder for the keys
-        #[arg(long, default_value = "keys")]
-        dir: PathBuf,
-        /// Root keys that must sign a new root
-        #[arg(long, default_value_t = 2)]
-        root_threshold: u32,
-        /// Root keys to make
-        #[arg(long, default_value_t = 3)]
-        root_keys: u32,
-        /// Targets keys that must sign what may be installed
-        #[arg(long, default_value_t = 2)]
-        targets_threshold: u32,
-        /// Targets keys to make
-        #[arg(long, default_value_t = 3)]
-        targets_keys: u32,
-        /// Validity of the root metadata
-        #[arg(long, default_value = "730d", value_parser = duration)]
-        expires_in: Duration,
-        /// JSON with the server's `online_keys` instead of asking the server
-        #[arg(long, value_name = "FILE")]
-        server_keys: Option<PathBuf>,
-    },
-    /// Show which keys a folder holds and what root says of them
-    #[command(after_help = "Example:\n  dunlin keys show --dir keys")]
-    Show {
-        /// The key folder
-        #[arg(long, default_value = "keys")]
-        dir: PathBuf,
-    },
-    /// Give the server the root metadata that it does not have yet
-    #[command(after_help = "Example:\n  dunlin keys upload-root --dir keys")]
-    UploadRoot {
-        /// The key folder
-        #[arg(long, default_value = "keys")]
-        dir: PathBuf,
-    },
-}
-
 /// `dunlin bundle`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  dunlin bundle pack tests/models/digits/v1 --out packed")]
@@ -203,6 +152,8 @@ pub enum BundleAction {
     #[command(after_help = "\
 Examples:
   dunlin bundle sign packed --keys keys --key targets-1 --out targets.json
+  dunlin bundle sign packed --keys keys --request targets.request   # then: dunlin keys sign, combine
+  dunlin bundle sign --renew --keys keys --request targets.request
   dunlin bundle sign --add-signature --targets targets.json --keys keys --key targets-2 --out targets.json")]
     Sign(SignArgs),
     /// Upload blobs, then the signed targets
@@ -289,297 +240,38 @@ pub struct PackArgs {
 #[derive(Debug, Args)]
 pub struct SignArgs {
     /// Packed bundles to list
-    #[arg(value_name = "DIR", required_unless_present = "add_signature")]
+    #[arg(value_name = "DIR", required_unless_present_any = ["add_signature", "renew"])]
     pub bundles: Vec<PathBuf>,
     /// Folder with the keys and root metadata
     #[arg(long, value_name = "DIR", default_value = "keys")]
     pub keys: PathBuf,
     /// Key to sign with, by name; may be given again
-    #[arg(long = "key", value_name = "NAME", required = true)]
+    #[arg(long = "key", value_name = "NAME", required_unless_present = "request")]
     pub key_names: Vec<String>,
     /// Targets metadata to build on (or to add to) instead of the server's newest
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// Start with no earlier targets metadata: the fleet's first
-    #[arg(long, conflicts_with_all = ["targets", "add_signature"])]
+    #[arg(long, conflicts_with_all = ["targets", "add_signature", "renew"])]
     pub first: bool,
     /// Only add signatures to --targets FILE
-    #[arg(long, requires = "targets", conflicts_with = "bundles")]
+    #[arg(long, requires = "targets", conflicts_with_all = ["bundles", "renew"])]
     pub add_signature: bool,
+    /// List the same again with a new expiry: before it runs out, or after keys were rotated
+    #[arg(long, conflicts_with = "bundles")]
+    pub renew: bool,
     /// Validity of the new metadata
     #[arg(long, default_value = "365d", value_parser = duration)]
     pub expires_in: Duration,
     /// Where to write it
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-}
-
-/// `dunlin token`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dunlin token create --keys keys --uses 12 --label site=harbour"
-)]
-pub struct TokenArgs {
-    /// Which server, as whom.
+    #[arg(long, value_name = "FILE", required_unless_present = "request")]
+    pub out: Option<PathBuf>,
+    /// Write a signing request instead of signing: for `dunlin keys sign` on the holders' machines
+    #[arg(long, value_name = "REQUEST", conflicts_with_all = ["key_names", "out", "add_signature"])]
+    pub request: Option<PathBuf>,
+    /// Passphrase of the keys.
     #[command(flatten)]
-    pub shared: Shared,
-    /// What to do.
-    #[command(subcommand)]
-    pub action: TokenAction,
-}
-
-/// What `dunlin token` does.
-#[derive(Debug, Subcommand)]
-pub enum TokenAction {
-    /// Issue a claim token, sealed with the hashes of the fleet CA and of your own root metadata
-    #[command(
-        after_help = "Example:\n  dunlin token create --keys keys --uses 12 --expires-in 2h > claim"
-    )]
-    Create {
-        /// Folder with your own 1.root.json: the server's copy is never believed
-        #[arg(long, value_name = "DIR", default_value = "keys")]
-        keys: PathBuf,
-        /// Devices that may enrol with it
-        #[arg(long, default_value_t = 1)]
-        uses: u32,
-        /// Validity
-        #[arg(long, default_value = "24h", value_parser = duration)]
-        expires_in: Duration,
-        /// Label that its devices get; may be given again
-        #[arg(long = "label", value_name = "K=V", value_parser = label)]
-        labels: Vec<(String, String)>,
-    },
-    /// List claim tokens that are left
-    #[command(after_help = "Example:\n  dunlin token list")]
-    List,
-    /// Withdraw a claim token; devices enrolled with it stay
-    #[command(after_help = "Example:\n  dunlin token revoke 7f3a")]
-    Revoke {
-        /// Its id, as `dunlin token list` shows it
-        id: String,
-    },
-}
-
-/// `dunlin device`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin device list --label site=harbour")]
-pub struct DeviceArgs {
-    /// Which server, as whom.
-    #[command(flatten)]
-    pub shared: Shared,
-    /// What to do.
-    #[command(subcommand)]
-    pub action: DeviceAction,
-}
-
-/// What `dunlin device` does.
-#[derive(Debug, Subcommand)]
-pub enum DeviceAction {
-    /// List devices
-    #[command(after_help = "Example:\n  dunlin device list --online --family digits")]
-    List {
-        /// Only with this label; may be given again
-        #[arg(long = "label", value_name = "K=V", value_parser = label)]
-        labels: Vec<(String, String)>,
-        /// Only connected ones
-        #[arg(long)]
-        online: bool,
-        /// Only those that run this family
-        #[arg(long)]
-        family: Option<String>,
-        /// Only those that run this version of --family
-        #[arg(long, value_name = "N", requires = "family")]
-        version: Option<u64>,
-    },
-    /// Show one device
-    #[command(after_help = "Example:\n  dunlin device show edge-07")]
-    Show {
-        /// Its id
-        device: String,
-    },
-    /// Shut a device out until it is enrolled again: its connection drops, its certificate is refused
-    #[command(after_help = "Example:\n  dunlin device revoke edge-07")]
-    Revoke {
-        /// Its id
-        device: String,
-    },
-    /// Pin a device to a published version by hand
-    #[command(after_help = "Example:\n  dunlin device pin edge-07 digits 2")]
-    Pin {
-        /// Its id
-        device: String,
-        /// Model family
-        family: String,
-        /// Version
-        version: u64,
-    },
-}
-
-/// `dunlin rollout`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  dunlin rollout create digits 2 --stage 3 --stage 50% --soak 60s"
-)]
-pub struct RolloutArgs {
-    /// Which server, as whom.
-    #[command(flatten)]
-    pub shared: Shared,
-    /// What to do.
-    #[command(subcommand)]
-    pub action: RolloutAction,
-}
-
-/// What `dunlin rollout` does.
-#[derive(Debug, Subcommand)]
-pub enum RolloutAction {
-    /// Start a rollout
-    #[command(after_help = "\
-Examples:
-  dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s
-  dunlin rollout create digits 1 --stage rest --no-gate --soak 0s   # the first version: nothing to compare with")]
-    Create(CreateArgs),
-    /// List rollouts
-    #[command(after_help = "Example:\n  dunlin rollout list")]
-    List,
-    /// Show how far a rollout is and why it is not moving
-    #[command(after_help = "\
-With --watch the exit status tells the end: 0 finished, 2 stopped, 3 paused, 4 aborted.
-
-Example:
-  dunlin rollout show r-7 --watch")]
-    Show {
-        /// Its id
-        id: String,
-        /// Show it again until it ends
-        #[arg(long)]
-        watch: bool,
-        /// Time between looks
-        #[arg(long, default_value = "1s", value_parser = duration, requires = "watch")]
-        every: Duration,
-    },
-    /// Go on with a paused rollout: the same stage is looked at again
-    #[command(after_help = "Example:\n  dunlin rollout resume r-7")]
-    Resume {
-        /// Its id
-        id: String,
-    },
-    /// End a rollout; devices that were given the version go back
-    #[command(after_help = "Example:\n  dunlin rollout abort r-7")]
-    Abort {
-        /// Its id
-        id: String,
-    },
-}
-
-/// `dunlin rollout create`.
-#[derive(Debug, Args)]
-pub struct CreateArgs {
-    /// Model family
-    pub family: String,
-    /// Version
-    pub version: u64,
-    /// Stage: a number of devices, a share of the fleet, or `rest`; may be given again
-    #[arg(long = "stage", value_name = "N|N%|rest")]
-    pub stages: Vec<String>,
-    /// Fixed wait after a stage's last success
-    #[arg(long, value_parser = duration)]
-    pub soak: Option<Duration>,
-    /// Silence after which a device counts as timed out
-    #[arg(long, value_parser = duration)]
-    pub silence: Option<Duration>,
-    /// Go on by counts alone, without comparing canaries with controls
-    #[arg(long)]
-    pub no_gate: bool,
-    /// Begin even if devices could not go back to what they run now
-    #[arg(long)]
-    pub no_way_back: bool,
-    /// Policy as JSON; other options change what it says
-    #[arg(long, value_name = "FILE")]
-    pub policy: Option<PathBuf>,
-    /// Seed of the draw [default: random]
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Only devices with this label; may be given again
-    #[arg(long = "label", value_name = "K=V", value_parser = label)]
-    pub labels: Vec<(String, String)>,
-    /// Live inferences that each device must answer before it keeps the version
-    #[arg(long, value_name = "N")]
-    pub probation_inferences: Option<u64>,
-    /// Time that each device must run it before it keeps the version
-    #[arg(long, value_parser = duration)]
-    pub probation_time: Option<Duration>,
-}
-
-/// `dunlin drift`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin drift digits --version 2")]
-pub struct DriftArgs {
-    /// Which server, as whom.
-    #[command(flatten)]
-    pub shared: Shared,
-    /// Model family
-    pub family: String,
-    /// Only this version
-    #[arg(long, value_name = "N")]
-    pub version: Option<u64>,
-    /// Only this rollout's canaries and controls
-    #[arg(long, value_name = "ID")]
-    pub rollout: Option<String>,
-    /// Also features and metrics that are quiet
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// `90s`, `10m`, `24h`, `365d`, `500ms`, or several in a row: `1h30m`.
-///
-/// # Errors
-/// What was expected, as a sentence.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad =
-        || format!("expected a time such as 500ms, 90s, 10m, 24h, 365d or 1h30m, got {text:?}");
-    let mut total_ms = 0_u64;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let unit_ms = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(bad()),
-        };
-        let number: u64 = number.parse().map_err(|_| bad())?;
-        let part = number.checked_mul(unit_ms).ok_or_else(bad)?;
-        total_ms = total_ms.checked_add(part).ok_or_else(bad)?;
-        rest = tail;
-    }
-    Ok(Duration::from_millis(total_ms))
-}
-
-/// `key=value`.
-///
-/// # Errors
-/// What was expected, as a sentence.
-pub fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("expected KEY=VALUE, got {text:?}")),
-    }
-}
-
-/// A duration in milliseconds.
-#[must_use]
-pub fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    pub passphrase: PassphraseFrom,
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use crate::args::{BundleAction, BundleArgs, PackArgs, Shared, SignArgs};
 use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::files;
-use crate::keys;
+use crate::keys::request::SigningRequest;
+use crate::keys::sign::write_request;
+use crate::keys::{self, KeysError};
 use crate::pack::{PackRequest, PackedBundle, pack};
 use crate::publish::publish;
 use crate::sign::{self, SignError, Signed};
@@ -100,9 +102,12 @@ fn run_pack(args: &PackArgs, is_json: bool) -> Result<Exit, Failure> {
 
 async fn run_sign(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
     let now = Timestamp::now();
-    let root = keys::trusted_root(&args.keys, now)?;
-    let keys = keys::load(&args.keys, &args.key_names)?;
-    sign::check_signers(&root, &keys)?;
+    let roots = keys::trusted_roots(&args.keys, now)?;
+    let root = roots
+        .last()
+        .ok_or_else(|| KeysError::NoRoot(args.keys.clone()))?;
+    let keys = keys::load_with(&args.keys, &args.key_names, &args.passphrase.source())?;
+    sign::check_signers(root, &keys)?;
     let given = match &args.targets {
         Some(file) => Some(files::read_bounded(file, TARGETS_MAX_BYTES as u64)?),
         None => None,
@@ -121,17 +126,41 @@ async fn run_sign(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
                 None if args.first => None,
                 None => newest_targets(shared).await?,
             };
-            let previous = bytes.as_deref().map(|b| sign::verified_targets(&root, b));
-            let previous = previous.transpose()?;
+            let previous = bytes
+                .as_deref()
+                .map(|b| sign::verified_by_chain(&roots, b))
+                .transpose()?;
             sign::check_not_older(&args.keys, bytes.as_deref())?;
             let expires = keys::later(now, args.expires_in);
             let signed = sign::sign(&bundles, previous.as_ref(), &keys, expires)?;
+            if let Some(out) = &args.request {
+                return request_signatures(args, &signed, bytes, out, shared);
+            }
             let listed = previous.map(|p| p.targets.into_keys().collect());
             (signed, Some(listed.unwrap_or_default()))
         }
     };
-    files::write_whole(&args.out, &signed.bytes)?;
-    report_signed(&root, &signed, before.as_ref(), &args.out, shared.json)
+    let out = args
+        .out
+        .as_deref()
+        .ok_or_else(|| Failure::usage("name the file with --out FILE"))?;
+    files::write_whole(out, &signed.bytes)?;
+    report_signed(root, &signed, before.as_ref(), out, shared.json)
+}
+
+/// The same metadata, unsigned, as a request to the holders of the targets keys.
+fn request_signatures(
+    args: &SignArgs,
+    unsigned: &Signed,
+    previous: Option<Vec<u8>>,
+    out: &Path,
+    shared: &Shared,
+) -> Result<Exit, Failure> {
+    let envelope = Envelope::parse(&unsigned.bytes, TARGETS_MAX_BYTES)?;
+    let newest = keys::root_files(&args.keys)?.pop();
+    let newest = newest.ok_or_else(|| KeysError::NoRoot(args.keys.clone()))?;
+    let request = SigningRequest::for_targets(envelope, newest, previous)?;
+    write_request(&request, out, shared.json)
 }
 
 /// Tells, before a signature is added, what it vouches for and what the key folder has not seen.

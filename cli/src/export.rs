@@ -15,9 +15,7 @@ use dunlin_protocol::archive::{ArchiveError, Writer};
 use dunlin_protocol::bundle::{Manifest, target_path};
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::repository::RepositoryFile;
-use dunlin_protocol::trust::{
-    FileRequest, Lookup, Role, TrustError, TrustedSet,
-};
+use dunlin_protocol::trust::{FileRequest, Lookup, Role, TrustError, TrustedSet};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -112,7 +110,10 @@ impl Origin {
         }
     }
 
-    async fn required(&self, request: &FileRequest) -> Result<(RepositoryFile, Vec<u8>), ExportError> {
+    async fn required(
+        &self,
+        request: &FileRequest,
+    ) -> Result<(RepositoryFile, Vec<u8>), ExportError> {
         let file = RepositoryFile::metadata(&request.name)?;
         match self.read(&file, request.max_bytes).await? {
             Some(bytes) => Ok((file, bytes)),
@@ -184,11 +185,18 @@ pub async fn export(
         held.rewind().map_err(io(out))?;
         check(name, &mut held)?;
         writer.add(name, length, &mut held)?;
-        say(&format!("{} of {}: {name}, {}", at + 1, large.len(), bytes_text(length)));
+        say(&format!(
+            "{} of {}: {name}, {}",
+            at + 1,
+            large.len(),
+            bytes_text(length)
+        ));
     }
     let mut written = writer.finish()?;
     written.flush().map_err(io(&part))?;
-    let file = written.into_inner().map_err(|e| io(&part)(e.into_error()))?;
+    let file = written
+        .into_inner()
+        .map_err(|e| io(&part)(e.into_error()))?;
     file.sync_all().map_err(io(&part))?;
     let bytes = file.metadata().map_err(io(&part))?.len();
     std::fs::rename(&part, out).map_err(io(out))?;
@@ -280,9 +288,10 @@ async fn gather(
             }
         }
     };
-    let digest = found.get().sha256().ok_or_else(|| {
-        ExportError::Bundle(format!("{path} is signed without a SHA-256"))
-    })?;
+    let digest = found
+        .get()
+        .sha256()
+        .ok_or_else(|| ExportError::Bundle(format!("{path} is signed without a SHA-256")))?;
     let file = RepositoryFile::target(&found.get().consistent_path())?;
     let bytes = origin.read(&file, found.get().length).await?;
     let bytes = bytes.ok_or_else(|| ExportError::Missing(file.clone()))?;

@@ -108,6 +108,7 @@ macro_rules! plain_failures {
 
 plain_failures!(
     crate::keys::KeysError,
+    crate::keys::passphrase::PassphraseError,
     crate::pack::PackError,
     crate::sign::SignError,
     crate::files::FileError,

@@ -89,6 +89,24 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_with_mode(path, bytes, 0o600)
 }
 
+/// Writes a file that is not there yet, readable by its owner alone, and syncs it.
+///
+/// # Errors
+/// There is one of that name, or the system refused; nothing of it is left then.
+pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io("cannot create", path))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        let _ = fs::remove_file(path);
+        io("cannot write", path)(error)
+    })
+}
+
 fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));

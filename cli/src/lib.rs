@@ -15,7 +15,6 @@ pub mod demo;
 pub mod device;
 pub mod drift;
 pub mod export;
-pub mod export;
 pub mod failure;
 pub mod files;
 pub mod keys;

@@ -79,6 +79,9 @@ pub enum SignError {
         /// Newest seen.
         seen: u64,
     },
+    /// No root to verify with.
+    #[error("no root metadata to verify the targets with")]
+    NoRoot,
     /// The version counter is at its end.
     #[error("targets version {0} has no successor")]
     VersionsExhausted(u64),
@@ -226,6 +229,35 @@ pub fn verified_targets(root: &RootMetadata, bytes: &[u8]) -> Result<TargetsMeta
     let targets = TargetsMetadata::read(&envelope)?;
     root.verify(Role::Targets, &envelope)?;
     Ok(targets)
+}
+
+/// As [`verified_targets`], by the newest root of `roots` (oldest first) whose keys signed them.
+///
+/// After keys were rotated or revoked, the list that is built on still carries the signatures of
+/// before; its next version is signed by the keys of now.
+///
+/// # Errors
+/// As [`verified_targets`], with what the newest root demands.
+pub fn verified_by_chain(
+    roots: &[RootMetadata],
+    bytes: &[u8],
+) -> Result<TargetsMetadata, SignError> {
+    let mut newest = None;
+    for root in roots.iter().rev() {
+        match verified_targets(root, bytes) {
+            Ok(targets) => {
+                if newest.is_some() {
+                    eprintln!(
+                        "dunlin: note: targets version {} carry the signatures that root version {} asked for, before keys changed: check the list",
+                        targets.version, root.version
+                    );
+                }
+                return Ok(targets);
+            }
+            Err(error) => newest = newest.or(Some(error)),
+        }
+    }
+    Err(newest.unwrap_or(SignError::NoRoot))
 }
 
 /// How many distinct targets keys signed, and how many must; the first is at most the second.

@@ -16,8 +16,9 @@
 //! `tls` must demand a client certificate of the fleet's CA (`WebPkiClientVerifier`).
 
 use crate::acl;
+use crate::clock;
 use crate::pki::peer_identity;
-use crate::store::Store;
+use crate::store::{Standing, Store};
 use dunlin_protocol::id::{DeviceId, Digest, FleetId};
 use dunlin_protocol::topic::{device_may_publish, device_may_subscribe};
 use mqtt5::broker::MqttBroker;
@@ -94,11 +95,9 @@ impl DeviceAuth for StoreAuth {
 
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async {
-            let revoked = self
-                .0
-                .is_revoked(&identity.name, &identity.cert_sha256.0)
-                .await;
-            revoked.is_ok_and(|revoked| !revoked)
+            let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
+            let standing = self.0.admit(name, sha256, clock::now_ms()).await;
+            standing.is_ok_and(Standing::is_admitted)
         })
     }
 }

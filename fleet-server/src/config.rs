@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 /// Largest configuration file, in bytes.
 pub const CONFIG_MAX_BYTES: usize = 1 << 20;
+const DAY_S: u32 = 24 * 3600;
 
 /// Everything the server is told before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub devices: DeviceSettings,
     /// The broker.
     pub mqtt: MqttSettings,
+    /// Certificates of devices.
+    pub enrolment: EnrolmentSettings,
     /// Names and addresses that the server's certificate carries.
     pub names: Vec<String>,
     /// Time between two looks of the rollout planner, in milliseconds.
@@ -52,6 +55,24 @@ pub struct DeviceSettings {
     pub listen: SocketAddr,
     /// Base URL that devices are told; `None`: the first of the names and the port listened on.
     pub public_url: Option<String>,
+}
+
+/// Certificates of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnrolmentSettings {
+    /// Life of a device's certificate, in seconds.
+    pub certificate_life_s: u32,
+    /// How long after its end a device may recover its certificate by itself, in days; 0: never.
+    pub recover_expired_days: u32,
+}
+
+impl Default for EnrolmentSettings {
+    fn default() -> Self {
+        Self {
+            certificate_life_s: 365 * DAY_S,
+            recover_expired_days: 365,
+        }
+    }
 }
 
 /// The broker, and what devices are told of it.
@@ -118,6 +139,7 @@ impl Settings {
                 acl_file: None,
                 device_blocks_kib_s: DEVICE_BLOCKS_KIB_S,
             },
+            enrolment: EnrolmentSettings::default(),
             names: default_names(),
             rollout_tick_ms: 1000,
             retention_days: 30,
@@ -346,6 +368,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
     let admin = read_admin(Section::take(root, "admin", problems));
     let devices = read_devices(Section::take(root, "devices", problems));
     let mqtt = read_mqtt(Section::take(root, "mqtt", problems));
+    let enrolment = read_enrolment(Section::take(root, "enrolment", problems));
     let mut rollout = Section::take(root, "rollout", problems);
     let rollout_tick_ms = rollout.unsigned("tick_ms", 50, 60_000, 1000);
     rollout.finish();
@@ -381,6 +404,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
         admin,
         devices,
         mqtt: mqtt?,
+        enrolment,
         names,
         rollout_tick_ms,
         retention_days,
@@ -441,6 +465,31 @@ fn read_devices(mut section: Section<'_>) -> DeviceSettings {
     }
     section.finish();
     DeviceSettings { listen, public_url }
+}
+
+fn read_enrolment(mut section: Section<'_>) -> EnrolmentSettings {
+    let default = EnrolmentSettings::default();
+    let days = section.number("certificate_days", 1, 3650);
+    // For trials: a year in a minute.
+    let seconds = section.number("certificate_s", 5, i64::from(u32::MAX));
+    if days.is_some() && seconds.is_some() {
+        let problem = "certificate_days and certificate_s exclude each other: give one";
+        section.bad("certificate_s", problem.to_owned());
+    }
+    let life_s = seconds.or(days.map(|days| days * i64::from(DAY_S)));
+    let recover_expired_days = section.unsigned(
+        "recover_expired_days",
+        0,
+        36_500,
+        default.recover_expired_days,
+    );
+    section.finish();
+    EnrolmentSettings {
+        certificate_life_s: life_s
+            .and_then(|s| u32::try_from(s).ok())
+            .unwrap_or(default.certificate_life_s),
+        recover_expired_days,
+    }
 }
 
 fn read_mqtt(mut section: Section<'_>) -> Option<MqttSettings> {
@@ -510,6 +559,29 @@ mod tests {
         assert!(
             matches!(settings.mqtt.mode, MqttMode::Embedded { listen } if listen.port() == 8883)
         );
+        assert_eq!(settings.enrolment, EnrolmentSettings::default());
+    }
+
+    #[test]
+    fn the_life_of_certificates_is_given_in_days_or_for_trials_in_seconds() {
+        let read = |section: &str| {
+            let text = format!("fleet = \"demo\"\nstate_dir = \"/s\"\n[enrolment]\n{section}");
+            Settings::parse(&text, &Overrides::default()).map(|s| s.enrolment)
+        };
+        let days = read("certificate_days = 30\nrecover_expired_days = 0").unwrap();
+        assert_eq!(
+            (days.certificate_life_s, days.recover_expired_days),
+            (30 * DAY_S, 0)
+        );
+        let seconds = read("certificate_s = 20").unwrap();
+        assert_eq!(seconds.certificate_life_s, 20);
+        for bad in [
+            "certificate_days = 0",
+            "certificate_s = 4",
+            "certificate_days = 1\ncertificate_s = 9",
+        ] {
+            assert_eq!(read(bad).unwrap_err().len(), 1, "{bad}");
+        }
     }
 
     #[test]

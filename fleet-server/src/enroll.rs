@@ -4,6 +4,10 @@
 //! transaction that spends the token. A device whose answer was lost asks again with the same key
 //! and gets a fresh certificate without spending another use.
 
+mod nonce;
+mod pace;
+pub mod succession;
+
 use crate::acl::is_server_name;
 use crate::api::App;
 use crate::api::error::{ApiError, Raw};

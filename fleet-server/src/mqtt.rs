@@ -346,12 +346,7 @@ impl MqttClient {
     }
 }
 
-async fn poll(
-    mut events: EventLoop,
-    shared: Arc<Shared>,
-    readers: Readers,
-    broker: String,
-) {
+async fn poll(mut events: EventLoop, shared: Arc<Shared>, readers: Readers, broker: String) {
     let mut failures = 0_u32;
     loop {
         match events.poll().await {

@@ -10,13 +10,14 @@ use crate::clock;
 use crate::command::blocks::{self, BlockSettings};
 use crate::command::deliver::{self, DeliverSettings, Wake};
 use crate::config::{MqttMode, Settings};
+use crate::enroll::succession::Desk;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
 use crate::pki::{self, PemFiles, Pki, PkiError};
 use crate::repository::{Repository, RepositoryError};
 use crate::rollout::execute::{self, ExecuteSettings};
-use crate::store::{Store, StoreError};
+use crate::store::{Standing, Store, StoreError};
 use crate::telemetry::ingest::{self, IngestSettings};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ const DEVICE_CONNECTIONS_MAX: usize = 1024;
 const MQTT_CLIENTS_MAX: usize = 10_000;
 /// How often the online metadata's age is looked at.
 const RESIGN_INTERVAL: Duration = Duration::from_secs(600);
+/// How often the end of the server's own certificates is looked at.
+const RENEW_OWN_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 const CORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -133,11 +136,9 @@ impl DeviceAuth for StoreAuth {
 
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let refused = self
-                .store
-                .is_revoked(&identity.name, &identity.cert_sha256.0)
-                .await;
-            refused.is_ok_and(|refused| !refused)
+            let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
+            let standing = self.store.admit(name, sha256, clock::now_ms()).await;
+            standing.is_ok_and(Standing::is_admitted)
         })
     }
 }
@@ -145,7 +146,7 @@ impl DeviceAuth for StoreAuth {
 /// What is opened before anything listens.
 struct Opened {
     store: Store,
-    pki: Pki,
+    pki: Arc<Pki>,
     repository: Arc<Repository>,
     blobs: Blobs,
 }
@@ -291,7 +292,9 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
     let store = Store::open(&database_path(state_dir)).await?;
     let now = clock::now();
     let names = certificate_names(settings);
-    let pki = Pki::open(&state_dir.join("pki"), &settings.fleet, &names, now)?;
+    let pki = Pki::open(&state_dir.join("pki"), &settings.fleet, &names, now)?
+        .with_device_life(settings.enrolment.certificate_life_s);
+    let pki = Arc::new(pki);
     let repository = Arc::new(Repository::open(state_dir)?);
     let blobs = Blobs::open(&state_dir.join("blobs"))?;
     // A cut between publishing and recording is made up for here.
@@ -492,6 +495,7 @@ fn spawn_planners(
         )),
         tokio::spawn(resign(opened.repository.clone(), stop.clone())),
         tokio::spawn(prune(store.clone(), settings.retention_days, stop.clone())),
+        tokio::spawn(renew_own(opened.pki.clone(), stop.clone())),
     ]
 }
 
@@ -521,6 +525,7 @@ fn app(
         settings,
         store: opened.store,
         pki: opened.pki,
+        desk: Desk::new().map_err(StartError::Random)?,
         repository: opened.repository,
         blobs: opened.blobs,
         broker: running.broker.as_ref().map(RunningBroker::handle),
@@ -563,6 +568,27 @@ async fn resign(repository: Arc<Repository>, mut stop: watch::Receiver<bool>) {
                 tracing::error!(%error, "timestamp not signed anew; devices refuse updates once it expires")
             }
             Err(error) => tracing::error!(%error, "signing the timestamp anew ended badly"),
+        }
+    }
+}
+
+/// Keeps the server's own certificates from ending.
+async fn renew_own(pki: Arc<Pki>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(RENEW_OWN_INTERVAL) => {}
+        }
+        let pki = pki.clone();
+        match tokio::task::spawn_blocking(move || pki.renew_own(clock::now())).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => tracing::info!("the server's own certificate renewed"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the server's own certificate not renewed; devices refuse it once it ends");
+            }
+            Err(error) => {
+                tracing::error!(%error, "renewing the server's own certificate ended badly")
+            }
         }
     }
 }

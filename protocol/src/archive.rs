@@ -28,7 +28,9 @@ pub enum ArchiveError {
     #[error("archive: {0}")]
     Io(#[from] std::io::Error),
     /// It ends in the middle of something.
-    #[error("archive: ends at byte {length}, but {what} goes on to byte {needed}: was it copied whole?")]
+    #[error(
+        "archive: ends at byte {length}, but {what} goes on to byte {needed}: was it copied whole?"
+    )]
     Truncated {
         /// What is cut.
         what: String,
@@ -198,7 +200,13 @@ impl Header {
         let sum: u64 = record
             .iter()
             .enumerate()
-            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) })
+            .map(|(i, b)| {
+                if (148..156).contains(&i) {
+                    32
+                } else {
+                    u64::from(*b)
+                }
+            })
             .sum();
         let said = octal(&record[148..156]);
         if said != Some(sum) {

@@ -1,4 +1,11 @@
-//! First contact: claim tokens and the enrolment exchange.
+//! First contact: claim tokens and the enrolment exchange; then how certificates are renewed.
+
+mod renewal;
+
+pub use renewal::{
+    IdentityView, RENEWAL_MAX_BYTES, RecoverRequest, RecoveryNonce, RenewRequest, RenewResponse,
+    recovery_message,
+};
 
 use crate::id::{DeviceId, Digest, FleetId};
 use base64::Engine as _;

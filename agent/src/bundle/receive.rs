@@ -230,7 +230,10 @@ impl Receiver {
         self.check_fit(&manifest, &missing)?;
         let mut meter = Meter::new(&manifest, &missing, progress);
         for file in &missing {
-            if !self.patch(turn, source, &manifest, file, &mut meter).await? {
+            if !self
+                .patch(turn, source, &manifest, file, &mut meter)
+                .await?
+            {
                 self.fetch(turn, source, file, &mut meter).await?;
             }
         }
@@ -289,7 +292,8 @@ impl Receiver {
         self.blobs.join(digest.to_string())
     }
 
-    async fn stage(        &self,
+    async fn stage(
+        &self,
         turn: &Turn,
         slot: &Path,
         manifest: Verified<Manifest>,

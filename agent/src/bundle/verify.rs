@@ -18,8 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use super::{Kind, UpdateError};
 use super::source::{Source, SourceError};
+pub use super::{Kind, UpdateError};
 
 const ENROLLED_ROOT: &str = "enrolled_root.json";
 const FLOORS: &str = "floors.json";

@@ -65,7 +65,8 @@ impl Shell {
                 }
             },
             Done::Fetched { digest, detail } => {
-                self.record_event("bundle_fetched", detail, Some(digest)).await;
+                self.record_event("bundle_fetched", detail, Some(digest))
+                    .await;
             }
             late => tracing::debug!(?late, "given up meanwhile"),
         }

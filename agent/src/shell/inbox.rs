@@ -42,8 +42,8 @@ impl Shell {
     /// The archive that a bundle was brought in, while that installation is the newest.
     pub(super) fn brought(&self, want: &DesiredBundle) -> Option<PathBuf> {
         let request = self.inbox.request().ok().flatten()?;
-        let is_it = request.want.digest == want.digest
-            && self.state.install.as_ref() == Some(&request.id);
+        let is_it =
+            request.want.digest == want.digest && self.state.install.as_ref() == Some(&request.id);
         is_it.then(|| self.inbox.archive(&request.id))
     }
 }

@@ -109,7 +109,11 @@ async fn a_patch_that_lies_or_is_none_costs_one_try() {
     let two = Two::new().await;
     let (old, mut other) = (Release::version(1).model(), Release::version(1).model());
     other[77] ^= 1;
-    two.put(patch::make(&old, &other, &Options::default()).unwrap().patch);
+    two.put(
+        patch::make(&old, &other, &Options::default())
+            .unwrap()
+            .patch,
+    );
     two.falls_back(1).await;
 
     // One that ends early, and a server that drops the connection at once.
@@ -146,7 +150,14 @@ async fn a_device_without_room_for_patch_and_model_takes_the_model() {
 #[tokio::test]
 async fn a_model_that_is_half_here_is_finished_instead() {
     let two = Two::new().await;
-    let without = two.fleet.server.content.lock().unwrap().files.remove(&two.patch);
+    let without = two
+        .fleet
+        .server
+        .content
+        .lock()
+        .unwrap()
+        .files
+        .remove(&two.patch);
     two.fleet
         .server
         .spoil(&two.model, Fault::CutAfterOnce(600_000));

@@ -89,9 +89,16 @@ async fn a_bundle_comes_through_a_tunnel_that_sees_only_where_to() {
     let heads = proxy.heads.lock().unwrap().clone();
     let to = fleet.server.url.strip_prefix("https://").unwrap();
     for head in &heads {
-        assert!(head.starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")), "{head}");
+        assert!(
+            head.starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")),
+            "{head}"
+        );
         // "dev:s3cret" in Base64.
-        assert!(head.contains("Proxy-Authorization: Basic ZGV2OnMzY3JldA==\r\n") || head.contains("proxy-authorization: Basic ZGV2OnMzY3JldA==\r\n"), "{head}");
+        assert!(
+            head.contains("Proxy-Authorization: Basic ZGV2OnMzY3JldA==\r\n")
+                || head.contains("proxy-authorization: Basic ZGV2OnMzY3JldA==\r\n"),
+            "{head}"
+        );
     }
     assert!(!heads.is_empty());
 }
@@ -99,8 +106,7 @@ async fn a_bundle_comes_through_a_tunnel_that_sees_only_where_to() {
 #[tokio::test]
 async fn a_proxy_that_refuses_or_is_not_there_is_named_without_its_password() {
     let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
-    let refuses =
-        Tunnels::start(|_| "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+    let refuses = Tunnels::start(|_| "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = free.local_addr().unwrap().port();
     drop(free);

@@ -2,10 +2,13 @@
 
 use super::error::ApiError;
 use super::{Admin, App, Peer};
+use crate::clock;
+use crate::store::Standing;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use dunlin_protocol::id::{DeviceId, Digest};
+use http::{Extensions, HeaderValue, Method, StatusCode, Uri, header};
 use sha2::Digest as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,21 +53,38 @@ pub(super) async fn require_device(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let peer = request.extensions().get::<Peer>().and_then(|p| p.0.clone());
-    let Some((device, sha256)) = peer else {
-        let message = "this route needs a device certificate of this fleet";
-        return Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "no_certificate",
-            message,
-        ));
-    };
-    if app.store.is_revoked(&device, &sha256.0).await? {
-        let message =
-            format!("the certificate of {device} is revoked, replaced, or not known here");
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "revoked", message));
+    let (device, sha256) = presented(request.extensions())?;
+    let standing = app.store.admit(&device, &sha256.0, clock::now_ms()).await?;
+    if !standing.is_admitted() {
+        return Err(not_admitted(&device, standing));
     }
     Ok(next.run(request).await)
+}
+
+/// The certificate that the connection was made with.
+pub(crate) fn presented(extensions: &Extensions) -> Result<(DeviceId, Digest), ApiError> {
+    let peer = extensions.get::<Peer>().and_then(|p| p.0.clone());
+    peer.ok_or_else(|| {
+        let message = "this route needs a device certificate of this fleet";
+        ApiError::new(StatusCode::UNAUTHORIZED, "no_certificate", message)
+    })
+}
+
+/// Why a certificate is not let in.
+pub(crate) fn not_admitted(device: &DeviceId, standing: Standing) -> ApiError {
+    let (code, message) = match standing {
+        Standing::Revoked => ("revoked", format!("device {device} is revoked")),
+        Standing::Superseded => (
+            "superseded",
+            format!("{device} has used a newer certificate since; this one counts no more"),
+        ),
+        Standing::UnknownDevice => ("unknown_device", format!("no device {device} here")),
+        _ => (
+            "unknown_certificate",
+            format!("{device} never got this certificate here"),
+        ),
+    };
+    ApiError::new(StatusCode::FORBIDDEN, code, message)
 }
 
 /// Bounds the time from the request's head to the answer's.

@@ -7,7 +7,7 @@ pub mod download;
 pub mod drift;
 pub mod error;
 pub mod fleet;
-mod guard;
+pub(crate) mod guard;
 pub mod rollouts;
 pub mod tokens;
 
@@ -15,11 +15,13 @@ use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
 use crate::command::deliver::Wake;
 use crate::config::Settings;
+use crate::enroll::succession::{self, Desk};
 use crate::mqtt::Listening;
 use crate::pki::Pki;
 use crate::repository::Repository;
 use crate::store::Store;
 use axum::extract::DefaultBodyLimit;
+use axum::routing::post;
 use axum::{Router, middleware};
 use dunlin_protocol::id::{DeviceId, Digest};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -40,7 +42,9 @@ pub struct App {
     /// Database.
     pub store: Store,
     /// Certificate authority.
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
+    /// Where devices recover whose certificates have ended.
+    pub desk: Desk,
     /// TUF repository.
     pub repository: Arc<Repository>,
     /// Blob store.
@@ -161,7 +165,12 @@ pub fn device_router(app: Arc<App>) -> Router {
         )
         .route_layer(certified);
     let enrolment = Router::new()
-        .route("/enroll", axum::routing::post(crate::enroll::enroll))
+        .route("/enroll", post(crate::enroll::enroll))
+        .route("/identity", axum::routing::get(succession::view))
+        .route("/identity/renew", post(succession::renew))
+        .route("/identity/confirm", post(succession::confirm))
+        .route("/identity/recover/nonce", post(succession::nonce))
+        .route("/identity/recover", post(succession::recover))
         .layer(DefaultBodyLimit::max(
             dunlin_protocol::enroll::ENROLL_MAX_BYTES,
         ))

@@ -232,7 +232,13 @@ async fn give(mqtt: &MqttClient, device: &DeviceId, id: u64, answer: &Answer) {
     };
     metrics::counter!("dunlin_blocks_sent_bytes_total").increment(bytes.len() as u64);
     let sent = mqtt
-        .publish_as(device, Channel::Block, bytes, ANSWER_CONTENT_TYPE, Some(EXPIRY_S))
+        .publish_as(
+            device,
+            Channel::Block,
+            bytes,
+            ANSWER_CONTENT_TYPE,
+            Some(EXPIRY_S),
+        )
         .await;
     if let Err(error) = sent {
         tracing::debug!(%device, %error, "block not sent; the device will ask again");

@@ -181,21 +181,6 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Whether this certificate is refused: the device is unknown or revoked, or has a newer one.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn is_revoked(&self, device: &DeviceId, cert_sha256: &[u8; 32]) -> Result<bool> {
-        let valid: Option<i64> = sqlx::query_scalar(
-            "SELECT 1 FROM devices WHERE id = ? AND cert_sha256 = ? AND revoked = 0",
-        )
-        .bind(device.as_str())
-        .bind(&cert_sha256[..])
-        .fetch_optional(&self.reader)
-        .await?;
-        Ok(valid.is_none())
-    }
-
     /// Takes a presence message in; `heard_ms` is when the device itself was heard by it, `None` if
     /// it was not (a retained message, a last will). `false` if it is the late last will of an earlier connection,
     /// or of a device that is not let in.

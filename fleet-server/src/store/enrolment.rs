@@ -1,6 +1,7 @@
 //! Redeeming a claim token and taking a device in: one transaction, so that a cut in between
 //! neither spends a use for nothing nor lets one be spent twice.
 
+use super::certificates::{Successor, install};
 use super::{Result, Store, from_json, to_json, uint};
 use dunlin_protocol::id::{DeviceId, Digest};
 use sqlx::{Row, Sqlite, Transaction};
@@ -109,6 +110,7 @@ impl Store {
                     .bind(device.device.as_str())
                     .execute(&mut *tx)
                     .await?;
+                install(&mut tx, &device.device, &device.as_successor(), now_ms).await?;
                 tx.commit().await?;
                 return Ok(EnrolmentOutcome::Repeated(labels));
             }
@@ -167,7 +169,7 @@ async fn write_device(
     .bind(now_ms)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    install(tx, &device.device, &device.as_successor(), now_ms).await
 }
 
 impl NewDevice {
@@ -175,5 +177,12 @@ impl NewDevice {
     #[must_use]
     pub fn certificate(&self) -> Digest {
         Digest(self.cert_sha256)
+    }
+
+    fn as_successor(&self) -> Successor {
+        Successor {
+            sha256: self.certificate(),
+            public_key_sha256: self.public_key_sha256,
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! folder alone names sqlx.
 
 mod bundles;
+mod certificates;
 mod claims;
 mod desired;
 mod devices;
@@ -15,6 +16,7 @@ mod telemetry;
 mod tests;
 
 pub use bundles::BundleRow;
+pub use certificates::{ISSUED_AN_HOUR_MAX, Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};

@@ -177,11 +177,13 @@ async fn a_revoked_device_gets_no_block_from_an_external_broker_either() {
     let blob = store(&fleet, b"something").await;
     let mut revoked = Asker::new(&fleet, "edge-a").await;
     let mut live = Asker::new(&fleet, "edge-b").await;
-    assert!(fleet
-        .store
-        .revoke_device(&"edge-a".parse().unwrap())
-        .await
-        .unwrap());
+    assert!(
+        fleet
+            .store
+            .revoke_device(&"edge-a".parse().unwrap())
+            .await
+            .unwrap()
+    );
     revoked.ask(&blob, 0, 100).await;
     // Requests are taken in order: once this one is answered, the other was left out.
     assert!(matches!(

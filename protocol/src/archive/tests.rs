@@ -93,7 +93,10 @@ fn whatever_is_no_plain_file_is_refused() {
         (b'S', "sparse file"),
     ] {
         let why = changed(|h| h[156] = kind);
-        assert!(why.contains("expected a regular file or a folder"), "{name}: {why}");
+        assert!(
+            why.contains("expected a regular file or a folder"),
+            "{name}: {why}"
+        );
     }
     let why = changed(|h| h[157..160].copy_from_slice(b"/tm"));
     assert!(why.contains("link name"), "{why}");
@@ -101,12 +104,21 @@ fn whatever_is_no_plain_file_is_refused() {
     assert!(why.contains("size: expected at most eleven"), "{why}");
     let why = changed(|h| h[257..265].copy_from_slice(b"ustar  \0"));
     assert!(why.contains("plain ustar"), "{why}");
-    for name in ["../x.json", "/metadata/x", "metadata/../x.json", "x", "metadata/\u{e9}.json"] {
+    for name in [
+        "../x.json",
+        "/metadata/x",
+        "metadata/../x.json",
+        "x",
+        "metadata/\u{e9}.json",
+    ] {
         let why = changed(|h| {
             h[..NAME].fill(0);
             h[..name.len()].copy_from_slice(name.as_bytes());
         });
-        assert!(why.contains("names no file of a repository"), "{name}: {why}");
+        assert!(
+            why.contains("names no file of a repository"),
+            "{name}: {why}"
+        );
     }
     let mut bytes = small();
     bytes[0] ^= 1;
@@ -155,7 +167,10 @@ fn a_writer_takes_exactly_what_was_announced() {
     for (announced, given) in [(3, &b"ab"[..]), (1, b"ab"), (0, b"a")] {
         let mut writer = Writer::new(Vec::new());
         let result = writer.add(&file, announced, &mut &given[..]);
-        assert!(matches!(result, Err(ArchiveError::Length { .. })), "{announced}");
+        assert!(
+            matches!(result, Err(ArchiveError::Length { .. })),
+            "{announced}"
+        );
     }
     let mut writer = Writer::new(Vec::new());
     writer.add(&file, 1, &mut &b"a"[..]).unwrap();

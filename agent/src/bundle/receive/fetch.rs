@@ -264,7 +264,11 @@ async fn resume(
 
 /// Opens a partial file of which the first `have` bytes count. Its writes are synchronous, so that
 /// a dropped future leaves none under way behind the next one's back.
-pub(super) fn open_partial(disk: &Disk, partial: &Path, have: u64) -> Result<Box<dyn OpenFile>, FileError> {
+pub(super) fn open_partial(
+    disk: &Disk,
+    partial: &Path,
+    have: u64,
+) -> Result<Box<dyn OpenFile>, FileError> {
     disk.append_after(partial, have, 0o600)
 }
 

@@ -28,7 +28,11 @@ pub fn host_facts(disk: &Disk, state_dir: &Path, memory_limit_mib: u64) -> HostF
 }
 
 impl Receiver {
-    pub(super) fn check_fit(&self, manifest: &Manifest, missing: &[Missing<'_>]) -> Result<(), UpdateError> {
+    pub(super) fn check_fit(
+        &self,
+        manifest: &Manifest,
+        missing: &[Missing<'_>],
+    ) -> Result<(), UpdateError> {
         let mut host = (self.host)();
         let bundle = format!("{} version {}", manifest.family, manifest.version);
         let (missing_bytes, free) = (self.room(missing), host.disk_free_bytes);

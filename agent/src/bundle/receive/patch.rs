@@ -101,7 +101,11 @@ impl Receiver {
         blob: &Blob,
         whole: u64,
     ) -> Result<Option<Offer>, UpdateError> {
-        let (disk, blobs, family) = (self.disk.clone(), self.blobs.clone(), manifest.family.clone());
+        let (disk, blobs, family) = (
+            self.disk.clone(),
+            self.blobs.clone(),
+            manifest.family.clone(),
+        );
         let bases = blocking(turn, move || bases(&disk, &blobs, &family)).await??;
         for from in bases.into_iter().filter(|from| *from != blob.sha256) {
             let to = blob.sha256;
@@ -263,7 +267,9 @@ fn bases(disk: &Disk, blobs: &Path, family: &Family) -> Result<Vec<Digest>, File
             continue;
         }
         // Few files are that small, and fewer are manifests.
-        let bytes = disk.read_if_there(&blobs.join(name), max)?.unwrap_or_default();
+        let bytes = disk
+            .read_if_there(&blobs.join(name), max)?
+            .unwrap_or_default();
         if let Ok(manifest) = Manifest::parse(&bytes)
             && manifest.family == *family
         {

@@ -215,8 +215,8 @@ impl BlockDownload {
             return Ok(());
         }
         self.ask();
-        let look = self.begun
-            + Duration::from_millis(self.window.next_look_ms().max(0).unsigned_abs());
+        let look =
+            self.begun + Duration::from_millis(self.window.next_look_ms().max(0).unsigned_abs());
         let given_up = self.useful + self.link.shared.stall;
         tokio::select! {
             arrived = self.answers.recv() => match arrived {

@@ -126,7 +126,10 @@ impl Local {
     /// [`LocalError`]
     pub fn open(&self, file: &RepositoryFile, offset: u64) -> Result<LocalDownload, LocalError> {
         let (handle, range) = match &*self.inner {
-            Inner::Archive { file: handle, index } => {
+            Inner::Archive {
+                file: handle,
+                index,
+            } => {
                 let range = index.get(file).ok_or_else(|| self.absent(file))?;
                 (Arc::clone(handle), range)
             }
@@ -172,7 +175,12 @@ impl Local {
             problem,
         };
         let found = match std::fs::symlink_metadata(&path) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 return Err(self.absent(file));
             }
             other => other.map_err(read)?,

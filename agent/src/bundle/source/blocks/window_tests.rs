@@ -29,7 +29,11 @@ fn a_lossless_link_carries_every_block_once() {
         let asks = window.asks(now_ms);
         asked += asks.len();
         for ask in asks {
-            assert!(window.answer(ask.offset, serve(&file, ask), now_ms).unwrap());
+            assert!(
+                window
+                    .answer(ask.offset, serve(&file, ask), now_ms)
+                    .unwrap()
+            );
         }
         while let Some(bytes) = window.take() {
             got.extend(bytes);
