@@ -233,10 +233,9 @@ impl ApiClient {
         max_bytes: u64,
     ) -> Result<Option<Vec<u8>>, ApiError> {
         let mut bytes = Vec::new();
-        let length = self
-            .transport
-            .download(&repository_path(file), max_bytes, &mut bytes);
-        Ok(length.await?.map(|_| bytes))
+        let path = repository_path(file);
+        let length = self.transport.download(&path, max_bytes, &mut bytes).await?;
+        Ok(length.map(|_| bytes))
     }
 
     /// Writes a file of the repository to `to`, as it comes; gives its length, or `None` if the

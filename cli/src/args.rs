@@ -15,6 +15,7 @@ pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
 pub use values::{duration, label, whole_ms};
 
 use clap::{Args, Parser, Subcommand};
+use dunlin_protocol::id::Family;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;

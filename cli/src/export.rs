@@ -183,7 +183,6 @@ pub async fn export(
         let mut held = tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map_err(io(out))?;
         let length = origin.fetch(name, &mut held).await?;
         held.rewind().map_err(io(out))?;
-        check(name, &mut held)?;
         writer.add(name, length, &mut held)?;
         say(&format!(
             "{} of {}: {name}, {}",
@@ -208,20 +207,6 @@ pub async fn export(
         files,
         valid_until: gathered.valid_until,
     })
-}
-
-/// A blob's name is its hash: a damaged one is found here and not at the device.
-fn check(name: &RepositoryFile, held: &mut File) -> Result<(), ExportError> {
-    let RepositoryFile::Blob(expected) = name else {
-        return Ok(());
-    };
-    let got = Digest::of_reader(&mut *held).map_err(io(Path::new("")))?;
-    held.rewind().map_err(io(Path::new("")))?;
-    if got != *expected {
-        let problem = format!("{name}: what came has SHA-256 {got}");
-        return Err(ExportError::Bundle(problem));
-    }
-    Ok(())
 }
 
 /// The blobs as they travel, each once.
@@ -290,8 +275,7 @@ async fn gather(
     };
     let digest = found
         .get()
-        .sha256()
-        .ok_or_else(|| ExportError::Bundle(format!("{path} is signed without a SHA-256")))?;
+        .sha256()?;
     let file = RepositoryFile::target(&found.get().consistent_path())?;
     let bytes = origin.read(&file, found.get().length).await?;
     let bytes = bytes.ok_or_else(|| ExportError::Missing(file.clone()))?;

@@ -7,8 +7,10 @@
 //! the index looks at headers alone; what the entries hold is verified when it is used.
 
 use crate::bundle::{BLOB_MAX_BYTES, MANIFEST_MAX_BYTES};
+use crate::id::Digest;
 use crate::repository::{PathError, RepositoryFile};
 use crate::trust::TARGETS_MAX_BYTES;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -20,6 +22,8 @@ const RECORD_BYTES: u64 = RECORD as u64;
 /// Most bytes of the two parts a name is kept in.
 const NAME: usize = 100;
 const PREFIX: usize = 155;
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 64 * 1024;
 
 /// Why an archive is refused, or cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,14 @@ pub enum ArchiveError {
     /// More entries than a bundle can have.
     #[error("archive: more than {ENTRIES_MAX} entries")]
     TooMany,
+    /// A blob that is not what its name says.
+    #[error("archive: {file}: its bytes have SHA-256 {got}")]
+    Hash {
+        /// The file.
+        file: RepositoryFile,
+        /// Of what was to be written.
+        got: Digest,
+    },
     /// Other bytes than were announced to the writer.
     #[error("archive: {file}: {expected} bytes were announced, {got} came")]
     Length {
@@ -85,6 +97,12 @@ pub enum ArchiveError {
         /// Written.
         got: u64,
     },
+}
+
+/// Reads the index of an archive made of any bytes and drops it: the entry for fuzzing. Panics and
+/// unbounded work are the only ways to fail.
+pub fn fuzz_index(bytes: &[u8]) {
+    let _ = Index::read(&mut std::io::Cursor::new(bytes));
 }
 
 /// Where an archive's files are.
@@ -301,7 +319,8 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Adds a file whose bytes come from `content`, exactly `length` of them.
+    /// Adds a file whose bytes come from `content`, exactly `length` of them. A blob's must have the
+    /// hash that is its name, so that damage is found where the archive is made.
     ///
     /// # Errors
     /// Written twice, too long, other bytes than announced, or the writer's own.
@@ -325,19 +344,35 @@ impl<W: Write> Writer<W> {
             return Err(ArchiveError::TooMany);
         }
         self.to.write_all(&record)?;
-        let mut bounded = content.take(length.saturating_add(1));
-        let got = std::io::copy(&mut (&mut bounded).take(length), &mut self.to)?;
-        let more = bounded.read(&mut [0])? as u64;
-        if got + more != length {
+        let (mut hasher, mut got) = (Sha256::new(), 0);
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            let read = content.read(&mut buffer)?;
+            got += read as u64;
+            if read == 0 || got > length {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            self.to.write_all(&buffer[..read])?;
+        }
+        let file = file.clone();
+        if got != length {
+            let expected = length;
             return Err(ArchiveError::Length {
-                file: file.clone(),
-                expected: length,
-                got: got + more,
+                file,
+                expected,
+                got,
             });
         }
+        let got = Digest(hasher.finalize().into());
+        if matches!(file, RepositoryFile::Blob(digest) if digest != got) {
+            return Err(ArchiveError::Hash { file, got });
+        }
         let padding = length.next_multiple_of(RECORD_BYTES) - length;
-        std::io::copy(&mut std::io::repeat(0).take(padding), &mut self.to)?;
-        Ok(())
+        let zeros = [0; RECORD];
+        // Less than a record: it fits.
+        let padding = usize::try_from(padding).unwrap_or(0);
+        Ok(self.to.write_all(&zeros[..padding])?)
     }
 
     /// Ends the archive and gives back what was written to.

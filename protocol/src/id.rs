@@ -213,22 +213,6 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// The SHA-256 of all that a reader gives.
-    ///
-    /// # Errors
-    /// The reader's own.
-    pub fn of_reader(from: &mut impl std::io::Read) -> std::io::Result<Self> {
-        use sha2::Digest as _;
-        let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match from.read(&mut buffer)? {
-                0 => return Ok(Self(hasher.finalize().into())),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    }
-
     /// The first twelve hexadecimal digits, for people.
     #[must_use]
     pub fn short(&self) -> String {

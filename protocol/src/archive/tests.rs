@@ -172,6 +172,9 @@ fn a_writer_takes_exactly_what_was_announced() {
             "{announced}"
         );
     }
+    let blob = RepositoryFile::Blob(Digest::of(b"b"));
+    let wrong = Writer::new(Vec::new()).add(&blob, 1, &mut &b"a"[..]);
+    assert!(matches!(wrong, Err(ArchiveError::Hash { .. })));
     let mut writer = Writer::new(Vec::new());
     writer.add(&file, 1, &mut &b"a"[..]).unwrap();
     let again = writer.add(&file, 1, &mut &b"a"[..]);
