@@ -121,13 +121,12 @@ async fn examine(
     // The supervisor may be at work on the real one.
     let scratch = tempfile_in(settings)?;
     let trust = TrustStore::new(disk, settings.state_dir.as_path()).copy_to(&scratch.0)?;
-    let set = verify::refresh(&source, &trust, jiff::Timestamp::now())
+    let mut set = verify::refresh(&source, &trust, jiff::Timestamp::now())
         .await
         .map_err(refused)?;
     let path = target_path(&family, version);
-    let signed = set.target(&path).map_err(UpdateError::from);
-    let digest = signed.map_err(refused)?.get().sha256();
-    let digest = digest.with_context(|| format!("{path} is signed without a SHA-256"))?;
+    let signed = verify::find_target(&source, trust.metadata(), &mut set, &path).await;
+    let digest = signed.map_err(refused)?.sha256()?;
     let want = DesiredBundle {
         family,
         version,
@@ -136,7 +135,9 @@ async fn examine(
         rollout: None,
         probation: wish.probation,
     };
-    let target = verify::select(&set, &trust, &want, &settings.hardware).map_err(refused)?;
+    let target = verify::select(&source, &mut set, &trust, &want, &settings.hardware)
+        .await
+        .map_err(refused)?;
     let signed = RepositoryFile::target(&target.entry().consistent_path())?;
     let length = target.entry().length;
     let bytes = source.read(&signed, length).await?;

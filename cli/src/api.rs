@@ -234,7 +234,10 @@ impl ApiClient {
     ) -> Result<Option<Vec<u8>>, ApiError> {
         let mut bytes = Vec::new();
         let path = repository_path(file);
-        let length = self.transport.download(&path, max_bytes, &mut bytes).await?;
+        let length = self
+            .transport
+            .download(&path, max_bytes, &mut bytes)
+            .await?;
         Ok(length.map(|_| bytes))
     }
 

@@ -273,9 +273,7 @@ async fn gather(
             }
         }
     };
-    let digest = found
-        .get()
-        .sha256()?;
+    let digest = found.get().sha256()?;
     let file = RepositoryFile::target(&found.get().consistent_path())?;
     let bytes = origin.read(&file, found.get().length).await?;
     let bytes = bytes.ok_or_else(|| ExportError::Missing(file.clone()))?;

@@ -10,8 +10,8 @@ use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
-use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported};
+use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{
     Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,

@@ -29,7 +29,12 @@ async fn roll_out(fleet: &mut Fleet, model: &str, version: u64) {
 
 /// HTTPS serves nobody: what arrives came over MQTT.
 async fn versions_arrive_over_mqtt_alone(broker: Broker) {
-    let mut fleet = fleet(2).broker(broker).transport("mqtt").boot().await.unwrap();
+    let mut fleet = fleet(2)
+        .broker(broker)
+        .transport("mqtt")
+        .boot()
+        .await
+        .unwrap();
     roll_out(&mut fleet, "v1", 1).await;
     roll_out(&mut fleet, "v2", 2).await;
     for device in &fleet.devices {
@@ -75,7 +80,11 @@ async fn installed(settings: &Settings, wish: &Wish) -> Outcome {
 fn version(settings: &Settings) -> Option<u64> {
     let disk = dunlin_agent::files::Disk::native();
     let state = dunlin_agent::ledger::Ledger::new(&disk, &settings.state_dir).load();
-    state.unwrap().unwrap().active().map(|active| active.version)
+    state
+        .unwrap()
+        .unwrap()
+        .active()
+        .map(|active| active.version)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -95,7 +104,10 @@ async fn a_file_installs_on_devices_whose_server_is_gone() {
 
     fleet.stop_server().await;
     let settings = fleet.devices[0].settings.clone();
-    assert_eq!(installed(&settings, &wish(out.clone())).await, Outcome::Succeeded);
+    assert_eq!(
+        installed(&settings, &wish(out.clone())).await,
+        Outcome::Succeeded
+    );
     assert_eq!(version(&settings), Some(2));
     assert!(!settings.state_dir.join("inbox/request.json").exists());
 
@@ -145,7 +157,10 @@ async fn a_bad_file_is_refused_while_somebody_stands_there() {
         ..wish(out.clone())
     };
     let error = submit(&settings, &nowhere, &mut |_| {}).await.unwrap_err();
-    assert!(error.to_string().ends_with("holds digits version 1"), "{error}");
+    assert!(
+        error.to_string().ends_with("holds digits version 1"),
+        "{error}"
+    );
     // What is kept already is kept.
     assert_eq!(installed(&settings, &wish(out)).await, Outcome::Succeeded);
     fleet.end().await.unwrap();

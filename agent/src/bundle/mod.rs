@@ -13,7 +13,7 @@ pub mod verify;
 pub use receive::{Receiver, Staged, host_facts};
 pub use source::{BlockLink, Local};
 pub use stage::StagedInfo;
-pub use verify::TrustStore;
+pub use verify::{MetadataFolder, MetadataSource, TrustStore};
 
 use crate::files::FileError;
 use crate::http::HttpError;

@@ -222,8 +222,8 @@ impl Receiver {
         slot: &Path,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
-        let set = verify::refresh(source, &self.trust, now).await?;
-        let target = verify::select(&set, &self.trust, want, &self.hardware)?;
+        let mut set = verify::refresh(source, &self.trust, now).await?;
+        let target = verify::select(source, &mut set, &self.trust, want, &self.hardware).await?;
         let (manifest, bytes) = self.manifest(source, target).await?;
 
         let missing = self.missing(turn, &manifest).await?;

@@ -11,7 +11,7 @@ pub use blocks::BlockLink;
 pub(crate) use https::Https;
 pub use local::{Local, LocalError};
 
-use super::{Kind, UpdateError};
+use super::{Kind, MetadataSource, UpdateError};
 use crate::http::HttpError;
 use blocks::BlockDownload;
 use bytes::Bytes;
@@ -176,6 +176,13 @@ impl Source {
         if let Self::Auto(auto) = self {
             auto.https_failed.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+impl MetadataSource for Source {
+    async fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, UpdateError> {
+        let file = RepositoryFile::metadata(name).map_err(SourceError::from)?;
+        Ok(self.read(&file, max_bytes).await?)
     }
 }
 

@@ -34,7 +34,10 @@ impl Https {
     }
 }
 
-/// The one character of a repository's names that means something in a URL.
+/// As in a URL. Metadata names are percent-encoded already; in others `%` is a character like any.
 fn escaped(file: &RepositoryFile) -> String {
-    file.to_string().replace('%', "%25")
+    match file {
+        RepositoryFile::Metadata(_) => file.to_string(),
+        file => file.to_string().replace('%', "%25"),
+    }
 }
