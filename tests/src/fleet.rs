@@ -170,8 +170,13 @@ pub fn agent_settings_over(
     name: &str,
     transport: &str,
 ) -> anyhow::Result<AgentSettings> {
+    // A test may add a section of its own.
+    let update = match transport {
+        "auto" => String::new(),
+        other => format!("[update]\ntransport = {other:?}\n"),
+    };
     let text = format!(
-        "state_dir = {:?}\ndevice = {name:?}\n[update]\ntransport = {transport:?}\n[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n",
+        "state_dir = {:?}\ndevice = {name:?}\n{update}[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n",
         dir.join("state"),
         dir.join("infer.sock"),
     );

@@ -167,7 +167,7 @@ async fn a_link_cut_after_any_block_goes_on_from_there() {
     let model = format!("blobs/{}", Digest::of(&model(1)));
     let (mut reached, mut cuts) = (0, 0);
     loop {
-        let dies_after = Some(8 + cuts % 5);
+        let dies_after = Some(6 + cuts % 3);
         let weather = Weather {
             dies_after,
             ..Weather::default()

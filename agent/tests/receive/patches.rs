@@ -136,7 +136,7 @@ async fn a_patch_as_long_as_the_model_is_not_fetched() {
 #[tokio::test]
 async fn a_device_without_room_for_patch_and_model_takes_the_model() {
     let two = Two::new().await;
-    let room = (16 << 20) + 1_200_000 + 100;
+    let room = (16 << 20) + 1_200_000;
     let receiver = receiver_on(&two.fleet.server, &two.fleet.dir, limits(), room);
     let slot = two.fleet.slot("a");
     let staged = receiver

@@ -43,7 +43,9 @@ fn main() -> anyhow::Result<()> {
     };
     let number = |at: usize, default: usize| rest.get(at).map_or(Ok(default), |n| n.parse());
     let (rounds, mib) = (number(0, 9)?, number(1, 100)?);
-    let dir = tempfile::Builder::new().prefix("staging-").tempdir_in(folder)?;
+    let dir = tempfile::Builder::new()
+        .prefix("staging-")
+        .tempdir_in(folder)?;
     let bundle = Bundle::make(dir.path(), mib << 20)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -303,7 +305,10 @@ impl Times {
         let parts = self.hashed.iter().zip(&self.copied).zip(&self.synced);
         let tools: Vec<f64> = parts.map(|((a, b), c)| a + b + c).collect();
         let ratios: Vec<f64> = self.staged.iter().zip(&tools).map(|(a, b)| a / b).collect();
-        println!("Time, {mib} MiB, median of {} interleaved rounds:\n", ratios.len());
+        println!(
+            "Time, {mib} MiB, median of {} interleaved rounds:\n",
+            ratios.len()
+        );
         println!("| what | ms |\n|---|---|");
         for (what, values) in [
             ("verified and staged from an archive, durable", &self.staged),
@@ -314,7 +319,10 @@ impl Times {
         ] {
             println!("| {what} | {:.0} |", median(values));
         }
-        println!("\nRatio, median of the rounds' own: **{:.2}** (at most 1.5)\n", median(&ratios));
+        println!(
+            "\nRatio, median of the rounds' own: **{:.2}** (at most 1.5)\n",
+            median(&ratios)
+        );
     }
 }
 
@@ -349,7 +357,12 @@ fn measure_memory(
     TrustStore::new(&disk, &state).adopt_root(&bundle.root)?;
     let config = dir.join("agent.toml");
     let socket = dir.join("s");
-    std::fs::write(&config, format!("state_dir = {state:?}\n[inference]\nsocket = {socket:?}\n[log]\nlevel = \"error\"\n"))?;
+    std::fs::write(
+        &config,
+        format!(
+            "state_dir = {state:?}\n[inference]\nsocket = {socket:?}\n[log]\nlevel = \"error\"\n"
+        ),
+    )?;
     let run = |verb: &str| {
         let mut command = Command::new(program);
         command.args(["agent", verb, "--config"]).arg(&config);
@@ -360,7 +373,10 @@ fn measure_memory(
     std::thread::sleep(SETTLE);
     let pid = agent.0.id();
     let (idle_pss, idle_rss) = (pss(pid)?, status(pid, "VmHWM:")?);
-    let put_in = run("install").arg("--no-wait").arg(&bundle.archive).status()?;
+    let put_in = run("install")
+        .arg("--no-wait")
+        .arg(&bundle.archive)
+        .status()?;
     ensure!(put_in.success(), "install: {put_in}");
     let (begun, mut peak_pss, mut samples) = (Instant::now(), 0, 0);
     let ledger = Ledger::new(&disk, &state);
@@ -369,13 +385,18 @@ fn measure_memory(
         samples += 1;
         // Noise is no model: the trial says so, once all is received and staged.
         let ended = ledger.load()?.filter(|state| state.install.is_some());
-        if ended.is_some_and(|state| matches!(state.phase, dunlin_agent::device::Phase::Idle { .. })) {
+        if ended
+            .is_some_and(|state| matches!(state.phase, dunlin_agent::device::Phase::Idle { .. }))
+        {
             break;
         }
         ensure!(begun.elapsed() < LIMIT, "not installed within {LIMIT:?}");
         std::thread::sleep(SAMPLE);
     }
-    ensure!(state.join("slots/a/complete").exists(), "it was never staged");
+    ensure!(
+        state.join("slots/a/complete").exists(),
+        "it was never staged"
+    );
     Ok(Memory {
         idle_pss,
         peak_pss,
@@ -397,7 +418,10 @@ fn field(path: &str, name: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(path)?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
-    number.context(path.to_owned())?.parse().context(path.to_owned())
+    number
+        .context(path.to_owned())?
+        .parse()
+        .context(path.to_owned())
 }
 
 impl Memory {
@@ -406,12 +430,26 @@ impl Memory {
         println!("Memory of the agent's supervisor, {mib} MiB installed from an archive:\n");
         println!("| MiB | idle | peak | above idle |\n|---|---|---|---|");
         for (what, idle, peak) in [
-            (format!("PSS, {} samples", self.samples), self.idle_pss, self.peak_pss),
-            ("RSS, the kernel's high-water mark".to_owned(), self.idle_rss, self.peak_rss),
+            (
+                format!("PSS, {} samples", self.samples),
+                self.idle_pss,
+                self.peak_pss,
+            ),
+            (
+                "RSS, the kernel's high-water mark".to_owned(),
+                self.idle_rss,
+                self.peak_rss,
+            ),
         ] {
             let above = kib(peak.saturating_sub(idle));
-            println!("| {what} | {:.1} | {:.1} | **{above:.1}** |", kib(idle), kib(peak));
+            println!(
+                "| {what} | {:.1} | {:.1} | **{above:.1}** |",
+                kib(idle),
+                kib(peak)
+            );
         }
-        println!("\nAt most 20 MiB above idle. The worker that tries the model is a process of its own, with a memory limit of its own, and not in these figures.");
+        println!(
+            "\nAt most 20 MiB above idle. The worker that tries the model is a process of its own, with a memory limit of its own, and not in these figures."
+        );
     }
 }
