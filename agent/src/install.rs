@@ -305,6 +305,7 @@ fn look(state: &State, request: &Request) -> Seen {
         },
         Phase::Receiving { .. } => "verifying and staging",
         Phase::Trial { .. } => "golden cases",
+        Phase::Waiting { .. } => "staged, waits until it may be activated",
         Phase::Probation { .. } => "on probation",
         Phase::RollingBack { .. } => "going back",
     };

@@ -5,10 +5,12 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod device;
 pub mod enroll;
 pub mod files;
+pub mod hold;
 pub mod http;
 pub mod identity;
 pub mod inbox;
@@ -17,6 +19,7 @@ pub mod install;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;
+pub mod renew;
 pub mod shell;
 pub mod telemetry;
 pub mod throttle;

@@ -1,6 +1,6 @@
 //! A model as its difference to one that is held.
 
-use super::repository::Release;
+use super::repository::{MODEL_WORDS, Release};
 use super::server::Fault;
 use super::{Fleet, info, limits, receiver_on};
 use dunlin_agent::bundle::receive::Spent;
@@ -25,7 +25,10 @@ impl Two {
             like: Some(1),
             ..Release::version(2)
         };
-        let (old, new) = (Release::version(1).model(), second.model());
+        let (old, new) = (
+            Release::version(1).model(MODEL_WORDS),
+            second.model(MODEL_WORDS),
+        );
         let (mut fleet, wants) = Fleet::with(&[Release::version(1), second]).await;
         let (from, to) = (Digest::of(&old), Digest::of(&new));
         let patch = format!("patches/{from}/{to}");
@@ -107,7 +110,10 @@ async fn a_patch_that_lies_or_is_none_costs_one_try() {
 
     // One that leads to another file.
     let two = Two::new().await;
-    let (old, mut other) = (Release::version(1).model(), Release::version(1).model());
+    let (old, mut other) = (
+        Release::version(1).model(MODEL_WORDS),
+        Release::version(1).model(MODEL_WORDS),
+    );
     other[77] ^= 1;
     two.put(
         patch::make(&old, &other, &Options::default())

@@ -136,7 +136,13 @@ pub async fn file(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     match parse::<RepositoryFile>("path", &path)? {
-        RepositoryFile::Metadata(name) => metadata(State(app), Path(name)).await,
+        file @ RepositoryFile::Metadata(_) => {
+            let repository = app.repository.clone();
+            let read = blocking(move || repository.read_file(&file));
+            let bytes = read.await?;
+            let bytes = bytes.ok_or_else(|| ApiError::not_found(format!("no file {path:?}")))?;
+            Ok(json(bytes))
+        }
         RepositoryFile::Target(path) => target(State(app), Path(path)).await,
         RepositoryFile::Blob(digest) => blob(State(app), Path(digest.to_string()), headers).await,
         RepositoryFile::Patch { .. } => Err(ApiError::not_found(format!("no file {path:?}"))),

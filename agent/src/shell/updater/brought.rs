@@ -1,31 +1,25 @@
 //! What was brought to the device by hand.
 
-use super::Shell;
+use super::{Order, Updater};
+use crate::bundle::source::SourceError;
 use crate::bundle::{Local, UpdateError};
 use crate::device::{Event, Phase};
-use crate::inbox::InboxError;
+use crate::inbox::{InboxError, Request};
 use dunlin_protocol::command::DesiredBundle;
 use std::path::PathBuf;
 
-impl Shell {
+impl Updater {
     /// Picks up a request, and lets go of one whose archive is needed no longer.
-    pub(super) async fn look_into_inbox(&mut self) {
+    pub(super) fn look_into_inbox(&mut self, now_ms: i64) {
         let request = match tokio::task::block_in_place(|| self.inbox.request()) {
             Ok(None) => return,
             Ok(Some(request)) => request,
-            Err(error @ InboxError::Damaged { .. }) => {
-                if let Err(error) = self.inbox.empty() {
-                    tracing::warn!(%error, "a damaged request for an installation stays");
-                }
-                return self
-                    .record_event("install_refused", error.to_string(), None)
-                    .await;
-            }
+            Err(error @ InboxError::Damaged { .. }) => return self.refuse_request(&error),
             Err(error) => return tracing::warn!(%error, "a request for an installation waits"),
         };
         if self.state.install.as_ref() != Some(&request.id) {
-            let (id, want) = (request.id, request.want);
-            return self.feed(Event::Install { id, want }).await;
+            let Request { id, want } = request;
+            return self.step(Event::Install { id, want }, now_ms);
         }
         let is_needed = matches!(
             &self.state.phase,
@@ -37,6 +31,18 @@ impl Shell {
                 tracing::warn!(%error, "an archive that was installed stays");
             }
         }
+    }
+
+    fn refuse_request(&mut self, error: &InboxError) {
+        if let Err(error) = self.inbox.empty() {
+            tracing::warn!(%error, "a damaged request for an installation stays");
+            return;
+        }
+        self.orders.push(Order::Event {
+            code: "install_refused",
+            detail: error.to_string(),
+            bundle: None,
+        });
     }
 
     /// The archive that a bundle was brought in, while that installation is the newest.
@@ -52,7 +58,7 @@ impl Shell {
 pub(super) async fn open(archive: PathBuf) -> Result<Local, UpdateError> {
     let opened = tokio::task::spawn_blocking(move || Local::open_path(&archive)).await;
     match opened {
-        Ok(opened) => Ok(opened.map_err(crate::bundle::source::SourceError::from)?),
+        Ok(opened) => Ok(opened.map_err(SourceError::from)?),
         Err(e) => Err(UpdateError::failed("internal", format!("a task died: {e}"))),
     }
 }
