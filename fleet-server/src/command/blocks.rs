@@ -5,21 +5,23 @@
 //! request is at most one block: neither one device nor all of them can fill memory or the link.
 //! Requests come at QoS 0: one that is lost, or left out here, is made again by the device.
 
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, BlobPart, Blobs};
 use crate::clock;
 use crate::mqtt::{Inbound, MqttClient};
+use crate::patches::{Pair, PatchStoreError, Patches};
 use crate::repository::Repository;
 use crate::store::Store;
 use dunlin_protocol::block::{
     ANSWER_CONTENT_TYPE, Answer, BLOCK_MAX_BYTES, REQUEST_MAX_BYTES, Request,
 };
 use dunlin_protocol::command::parse;
-use dunlin_protocol::id::DeviceId;
+use dunlin_protocol::id::{DeviceId, Digest};
 use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::topic::{Channel, Topic};
 use futures_util::TryStreamExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -64,7 +66,7 @@ impl BlockSettings {
 pub struct Files {
     /// Metadata and manifests.
     pub repository: Arc<Repository>,
-    /// Blobs.
+    /// Blobs, and patches beside them.
     pub blobs: Blobs,
 }
 
@@ -248,12 +250,11 @@ async fn give(mqtt: &MqttClient, device: &DeviceId, id: u64, answer: &Answer) {
 impl Files {
     /// At most `length` bytes of a file, which is never read as a whole.
     pub async fn answer(&self, file: &RepositoryFile, offset: u64, length: u32) -> Answer {
-        let read = match file {
-            RepositoryFile::Blob(digest) => {
-                let end = offset.saturating_add(u64::from(length));
-                self.blob(digest, offset..end).await
-            }
-            file => {
+        let end = offset.saturating_add(u64::from(length));
+        let read = match *file {
+            RepositoryFile::Blob(digest) => self.blob(&digest, offset..end).await,
+            RepositoryFile::Patch { from, to } => self.patch(&Pair { from, to }, offset..end).await,
+            RepositoryFile::Metadata(_) | RepositoryFile::Target(_) => {
                 let (repository, file) = (Arc::clone(&self.repository), file.clone());
                 let read = move || read_part(&repository, &file, offset, length);
                 tokio::task::spawn_blocking(read)
@@ -267,40 +268,54 @@ impl Files {
         })
     }
 
-    async fn blob(
-        &self,
-        digest: &dunlin_protocol::id::Digest,
-        range: std::ops::Range<u64>,
-    ) -> Result<Answer, String> {
+    async fn blob(&self, digest: &Digest, range: Range<u64>) -> Result<Answer, String> {
         let length = self.blobs.length(digest).await;
-        let Some(total) = length.map_err(|e| e.to_string())? else {
-            return Ok(Answer::Absent);
-        };
-        let offset = range.start;
-        if offset >= total {
-            let bytes = Vec::new();
-            return Ok(Answer::Data {
-                offset,
-                total,
-                bytes,
-            });
+        match length.map_err(|e| e.to_string())? {
+            None => Ok(Answer::Absent),
+            Some(total) if range.start >= total => Ok(nothing(range.start, total)),
+            Some(_) => match self.blobs.get(digest, Some(range)).await {
+                Ok(part) => data(part).await,
+                Err(BlobError::Missing(_)) => Ok(Answer::Absent),
+                Err(e) => Err(e.to_string()),
+            },
         }
-        let part = match self.blobs.get(digest, Some(range)).await {
-            Ok(part) => part,
-            Err(BlobError::Missing(_)) => return Ok(Answer::Absent),
-            Err(e) => return Err(e.to_string()),
-        };
-        let mut bytes = Vec::with_capacity(BLOCK_MAX_BYTES);
-        let mut stream = part.stream;
-        while let Some(piece) = stream.try_next().await.map_err(|e| e.to_string())? {
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(Answer::Data {
-            offset,
-            total,
-            bytes,
-        })
     }
+
+    async fn patch(&self, pair: &Pair, range: Range<u64>) -> Result<Answer, String> {
+        let patches = Patches::beside(&self.blobs);
+        let stored = patches.stored(pair).await;
+        match stored.map_err(|e| e.to_string())? {
+            None => Ok(Answer::Absent),
+            Some(found) if range.start >= found.length => Ok(nothing(range.start, found.length)),
+            Some(_) => match patches.get(pair, Some(range)).await {
+                Ok(part) => data(part).await,
+                Err(PatchStoreError::Missing(_)) => Ok(Answer::Absent),
+                Err(e) => Err(e.to_string()),
+            },
+        }
+    }
+}
+
+/// At or beyond the end.
+fn nothing(offset: u64, total: u64) -> Answer {
+    Answer::Data {
+        offset,
+        total,
+        bytes: Vec::new(),
+    }
+}
+
+/// A part that is no longer than a block.
+async fn data(mut part: BlobPart) -> Result<Answer, String> {
+    let mut bytes = Vec::with_capacity(BLOCK_MAX_BYTES);
+    while let Some(piece) = part.stream.try_next().await.map_err(|e| e.to_string())? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Answer::Data {
+        offset: part.range.start,
+        total: part.length,
+        bytes,
+    })
 }
 
 fn read_part(
