@@ -67,7 +67,7 @@ impl From<ExportError> for Failure {
 #[derive(Debug)]
 pub enum Origin {
     /// A fleet server.
-    Server(ApiClient),
+    Server(Box<ApiClient>),
     /// A folder, or another archive, with a repository's layout.
     Local(Local),
 }
@@ -336,7 +336,7 @@ pub async fn run(args: &ExportArgs, shared: &crate::args::Shared) -> Result<Exit
         None => {
             let session = Session::open(shared)?;
             let is_json = session.json;
-            (Origin::Server(session.client), is_json)
+            (Origin::Server(Box::new(session.client)), is_json)
         }
     };
     let mut say = |line: &str| {

@@ -54,7 +54,7 @@ async fn versions_arrive_over_mqtt_alone_over_mosquitto() {
 }
 
 async fn exported(fleet: &Fleet, out: &Path) -> Exported {
-    let origin = Origin::Server(fleet.operator.client().clone());
+    let origin = Origin::Server(Box::new(fleet.operator.client().clone()));
     let (family, now) = (&fleet.operator.family, jiff::Timestamp::now());
     export(&origin, family, None, &[], out, now, &mut |_| {})
         .await

@@ -263,7 +263,7 @@ impl BlockDownload {
             }
             Err(End::Absent) => Err(BlockProblem::Absent),
             Err(End::Changed) => Err(BlockProblem::Changed),
-            Err(End::BeyondEnd { total_bytes }) => Err(BlockProblem::BeyondEnd {
+            Err(End::TooShort { total_bytes }) => Err(BlockProblem::BeyondEnd {
                 offset: self.offset,
                 total_bytes,
             }),

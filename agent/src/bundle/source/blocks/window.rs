@@ -28,7 +28,7 @@ pub(super) struct Ask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Absent,
-    BeyondEnd { total_bytes: u64 },
+    TooShort { total_bytes: u64 },
     Changed,
 }
 
@@ -215,7 +215,7 @@ impl Window {
         at_ms: i64,
     ) -> Result<bool, End> {
         match self.total {
-            None if total < self.begin => return Err(End::BeyondEnd { total_bytes: total }),
+            None if total < self.begin => return Err(End::TooShort { total_bytes: total }),
             Some(known) if known != total => return Err(End::Changed),
             _ => {}
         }

@@ -121,7 +121,7 @@ fn a_transfer_that_is_complete_or_longer_than_the_file_is_noticed() {
     let ask = beyond.asks(0)[0];
     assert_eq!(
         beyond.answer(11, serve(&file, ask), 0),
-        Err(End::BeyondEnd { total_bytes: 10 })
+        Err(End::TooShort { total_bytes: 10 })
     );
     let mut empty = Window::new(0, 0);
     let ask = empty.asks(0)[0];
