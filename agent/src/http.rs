@@ -607,9 +607,9 @@ mod tests {
 
     #[test]
     fn only_https_is_asked() {
-        assert!(uri("https://fleet.example:8443/x").is_ok());
+        assert!(uri("https://fleet.example:8443/x", Scheme::Https).is_ok());
         for bad in ["http://fleet.example/x", "/x", "https://", "fleet.example"] {
-            assert!(uri(bad).is_err(), "{bad}");
+            assert!(uri(bad, Scheme::Https).is_err(), "{bad}");
         }
     }
 

@@ -52,6 +52,12 @@ impl UpdateError {
         }
     }
 
+    /// Whether it failed for want of disk space.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.code == DISK_FULL
+    }
+
     pub(crate) fn failed(code: &'static str, detail: impl Into<String>) -> Self {
         Self {
             kind: Kind::Failed,

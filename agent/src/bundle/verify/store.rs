@@ -2,10 +2,13 @@
 //! floor.
 
 use super::super::UpdateError;
+use crate::clock::{self, TIME_FLOOR};
 use crate::files::{Disk, FileError};
 use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::report::TrustedVersions;
 use dunlin_protocol::trust::{
-    FoundTarget, Role, RoleName, SnapshotMetadata, TrustedSet, raise_delegated_floors, raise_floors,
+    Envelope, FoundTarget, Metadata as _, Role, RoleName, SnapshotMetadata, TimestampMetadata,
+    TrustedSet, raise_delegated_floors, raise_floors,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +17,6 @@ use std::path::{Path, PathBuf};
 const ENROLLED_ROOT: &str = "enrolled_root.json";
 const FLOORS: &str = "floors.json";
 const FLOORS_MAX_BYTES: u64 = 4 << 20;
-const TIME_FLOOR: &str = "time_floor";
-/// No agent is older than this: 2025-01-01.
-const RELEASED_AT_S: i64 = 1_735_689_600;
 /// How much newer the time floor must be to be worth a write.
 const TIME_FLOOR_STEP: SignedDuration = SignedDuration::from_secs(60);
 
@@ -144,6 +144,18 @@ impl TrustStore {
         Ok(())
     }
 
+    /// Versions of the timestamp accepted last and of the snapshot that it names, for reports.
+    #[must_use]
+    pub fn trusted_versions(&self) -> Option<TrustedVersions> {
+        let bytes = self.metadata.read(&Role::Timestamp.into()).ok()??;
+        let envelope = Envelope::parse(&bytes, Role::Timestamp.max_bytes()).ok()?;
+        let timestamp = TimestampMetadata::read(&envelope).ok()?;
+        Some(TrustedVersions {
+            timestamp: timestamp.version,
+            snapshot: timestamp.snapshot.version,
+        })
+    }
+
     /// The highest rollback floor ever seen, by family.
     ///
     /// # Errors
@@ -166,9 +178,7 @@ impl TrustStore {
     /// # Errors
     /// Unreadable or damaged time floor.
     pub fn now(&self, clock: Timestamp) -> Result<Timestamp, UpdateError> {
-        let built = option_env!("SOURCE_DATE_EPOCH").and_then(|s| s.parse().ok());
-        let built = Timestamp::from_second(built.unwrap_or(RELEASED_AT_S)).unwrap_or_default();
-        Ok(clock.max(built).max(self.time_floor()?))
+        Ok(clock.max(clock::built()).max(self.time_floor()?))
     }
 
     fn time_floor(&self) -> Result<Timestamp, UpdateError> {
