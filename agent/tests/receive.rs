@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "receive/delegated.rs"]
+mod delegated;
 #[path = "receive/enrolling.rs"]
 mod enrolling;
 #[path = "receive/faults.rs"]

@@ -298,11 +298,16 @@ async fn a_slow_or_silent_server_is_given_up() {
 #[tokio::test]
 async fn a_server_in_trouble_is_tried_again_later() {
     let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
-    for (path, code) in [
-        (model_path(), 404),
-        ("metadata/timestamp.json".to_owned(), 404),
-        ("metadata/1.targets.json".to_owned(), 503),
-        ("metadata/2.root.json".to_owned(), 500),
+    for (path, code, expected, said) in [
+        (model_path(), 404, "status", "404"),
+        (
+            "metadata/timestamp.json".to_owned(),
+            404,
+            "missing",
+            "timestamp.json",
+        ),
+        ("metadata/1.targets.json".to_owned(), 503, "status", "503"),
+        ("metadata/2.root.json".to_owned(), 500, "status", "500"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         dunlin_agent::bundle::TrustStore::new(&Disk::native(), dir.path())
@@ -324,10 +329,10 @@ async fn a_server_in_trouble_is_tried_again_later() {
             .unwrap_err();
         assert_eq!(
             kind_and_code(&error),
-            (Kind::Transient, "status"),
+            (Kind::Transient, expected),
             "{error}"
         );
-        assert!(error.detail.contains(&code.to_string()), "{error}");
+        assert!(error.detail.contains(said), "{error}");
         fleet.upload();
     }
 }
