@@ -178,7 +178,10 @@ fn a_search_says_what_it_needs_and_goes_on_from_there() {
             .unwrap();
     }
     let wanted = entry(1, 0);
-    let roles = [("a/b", lists(&[]), 10), ("c", lists(&[wanted.clone()]), 11)];
+    let roles = [
+        ("a/b", lists(&[]), 10),
+        ("c", lists(std::slice::from_ref(&wanted)), 11),
+    ];
     let (files, delegated) = served(&made, &roles);
     let mut set = fresh(&files).unwrap();
     let need = |set: &TrustedSet| match set.find(&wanted.path).unwrap() {
