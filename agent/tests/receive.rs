@@ -4,6 +4,8 @@
 
 #[path = "receive/blocks.rs"]
 mod blocks;
+#[path = "receive/delegated.rs"]
+mod delegated;
 #[path = "receive/enrolling.rs"]
 mod enrolling;
 #[path = "receive/faults.rs"]

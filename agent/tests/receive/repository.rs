@@ -6,8 +6,8 @@ use dunlin_protocol::bundle::{
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
-    MetaFile, Role, SigningKey, TargetCustom, TargetEntry, new_root, new_snapshot, new_targets,
-    new_timestamp, sign_envelope,
+    Delegations, MetaFile, PathScope, Role, RoleName, SigningKey, TargetCustom, TargetEntry,
+    new_delegating_targets, new_root, new_snapshot, new_targets, new_timestamp, sign_envelope,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -59,7 +59,16 @@ pub(crate) struct Repository {
     /// Size of the models added from now on, in 8-byte words.
     pub(crate) model_words: usize,
     entries: Vec<TargetEntry>,
+    teams: Vec<Team>,
     version: u64,
+}
+
+/// A delegated role.
+struct Team {
+    role: RoleName,
+    pattern: String,
+    key: SigningKey,
+    entries: Vec<TargetEntry>,
 }
 
 pub(crate) const MODEL_WORDS: usize = 150_000;
@@ -100,6 +109,7 @@ impl Repository {
             files: BTreeMap::new(),
             model_words: MODEL_WORDS,
             entries: Vec::new(),
+            teams: Vec::new(),
             version: 0,
         };
         repository.sign_root(1, &[]);
@@ -184,6 +194,37 @@ impl Repository {
         want
     }
 
+    /// Hands `pattern` on to a role of this name, which lists all that was added since the last one.
+    pub(crate) fn hand_to(&mut self, name: &str, pattern: &str) {
+        self.teams.push(Team {
+            role: RoleName::delegated(name).unwrap(),
+            pattern: pattern.to_owned(),
+            key: SigningKey::from_seed(&[31; 32]),
+            entries: std::mem::take(&mut self.entries),
+        });
+    }
+
+    /// Takes back what was handed on.
+    pub(crate) fn take_back(&mut self) {
+        self.teams.clear();
+    }
+
+    /// The teams' files of version `v`, and the delegations to them.
+    fn publish_teams(&mut self, v: u64, meta: &mut BTreeMap<String, MetaFile>) -> Delegations {
+        let mut delegations = Delegations::none();
+        for team in &self.teams {
+            let scope = PathScope::patterns([team.pattern.as_str()]);
+            let (name, key) = (team.role.as_str(), team.key.public_key());
+            delegations.delegate(name, &[key], 1, false, scope).unwrap();
+            let signed = new_targets(v, soon(), &team.entries);
+            let bytes = sign_envelope(signed, &[&team.key]).unwrap().to_bytes();
+            meta.insert(team.role.listed_name(), MetaFile::of(v, &bytes));
+            let name = team.role.file_name(v, true);
+            self.files.insert(format!("metadata/{name}"), bytes);
+        }
+        delegations
+    }
+
     pub(crate) fn publish(&mut self) {
         let [a, b] = &self.targets;
         let targets = [
@@ -197,10 +238,11 @@ impl Repository {
     pub(crate) fn publish_by(&mut self, signers: &[&SigningKey], expires: Timestamp) {
         self.version += 1;
         let v = self.version;
-        let targets = sign_envelope(new_targets(v, soon(), &self.entries), signers)
-            .unwrap()
-            .to_bytes();
-        let meta = BTreeMap::from([("targets.json".to_owned(), MetaFile::of(v, &targets))]);
+        let mut meta = BTreeMap::new();
+        let delegations = self.publish_teams(v, &mut meta);
+        let signed = new_delegating_targets(v, soon(), &self.entries, &delegations);
+        let targets = sign_envelope(signed, signers).unwrap().to_bytes();
+        meta.insert("targets.json".to_owned(), MetaFile::of(v, &targets));
         let snapshot = sign_envelope(new_snapshot(v, soon(), &meta), &[&self.snapshot])
             .unwrap()
             .to_bytes();

@@ -111,6 +111,13 @@ impl Key {
         self.public.is_some()
     }
 
+    /// Whether `signature` is this key's over `message`; false for a kind unknown here.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let public = self.public.as_ref();
+        public.is_some_and(|key| key.verify(message, signature))
+    }
+
     /// What makes two keys the same key, whatever their ids and other fields are.
     pub(super) fn identity(&self) -> Vec<u8> {
         match &self.public {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::targets::{TargetCustom, TargetEntry, TargetsMetadata};
-use super::verify::{FoundTarget, TrustedSet, Verified};
+use super::verify::{FoundTarget, Origin, TrustedSet, Verified};
 use super::{SelectionError, TrustError};
 use crate::bundle::Manifest;
 use crate::id::{Digest, Family};
@@ -140,7 +140,10 @@ pub fn raise_delegated_floors(
     let Some(family) = family_of(&found.path).filter(|_| found.is_delegated()) else {
         return Ok(());
     };
-    let (targets, delegations) = set.path_to(found)?;
+    let Origin {
+        targets,
+        delegations,
+    } = set.origin(found)?;
     let of_family: Vec<&TargetEntry> = targets
         .targets
         .values()

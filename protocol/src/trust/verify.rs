@@ -37,6 +37,7 @@ use crate::bundle::Manifest;
 mod delegated;
 
 use delegated::Chain;
+pub(super) use delegated::Origin;
 pub use delegated::{DelegatedFile, FoundTarget, Lookup};
 
 /// Something that signatures, lengths and hashes vouch for.

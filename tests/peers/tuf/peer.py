@@ -1,5 +1,6 @@
 """What all tests here share: a web server, Dunlin's client as a program, and a repository to bend."""
 
+import atexit
 import os
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from tuf.ngclient import Updater
 EXAMPLES = Path(os.environ["DUNLIN_EXAMPLES"])
 LATER = datetime(2099, 1, 1, tzinfo=timezone.utc)
 LIMIT_S = 60
+SESSION = tempfile.TemporaryDirectory()
+atexit.register(SESSION.cleanup)
 
 
 class Server:
@@ -59,11 +62,11 @@ class Client:
     """Dunlin's client with folders of its own."""
 
     def __init__(self, root: bytes):
-        self.folder = tempfile.TemporaryDirectory()
-        self.metadata = Path(self.folder.name, "metadata")
-        self.targets = Path(self.folder.name, "targets")
+        folder = Path(tempfile.mkdtemp(dir=SESSION.name))
+        self.metadata = folder / "metadata"
+        self.targets = folder / "targets"
         self.targets.mkdir()
-        file = Path(self.folder.name, "root.json")
+        file = folder / "root.json"
         file.write_bytes(root)
         done = self.run("init", str(file))
         assert done == (0, ""), done
@@ -100,13 +103,13 @@ class Python:
 
     def __init__(self, root: bytes):
         self.root = root
-        self.folder = tempfile.TemporaryDirectory()
-        self.metadata = Path(self.folder.name, "metadata")
+        self.folder = Path(tempfile.mkdtemp(dir=SESSION.name))
+        self.metadata = self.folder / "metadata"
         self.metadata.mkdir()
 
     def download(self, server, path):
         """The content, or None if it is refused."""
-        targets = Path(self.folder.name, "targets")
+        targets = self.folder / "targets"
         targets.mkdir(exist_ok=True)
         try:
             updater = Updater(str(self.metadata), server.url + "metadata/", str(targets), server.url + "targets/", bootstrap=self.root)

@@ -178,7 +178,10 @@ fn a_search_says_what_it_needs_and_goes_on_from_there() {
             .unwrap();
     }
     let wanted = entry(1, 0);
-    let roles = [("a/b", lists(&[]), 10), ("c", lists(&[wanted.clone()]), 11)];
+    let roles = [
+        ("a/b", lists(&[]), 10),
+        ("c", lists(std::slice::from_ref(&wanted)), 11),
+    ];
     let (files, delegated) = served(&made, &roles);
     let mut set = fresh(&files).unwrap();
     let need = |set: &TrustedSet| match set.find(&wanted.path).unwrap() {
@@ -213,6 +216,47 @@ fn a_search_says_what_it_needs_and_goes_on_from_there() {
         set.find("letters/1/x").unwrap_err().code(),
         "unknown-target"
     );
+}
+
+#[test]
+fn a_role_counts_for_whoever_names_its_keys() {
+    // `a` and `b` hand different families on to `deputy`, each naming another key of it.
+    let below = |family: &str, seed: u8| {
+        let mut made = Delegations::none();
+        let scope = PathScope::patterns([format!("{family}/*/*")]);
+        made.delegate("deputy", &public(&[seed]), 1, false, scope)
+            .unwrap();
+        new_delegating_targets(1, time(LATER), [], &made)
+    };
+    let mut made = Delegations::none();
+    for (name, family) in [("a", "letters"), ("b", "digits")] {
+        let scope = PathScope::patterns([format!("{family}/*/*")]);
+        made.delegate(name, &public(&[10]), 1, false, scope)
+            .unwrap();
+    }
+    let digits = entry(1, 0);
+    let mut letters = digits.clone();
+    letters.path = "letters/1/manifest.json".to_owned();
+    let roles = [
+        ("a", below("letters", 12), 10),
+        ("b", below("digits", 13), 10),
+        ("deputy", lists(&[digits.clone(), letters.clone()]), 12),
+    ];
+    let (files, delegated) = served(&made, &roles);
+    let mut set = fresh(&files).unwrap();
+    let mut take = |path: &str, n: usize| match set.find(path) {
+        Ok(Lookup::Needs(file)) => set
+            .update_delegated(&file, &delegated[n])
+            .map_err(|e| e.code()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(take(&letters.path, 0), Ok(()));
+    assert_eq!(take(&letters.path, 2), Ok(()));
+    // Trusted for letters already; for digits, another key would have had to sign it.
+    assert_eq!(take(&digits.path, 1), Ok(()));
+    assert_eq!(take(&digits.path, 2), Err("threshold"));
+    assert!(set.target(&letters.path).is_ok());
+    assert!(set.target(&digits.path).is_err());
 }
 
 #[test]

@@ -125,3 +125,71 @@ fn patterns_and_hash_bins_are_as_python_tuf_has_them() {
     }
     assert!(wrong.is_empty(), "{} wrong: {wrong:?}", wrong.len());
 }
+
+#[test]
+fn signatures_of_every_kind_verify_and_only_as_what_they_are() {
+    let vectors: Value = serde_json::from_slice(golden!("python-tuf/signatures.json")).unwrap();
+    let message = vectors["message"].as_str().unwrap().as_bytes();
+    let made = vectors["made"].as_array().unwrap();
+    let keys: Vec<Key> = made
+        .iter()
+        .map(|m| Key::from_json(&m["key"]).unwrap())
+        .collect();
+    let signatures: Vec<Vec<u8>> = made
+        .iter()
+        .map(|m| hex::decode(m["signature"].as_str().unwrap()).unwrap())
+        .collect();
+    assert_eq!(keys.len(), 5);
+    for (n, key) in keys.iter().enumerate() {
+        for (m, signature) in signatures.iter().enumerate() {
+            assert_eq!(key.verifies(message, signature), n == m, "{n} {m}");
+        }
+        let signature = &signatures[n];
+        assert!(!key.verifies(b"what was signed", signature));
+        assert!(!key.verifies(message, b""));
+        assert!(!key.verifies(message, &signature[..signature.len() - 1]));
+        for at in [0, signature.len() / 2, signature.len() - 1] {
+            let mut bent = signature.clone();
+            bent[at] ^= 1;
+            assert!(!key.verifies(message, &bent), "{n} at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_key_is_only_what_its_type_and_scheme_say() {
+    let vectors: Value = serde_json::from_slice(golden!("python-tuf/signatures.json")).unwrap();
+    let message = vectors["message"].as_str().unwrap().as_bytes();
+    for made in vectors["made"].as_array().unwrap() {
+        let signature = hex::decode(made["signature"].as_str().unwrap()).unwrap();
+        let with = |field: &str, value: &str| {
+            let mut json = made["key"].clone();
+            json[field] = Value::from(value);
+            Key::from_json(&json).unwrap()
+        };
+        let kind = made["key"]["keytype"].as_str().unwrap();
+        for other in ["ed25519", "ecdsa", "rsa", "ml-dsa"] {
+            let key = with("keytype", other);
+            assert_eq!(key.can_verify(), other == kind, "{other}: {made}");
+        }
+        assert!(!with("scheme", "sha1-of-old").can_verify());
+        // PKCS#1 v1.5 and PSS do not pass for each other.
+        for scheme in ["rsassa-pss-sha256", "rsa-pkcs1v15-sha256"] {
+            let honest = scheme == made["key"]["scheme"];
+            assert_eq!(with("scheme", scheme).verifies(message, &signature), honest);
+        }
+        let mut broken = made["key"].clone();
+        for text in ["", "00", "-----BEGIN PUBLIC KEY-----", "\u{1F511}"] {
+            broken["keyval"]["public"] = Value::from(text);
+            assert!(!Key::from_json(&broken).unwrap().can_verify());
+        }
+        // A second name of the ECDSA type, and PEM as it may be spaced.
+        if kind == "ecdsa" {
+            let old = with("keytype", "ecdsa-sha2-nistp256");
+            assert!(old.verifies(message, &signature));
+            let pem = made["key"]["keyval"]["public"].as_str().unwrap();
+            let key = Key::from_public_pem(&pem.replace('\n', "\r\n")).unwrap();
+            assert!(key.verifies(message, &signature));
+        }
+    }
+}

@@ -261,12 +261,8 @@ impl TrustedSet {
         })
     }
 
-    /// Targets of the role that lists `found`, and the delegations that lead there, each with the
-    /// name of the role that it hands on to.
-    pub(in crate::trust) fn path_to(
-        &self,
-        found: &FoundTarget,
-    ) -> Result<(&TargetsMetadata, Vec<(&Delegations, String)>), TrustError> {
+    /// By whom `found` is listed, and by whose leave.
+    pub(in crate::trust) fn origin(&self, found: &FoundTarget) -> Result<Origin<'_>, TrustError> {
         let top = self.targets()?;
         let mut targets = top;
         let mut chain = Chain::default();
@@ -280,12 +276,23 @@ impl TrustedSet {
                 needs: "search again: the delegated role has changed",
             })?;
         }
-        Ok((targets, path))
+        Ok(Origin {
+            targets,
+            delegations: path,
+        })
     }
 }
 
 fn delegated(role: &str) -> RoleName {
     RoleName::Delegated(role.to_owned())
+}
+
+/// By whom a target is listed, and by whose leave.
+pub(in crate::trust) struct Origin<'a> {
+    /// Targets of the role that lists it.
+    pub(in crate::trust) targets: &'a TargetsMetadata,
+    /// The delegations that lead there, each with the name of the role that it hands on to.
+    pub(in crate::trust) delegations: Vec<(&'a Delegations, String)>,
 }
 
 /// Metadata that delegates.

@@ -171,15 +171,16 @@ def roots() -> None:
          signed(root(1, expires=PAST), two))
     case("root-expired", "Freeze: the newest root is no longer valid.", "refused root expired",
          signed(root(2, expires=PAST), two))
-    doubled = root(2, threshold=2)
-    twin = SSlibKey("twin", "ed25519", "ed25519", dict(signer(1).public_key.keyval), {"x-name": "again"})
-    doubled.add_key(twin, "root")
-    data = signed(doubled, [signer(1)])
+
+    def doubled(version):
+        new = root(version)
+        new.add_key(SSlibKey("twin", "ed25519", "ed25519", dict(signer(1).public_key.keyval), {"x-name": "again"}), "root")
+        return new
 
     def repeat(file):
         file["signatures"].append({**file["signatures"][0], "keyid": "twin"})
     case("root-one-key-under-two-ids", "One stolen key, listed under two ids, signs for two.", "refused root threshold",
-         edited(data, repeat))
+         edited(signed(doubled(2), [signer(1)]), repeat), trusted=signed(doubled(1), two))
     case("root-one-signature-twice", "One stolen key's signature given twice.", "refused root duplicate-signature",
          edited(signed(root(2), [signer(1)]), lambda f: f["signatures"].append(f["signatures"][0])))
     case("root-key-named-twice", "A role that counts one key id twice.", "refused root bad-field",
