@@ -181,5 +181,9 @@ fn the_page_is_true_and_a_device_installs_what_the_team_released() {
     let _agent = enrolled_agent(&operator);
     eventually(&operator, "online", |d| d["online"] == true);
     operator.ok("device pin edge-1 digits 2");
-    eventually(&operator, "installed", |d| d["active"][0]["version"] == 2);
+    let device = eventually(&operator, "installed", |d| d["active"][0]["version"] == 2);
+    // It says which metadata it trusts: a restored server signs above that.
+    let trusted = &device["reported"]["trust"];
+    assert!(trusted["timestamp"].as_u64() > Some(1), "{device}");
+    assert!(trusted["snapshot"].as_u64() > Some(1), "{device}");
 }

@@ -59,7 +59,15 @@ async fn seen_elsewhere(
 ) -> Result<OnlineVersions, crate::store::StoreError> {
     let kept = store.online_versions().await?;
     let reported = store.reported_online_versions().await?;
-    let known = ours.max(kept);
+    Ok(believed(ours.max(kept), kept, reported))
+}
+
+/// What is known for sure, and what devices say as far as it can be true.
+fn believed(
+    known: OnlineVersions,
+    kept: OnlineVersions,
+    reported: OnlineVersions,
+) -> OnlineVersions {
     let within = |known: u64, reported: u64| {
         let most = known.saturating_add(REPORTED_JUMP_MAX);
         if reported > most {
@@ -71,12 +79,12 @@ async fn seen_elsewhere(
         }
         reported.min(most)
     };
-    Ok(OnlineVersions {
+    OnlineVersions {
         snapshot: kept.snapshot.max(within(known.snapshot, reported.snapshot)),
         timestamp: kept
             .timestamp
             .max(within(known.timestamp, reported.timestamp)),
-    })
+    }
 }
 
 /// Looks again and again, until told to stop.
@@ -116,4 +124,26 @@ fn warn(repository: &Repository, now: Timestamp) -> bool {
         tracing::warn!("{warning}");
     }
     !warnings.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(snapshot: u64, timestamp: u64) -> OnlineVersions {
+        OnlineVersions {
+            snapshot,
+            timestamp,
+        }
+    }
+
+    #[test]
+    fn devices_raise_versions_after_a_backup_and_a_liar_only_a_little() {
+        // The folder and the database are of last month; devices have seen more.
+        assert_eq!(believed(at(3, 9), at(3, 9), at(20, 70)), at(20, 70));
+        // The folder alone is old.
+        assert_eq!(believed(at(20, 70), at(20, 70), at(0, 0)), at(20, 70));
+        let lied = believed(at(3, 9), at(3, 9), at(u64::MAX, u64::MAX));
+        assert_eq!(lied, at(3 + REPORTED_JUMP_MAX, 9 + REPORTED_JUMP_MAX));
+    }
 }

@@ -4,8 +4,8 @@ use super::KeysError;
 use super::holders::Holders;
 use super::request::SigningRequest;
 use dunlin_protocol::trust::{
-    DelegatedRoles, Delegations, Metadata, PathPattern, PathScope, Role, RoleKeys, RootMetadata,
-    TargetCustom, TargetEntry, TargetsMetadata,
+    DelegatedRoles, Delegations, Key, Metadata, PathPattern, PathScope, Role, RoleKeys,
+    RootMetadata, TargetCustom, TargetEntry, TargetsMetadata,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,19 +106,35 @@ fn root(old: Option<&RootMetadata>, new: &RootMetadata, holders: &Holders) -> Ve
             keys.threshold,
             keys.keyids.len()
         ));
-        let none = BTreeSet::new();
-        let had = before.map_or(&none, |b| &b.keyids);
-        for keyid in keys.keyids.difference(had) {
+        let had = match (old, before) {
+            (Some(old), Some(before)) => true_ids(before, &old.keys),
+            _ => BTreeSet::new(),
+        };
+        let has = true_ids(keys, &new.keys);
+        for keyid in has.difference(&had) {
             lines.push(format!("  + {}", holders.label(keyid)));
         }
-        for keyid in had.difference(&keys.keyids) {
+        for keyid in had.difference(&has) {
             lines.push(format!("  - {}", holders.label(keyid)));
         }
-        for keyid in had.intersection(&keys.keyids) {
+        for keyid in had.intersection(&has) {
             lines.push(format!("    {}", holders.label(keyid)));
         }
     }
     lines
+}
+
+/// The ids of a role's keys, computed from the keys themselves: what metadata call a key is only a
+/// name, and a familiar one could stand for a stranger's key.
+fn true_ids(role: &RoleKeys, keys: &BTreeMap<String, Key>) -> BTreeSet<String> {
+    let ids = role.keyids.iter().map(|listed| {
+        let key = keys.get(listed).map(Key::keyid);
+        match key {
+            Some(Ok(keyid)) => keyid,
+            _ => format!("{listed} (WARNING: there is no key of this id)"),
+        }
+    });
+    ids.collect()
 }
 
 fn targets(
@@ -181,7 +197,8 @@ fn targets(
 /// Each delegation in words, by its role.
 fn delegation_words(delegations: &Delegations, holders: &Holders) -> BTreeMap<String, String> {
     let names = |keys: &RoleKeys| {
-        let names: Vec<String> = keys.keyids.iter().map(|id| holders.label(id)).collect();
+        let ids = true_ids(keys, &delegations.keys);
+        let names: Vec<String> = ids.iter().map(|id| holders.label(id)).collect();
         format!("{} of {} must sign", keys.threshold, names.join(", "))
     };
     let bins = match &delegations.roles {

@@ -162,11 +162,7 @@ pub async fn upload(dir: &Path, shared: &Shared) -> Result<Exit, Failure> {
     let roots = root_files(dir)?;
     let sent: Vec<u64> = (1..=roots.len() as u64).filter(|v| *v > known).collect();
     if !sent.is_empty() {
-        let texts = roots.into_iter().map(String::from_utf8);
-        let texts: Result<Vec<String>, _> = texts.collect();
-        let texts = texts.map_err(|e| Failure::new(format!("root metadata: {e}")))?;
-        // The whole chain at once: those between may have expired, and nothing is set by halves.
-        session.client.put_roots(&texts).await?;
+        give(&session, &roots, known).await?;
     }
     if shared.json {
         table::print_json(&json!({"uploaded": sent}));
@@ -178,4 +174,22 @@ pub async fn upload(dir: &Path, shared: &Shared) -> Result<Exit, Failure> {
         false => format!("uploaded root version {}", texts.join(", ")),
     });
     Ok(Exit::Done)
+}
+
+/// The whole chain at once: those between may have expired, and nothing is set by halves. A server
+/// of the release before takes them one by one.
+async fn give(session: &Session, roots: &[Vec<u8>], known: u64) -> Result<(), Failure> {
+    let texts = roots.iter().cloned().map(String::from_utf8);
+    let texts: Result<Vec<String>, _> = texts.collect();
+    let texts = texts.map_err(|e| Failure::new(format!("root metadata: {e}")))?;
+    match session.client.put_roots(&texts).await {
+        Err(e) if e.is_not_found() => {}
+        other => return Ok(other?),
+    }
+    for (bytes, version) in roots.iter().zip(1..) {
+        if version > known {
+            session.client.put_root(bytes).await?;
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Private keys: OpenSSL on the other side, passphrases on the terminal and elsewhere.
 
-use crate::desk::{Desk, PASSPHRASE, is_private};
+use crate::desk::{Desk, is_private};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -138,6 +138,7 @@ fn without_a_terminal_or_consent_nothing_is_signed() {
     let status = Command::new("sh")
         .args(["-c", &line])
         .current_dir(desk.folder())
+        .stdout(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success());

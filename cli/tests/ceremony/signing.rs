@@ -93,6 +93,28 @@ fn what_is_shown_is_what_is_signed_whatever_the_request_says() {
 }
 
 #[test]
+fn a_strangers_key_under_a_familiar_id_is_seen() {
+    let desk = Desk::new();
+    desk.first_root();
+    desk.ok("keys generate mallory");
+    desk.ok("keys root edit --dir keys --out 2.request");
+    let public = |name: &str| -> Value {
+        serde_json::from_slice(&desk.read(&format!("{name}.pub"))).unwrap()
+    };
+    let (carol, mallory) = (public("carol"), public("mallory"));
+    let id = |key: &Value| key["keyid"].as_str().unwrap().to_owned();
+    let mut request: Value = serde_json::from_slice(&desk.read("2.request")).unwrap();
+    request["metadata"]["signed"]["keys"][id(&carol)] = mallory["key"].clone();
+    desk.write("2.request", &request.to_string());
+    let shown = desk.ok("keys inspect 2.request");
+    assert!(shown.contains(&format!("+ {}", id(&mallory))), "{shown}");
+    assert!(
+        shown.contains(&format!("- carol ({})", id(&carol))),
+        "{shown}"
+    );
+}
+
+#[test]
 fn devices_follow_ten_roots_and_a_revoked_key_signs_nothing() {
     let desk = Desk::new();
     desk.first_root();

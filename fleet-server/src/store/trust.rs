@@ -75,8 +75,8 @@ mod tests {
 
     use super::*;
     use crate::store::NewDevice;
-    use dunlin_protocol::id::Revision;
-    use dunlin_protocol::report::{Progress, Reported, TrustedVersions};
+    use dunlin_protocol::report::Reported;
+    use serde_json::json;
     use std::collections::BTreeMap;
 
     #[tokio::test]
@@ -111,24 +111,12 @@ mod tests {
                 .insert_device(&device, &BTreeMap::new(), 0)
                 .await
                 .unwrap();
-            let report = Reported {
-                sequence: 1,
-                revision: Revision {
-                    epoch: 1,
-                    generation: 0,
-                },
-                target: None,
-                rollout: None,
-                progress: Progress::Idle,
-                waiting: None,
-                hold: None,
-                active: None,
-                agent_version: "0.1.0".to_owned(),
-                trust: Some(TrustedVersions {
-                    timestamp,
-                    snapshot: 5,
-                }),
-            };
+            let report = json!({
+                "sequence": 1, "revision": {"epoch": 1, "generation": 0},
+                "progress": {"state": "idle"}, "agent_version": "0.1.0",
+                "trust": {"timestamp": timestamp, "snapshot": 5},
+            });
+            let report: Reported = serde_json::from_value(report).unwrap();
             store
                 .set_reported(&device.device, &report, 1)
                 .await
