@@ -53,14 +53,14 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
         ("time passes", Event::Tick),
         ("consent", Event::Consent(Consent::default())),
         (
-            "no consent",
+            "outside the window",
             Event::Consent(Consent {
                 hold: None,
                 window_opens_ms: Some(1),
             }),
         ),
         (
-            "no consent",
+            "held back",
             Event::Consent(Consent {
                 hold: Some(Hold {
                     reason: String::new(),
@@ -156,9 +156,14 @@ fn plain(mut state: State) -> State {
         *retry_at_ms = 0;
     }
     if let Phase::Probation {
-        before, restarts, ..
+        before,
+        restarts,
+        looked_at_ms,
+        ..
     } = &mut state.phase
     {
+        // Every look is a while after the one before.
+        *looked_at_ms = 0;
         before.inferences = before.inferences.min(1);
         // The first and the last that are borne.
         *restarts = if *restarts > 0 { 5 } else { 0 };
