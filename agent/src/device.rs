@@ -445,6 +445,7 @@ impl State {
             hold: self.hold.clone(),
             active: self.active(),
             agent_version: agent_version.to_owned(),
+            trust: None,
         }
     }
 

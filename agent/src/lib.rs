@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod device;
 pub mod enroll;
@@ -16,6 +17,7 @@ pub mod inference;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;
+pub mod renew;
 pub mod shell;
 pub mod telemetry;
 pub mod worker;

@@ -19,6 +19,7 @@ use crate::device::{self, Event};
 use crate::identity::Identity;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
+use crate::renew::Renewal;
 use crate::telemetry::TelemetryHandle;
 use crate::worker::{Worker, WorkerEvent, WorkerSettings};
 use anyhow::Context as _;
@@ -112,6 +113,7 @@ struct Shell {
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
     link: Option<Link>,
+    renewal: Renewal,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
     /// A report found the connection's queue full.
@@ -142,6 +144,7 @@ impl Shell {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
                 },
+                said = self.renewal.said() => self.record_event(said.code, said.detail, None).await,
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
                     self.feed(Event::Tick).await;
@@ -247,6 +250,7 @@ impl Shell {
                     tracing::info!(%reason, "not connected, trying again");
                 }
                 self.connected = false;
+                self.renewal.nudge();
             }
             Incoming::Message(channel, payload) => {
                 if let Err(e) = self.message(channel, &payload).await {

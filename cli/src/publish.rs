@@ -26,6 +26,19 @@ pub async fn publish(
     bundles: &[PackedBundle],
     targets: &[u8],
 ) -> Result<Published, Failure> {
+    publish_as(client, bundles, targets, None).await
+}
+
+/// As [`publish`], with the list of a delegated role if one is named.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_as(
+    client: &ApiClient,
+    bundles: &[PackedBundle],
+    targets: &[u8],
+    role: Option<&str>,
+) -> Result<Published, Failure> {
     let envelope = Envelope::parse(targets, TARGETS_MAX_BYTES)?;
     let listed = TargetsMetadata::read(&envelope)?;
     let text = String::from_utf8(targets.to_vec())
@@ -69,6 +82,6 @@ pub async fn publish(
             published.uploaded += 1;
         }
     }
-    client.publish(&text, &manifests).await?;
+    client.publish_list(role, &text, &manifests).await?;
     Ok(published)
 }

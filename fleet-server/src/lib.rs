@@ -26,6 +26,7 @@ pub mod mqtt;
 pub mod pki;
 mod program;
 pub mod repository;
+mod resign;
 pub mod rollout;
 mod server;
 pub mod store;

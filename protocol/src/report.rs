@@ -113,6 +113,16 @@ pub struct Hold {
     pub until_ms: Option<i64>,
 }
 
+/// Versions of the newest metadata that a device trusts: after a restored backup the server signs
+/// above them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedVersions {
+    /// Of the timestamp.
+    pub timestamp: u64,
+    /// Of the snapshot that it names.
+    pub snapshot: u64,
+}
+
 /// The state a device is in (channel `reported`), sent at connect and at every change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
@@ -139,4 +149,7 @@ pub struct Reported {
     pub active: Option<Installed>,
     /// Version of the agent.
     pub agent_version: String,
+    /// The metadata that it trusts; none before its first update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustedVersions>,
 }

@@ -9,7 +9,9 @@ use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
-use dunlin_protocol::report::{Failure, Hold, Installed, Presence, Progress, Reported, Waiting};
+use dunlin_protocol::report::{
+    Failure, Hold, Installed, Presence, Progress, Reported, TrustedVersions, Waiting,
+};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{
     Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,
@@ -185,6 +187,7 @@ fn reports() {
                 hold: None,
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
+                trust: None,
             },
         );
     }
@@ -208,6 +211,25 @@ fn reports() {
             }),
             active: Some(installed()),
             agent_version: "0.1.0".to_owned(),
+            trust: None,
+        },
+    );
+    golden(
+        "reported-trust",
+        &Reported {
+            sequence: 10,
+            revision: revision(),
+            target: None,
+            rollout: None,
+            progress: Progress::Idle,
+            waiting: None,
+            hold: None,
+            active: None,
+            agent_version: "0.1.0".to_owned(),
+            trust: Some(TrustedVersions {
+                timestamp: 12,
+                snapshot: 9,
+            }),
         },
     );
 }

@@ -10,7 +10,7 @@ pub mod verify;
 
 pub use receive::{Receiver, Staged, host_facts};
 pub use stage::StagedInfo;
-pub use verify::TrustStore;
+pub use verify::{MetadataFolder, MetadataSource, TrustStore};
 
 use crate::files::FileError;
 use crate::http::HttpError;

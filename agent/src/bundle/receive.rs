@@ -173,8 +173,9 @@ impl Receiver {
         // Not before: an agent must start on a full disk too.
         self.disk.create_private_dir(&self.blobs)?;
         self.disk.create_private_dir(&self.partials())?;
-        let set = verify::refresh(&self.repository, &self.trust, now).await?;
-        let target = verify::select(&set, &self.trust, want, &self.hardware)?;
+        let source = &self.repository;
+        let mut set = verify::refresh(source, &self.trust, now).await?;
+        let target = verify::select(source, &mut set, &self.trust, want, &self.hardware).await?;
         let (manifest, bytes) = self.manifest(target).await?;
 
         let missing = self.missing(turn, &manifest).await?;

@@ -3,6 +3,8 @@
 //! buffer, whose disk may hang, is waited for a moment only.
 
 use super::{Shell, now_ms, record};
+use crate::bundle::verify::TrustStore;
+use crate::files::Disk;
 use crate::mqtt::Outgoing;
 use crate::pipe::FromWorker;
 use crate::worker::WorkerEvent;
@@ -48,7 +50,9 @@ impl Shell {
     }
 
     pub(super) fn send_report(&mut self) {
-        let reported = self.updater.state().reported(crate::VERSION);
+        let mut reported = self.updater.state().reported(crate::VERSION);
+        let trust = TrustStore::new(&Disk::native(), &self.settings.state_dir);
+        reported.trust = trust.trusted_versions();
         match serde_json::to_vec(&reported) {
             // One that finds no connection is owed to none: every connection begins with one.
             Ok(payload) => {

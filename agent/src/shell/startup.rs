@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::files::Disk;
 use crate::identity::Identity;
 use crate::mqtt::{self, LinkSettings};
+use crate::renew;
 use crate::telemetry::{Limits, TelemetryHandle};
 use crate::worker::{self, WorkerSettings};
 use dunlin_protocol::id::{Digest, Revision};
@@ -39,10 +40,12 @@ impl Shell {
         }
         let disk = Disk::native();
         let receiver = Receiver::new(&disk, &settings, &identity)?;
+        let renewal = renew::start(&identity, &disk, &settings);
         let parts = Parts {
             disk,
             state_dir: settings.state_dir.clone(),
             receiver,
+            clock: Arc::clone(identity.clock()),
             trial: trial(&worker_settings),
             windows: settings.update.windows.clone(),
             jitter_seed: jitter_seed(&identity),
@@ -65,6 +68,7 @@ impl Shell {
             worker_events,
             worker_listened: false,
             link: Some(link),
+            renewal,
             incoming,
             connected: false,
             report_owed: false,

@@ -10,6 +10,7 @@ use super::deferred::Deferred;
 use super::job::Job;
 use super::slots::{Slots, slot_of};
 use crate::bundle::{Kind, Receiver, UpdateError};
+use crate::clock::Clock;
 use crate::device::window::Windows;
 use crate::device::{
     self, Consent, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
@@ -70,6 +71,8 @@ pub struct Parts {
     pub state_dir: PathBuf,
     /// Fetches and stages.
     pub receiver: Receiver,
+    /// What time trust counts from.
+    pub clock: Arc<Clock>,
     /// Tries out.
     pub trial: Trial,
     /// When versions may be activated.
@@ -85,6 +88,7 @@ pub struct Updater {
     hold: HoldFile,
     windows: Windows,
     receiver: Arc<Receiver>,
+    clock: Arc<Clock>,
     trial: Trial,
     state: State,
     /// When the ledger was last written, by the clock events are fed with.
@@ -126,6 +130,7 @@ impl Updater {
             hold: HoldFile::new(disk, state_dir),
             windows: parts.windows,
             receiver: Arc::new(parts.receiver),
+            clock: parts.clock,
             trial: parts.trial,
             state,
             stored_at_ms: now_ms,
@@ -324,14 +329,13 @@ impl Updater {
 
     fn receive(&mut self, want: DesiredBundle, slot: Slot) {
         let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
+        let clock = Arc::clone(&self.clock);
         let dir = self.slots.folder(slot);
         self.fetches.fetch_add(1, Ordering::SeqCst);
         let in_use = self.state.in_use();
         self.update.start(|number| async move {
             tracing::info!(target_path = %want.target, "fetching");
-            let result = receiver
-                .receive(&want, jiff::Timestamp::now(), &dir, |_, _| {})
-                .await;
+            let result = receiver.receive(&want, clock.now(), &dir, |_, _| {}).await;
             match &result {
                 Ok(_) => receiver.tidy(&in_use, None, || false).await,
                 // Room for the ledger and the telemetry is worth more than a resumed download.

@@ -188,6 +188,7 @@ impl<'a> Device<'a> {
         let parts = Parts {
             receiver: world.receiver(&handle)?,
             disk: handle,
+            clock: Arc::new(dunlin_agent::clock::Clock::open(FOLDER.as_ref())),
             state_dir: FOLDER.into(),
             trial: Arc::new(trial),
             windows: Windows::default(),

@@ -3,6 +3,7 @@
 use super::{Shared, duration};
 use crate::keys::passphrase::Source;
 use clap::{Args, Subcommand};
+use dunlin_protocol::id::Family;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,6 +103,36 @@ Examples:
         after_help = "Example:\n  dunlin keys combine root.request root.request.alice.sig root.request.bob.sig --dir keys"
     )]
     Combine(CombineArgs),
+    /// Hand a model family to a team: from then on its keys sign the family's versions
+    ///
+    /// Proposes the next targets metadata; the holders of the targets keys sign them, as every list.
+    #[command(after_help = "\
+Example:
+  dunlin keys delegate --family vision --to dana.pub --to erik.pub --threshold 1 --dir keys --out targets.request
+then, as every list of targets: dunlin keys sign, combine; dunlin bundle publish --targets 4.targets.json
+and the team: dunlin bundle sign packed --role vision --keys keys --request vision.request")]
+    Delegate(DelegateArgs),
+    /// Take a family back from a team
+    #[command(
+        after_help = "Example:\n  dunlin keys undelegate vision --dir keys --out targets.request"
+    )]
+    Undelegate(UndelegateArgs),
+    /// Show or renew the keys with which the server signs snapshot and timestamp
+    #[command(
+        subcommand,
+        after_help = "Example:\n  dunlin keys server rotate --out next-server.json"
+    )]
+    Server(ServerAction),
+    /// Show each role's version, expiry and thresholds, and warn; for use in cron
+    ///
+    /// Exit status 0: all is well. 2: something expires within --warn-days (or the server does not sign
+    /// anew). 3: something has expired.
+    #[command(after_help = "\
+Examples:
+  dunlin keys status                     # of the fleet server
+  dunlin keys status --dir keys          # of a folder's root, and of the fleet server
+  dunlin keys status --dir keys --offline --warn-days 60 || mail -s 'keys' ops@example.org")]
+    Status(StatusArgs),
     /// Show which keys a folder holds and what root says of them
     #[command(after_help = "Example:\n  dunlin keys show --dir keys")]
     Show {
@@ -378,4 +409,99 @@ pub struct CombineArgs {
     /// File for the signed metadata
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     pub out: Option<PathBuf>,
+}
+
+/// What every proposal of next targets metadata has.
+#[derive(Debug, Args)]
+pub struct NextTargets {
+    /// Folder with the root metadata you trust
+    #[arg(long, default_value = "keys", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Targets metadata to build on instead of the server's newest
+    #[arg(long, value_name = "FILE")]
+    pub targets: Option<PathBuf>,
+    /// Start with no earlier targets metadata: the fleet's first
+    #[arg(long, conflicts_with = "targets")]
+    pub first: bool,
+    /// Validity of the new metadata
+    #[arg(long, default_value = "365d", value_parser = duration)]
+    pub expires_in: Duration,
+    /// Where to write the signing request
+    #[arg(long, value_name = "REQUEST")]
+    pub out: PathBuf,
+}
+
+/// `dunlin keys delegate`.
+#[derive(Debug, Args)]
+pub struct DelegateArgs {
+    /// Model family to hand on
+    #[arg(long)]
+    pub family: Family,
+    /// Public key of the team; may be given again
+    #[arg(long = "to", value_name = "PUB", required = true)]
+    pub to: Vec<PathBuf>,
+    /// Keys of the team that must sign [default: more than half]
+    #[arg(long, value_name = "N")]
+    pub threshold: Option<u64>,
+    /// Paths handed on, all of the family; `*` matches no `/`; may be given again [default: FAMILY/*/*]
+    #[arg(long = "paths", value_name = "PATTERN")]
+    pub paths: Vec<String>,
+    /// Name of the role [default: the family's]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Ask roles delegated to later as well, for paths that this one does not list
+    #[arg(long)]
+    pub not_terminating: bool,
+    /// The proposal.
+    #[command(flatten)]
+    pub next: NextTargets,
+}
+
+/// `dunlin keys undelegate`.
+#[derive(Debug, Args)]
+pub struct UndelegateArgs {
+    /// The role
+    pub role: String,
+    /// The proposal.
+    #[command(flatten)]
+    pub next: NextTargets,
+}
+
+/// What `dunlin keys server` does.
+#[derive(Debug, Subcommand)]
+pub enum ServerAction {
+    /// Write the public keys with which the server signs now
+    #[command(after_help = "Example:\n  dunlin keys server show --out server.json")]
+    Show {
+        /// File for the public keys, as --server-keys takes it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Have the server make its next keys, and write their public halves
+    ///
+    /// They wait until a root lists them: dunlin keys root edit --server-keys FILE. With that root the
+    /// server signs by the new keys, deletes the old ones, and devices drop what the old ones signed.
+    #[command(after_help = "\
+Example:
+  dunlin keys server rotate --out next-server.json
+  dunlin keys root edit --dir keys --server-keys next-server.json --out root.request")]
+    Rotate {
+        /// File for the public keys
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// `dunlin keys status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Folder with root metadata to look at as well
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Look at --dir alone, without a server
+    #[arg(long, requires = "dir")]
+    pub offline: bool,
+    /// Warn of what people sign this many days before it expires
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub warn_days: u32,
 }

@@ -47,7 +47,7 @@ pub fn import(args: &ImportArgs, is_json: bool) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// The old passphrase is wrong, there is no new one, or the file cannot be written.
-pub fn change_passphrase(args: &PassphraseArgs) -> Result<Exit, Failure> {
+pub fn change_passphrase(args: &PassphraseArgs, is_json: bool) -> Result<Exit, Failure> {
     let key = load_file(&args.file, &args.passphrase.source())?;
     let what = args.file.display().to_string();
     let passphrase = match (args.remove, &args.new_passphrase_file) {
@@ -57,6 +57,10 @@ pub fn change_passphrase(args: &PassphraseArgs) -> Result<Exit, Failure> {
     };
     let text = private_text(&key, passphrase.as_ref(), &args.file)?;
     files::write_secret(&args.file, text.as_bytes())?;
+    if is_json {
+        table::print_json(&json!({"private": args.file, "encrypted": !args.remove}));
+        return Ok(Exit::Done);
+    }
     table::print_line(&match args.remove {
         true => format!("{what} is not encrypted any more"),
         false => format!("{what} is encrypted with the new passphrase"),

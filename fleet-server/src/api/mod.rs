@@ -10,6 +10,7 @@ pub mod fleet;
 pub(crate) mod guard;
 pub mod rollouts;
 pub mod tokens;
+pub mod trust;
 
 use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
@@ -98,8 +99,9 @@ impl Modify for BearerScheme {
 fn guarded() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(fleet::fleet))
-        .routes(routes!(fleet::put_root))
-        .routes(routes!(fleet::metadata))
+        .routes(routes!(trust::put_root))
+        .routes(routes!(trust::metadata))
+        .routes(routes!(trust::make_online_keys))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
         .routes(routes!(devices::list))
@@ -116,6 +118,11 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             OpenApiRouter::new()
                 .routes(routes!(bundles::publish, bundles::list))
                 .layer(DefaultBodyLimit::max(bundles::PUBLISH_MAX_BYTES)),
+        )
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(trust::put_roots))
+                .layer(DefaultBodyLimit::max(trust::ROOTS_MAX_BYTES)),
         )
         .layer(middleware::from_fn(guard::time_out))
         .merge(

@@ -167,7 +167,7 @@ pub async fn recover(
         if !standing.is_admitted() {
             return Err(not_admitted(&pass.device, standing));
         }
-        in_grace(&pass, clock::now(), grace)?;
+        in_grace(pass.not_after, clock::now(), grace)?;
         give_next(&app, &pass.device, &pass.sha256, csr).await
     };
     let given = given.await;
@@ -223,24 +223,18 @@ fn prove(app: &App, request: &RecoverRequest) -> Result<(DevicePass, CheckedCsr)
     Ok((pass, app.pki.check_csr(&request.csr_pem)?))
 }
 
-fn in_grace(pass: &DevicePass, now: Timestamp, grace: SignedDuration) -> Result<(), ApiError> {
-    let over = now.duration_since(pass.not_after);
+fn in_grace(not_after: Timestamp, now: Timestamp, grace: SignedDuration) -> Result<(), ApiError> {
+    let over = now.duration_since(not_after);
     if over <= SignedDuration::ZERO {
-        return Err(ApiError::conflict(
-            "not_ended",
-            format!(
-                "the certificate is valid until {}: renew with it",
-                pass.not_after
-            ),
-        ));
+        let message = format!("the certificate is valid until {not_after}: renew with it");
+        return Err(ApiError::conflict("not_ended", message));
     }
     if over > grace {
         let days = grace.as_hours() / 24;
         return Err(forbidden(
             "ended_too_long",
             format!(
-                "the certificate ended at {}, more than {days} days ago (enrolment.recover_expired_days): enrol anew",
-                pass.not_after
+                "the certificate ended at {not_after}, more than {days} days ago (enrolment.recover_expired_days): enrol anew"
             ),
         ));
     }
@@ -308,4 +302,24 @@ async fn tell(
 
 fn forbidden(code: &'static str, message: String) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_recovered_between_its_end_and_the_end_of_grace() {
+        let end: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+        let code = |after_s: i64| {
+            let now = end + SignedDuration::from_secs(after_s);
+            in_grace(end, now, SignedDuration::from_hours(48)).map_err(|e| e.code)
+        };
+        assert_eq!(code(-1), Err("not_ended"));
+        assert_eq!(code(0), Err("not_ended"));
+        assert_eq!(code(1), Ok(()));
+        assert_eq!(code(48 * 3600), Ok(()));
+        assert_eq!(code(48 * 3600 + 1), Err("ended_too_long"));
+    }
 }

@@ -249,6 +249,7 @@ impl World {
             hold: None,
             active: Some(installed),
             agent_version: "0.1.0".into(),
+            trust: None,
         };
         assert!(
             self.store

@@ -104,6 +104,7 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
             hold: None,
             active: Some(installed(active)),
             agent_version: "0.1.0".into(),
+            trust: None,
         }),
         desired: Some(Desired {
             revision,

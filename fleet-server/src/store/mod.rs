@@ -14,6 +14,7 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use bundles::BundleRow;
 pub use certificates::{ISSUED_AN_HOUR_MAX, Standing, Succession, Successor};

@@ -2,8 +2,8 @@
 
 use super::choose::{plane_stream, stream};
 use super::planes;
-use super::wire::{self, Coding, Relation, kind};
-use super::{BLOCK_MAX_BYTES, CONTROL_MAX_BYTES, PREFIX_MAX_BYTES};
+use super::wire::{self, Coding, Grid, Relation, kind};
+use super::{BLOCK_MAX_BYTES, CONTROL_MAX_BYTES, PREFIX_MAX_BYTES, SCALES_MAX_BYTES};
 use std::ops::Range;
 
 /// Copies of this length and more are records of their own.
@@ -23,7 +23,11 @@ pub(super) enum Part {
     /// As bytes; like ones lie near this offset of the old file.
     Literal(usize),
     /// As numbers, against those at this offset of the old file.
-    Numbers(Coding, usize),
+    Numbers {
+        coding: Coding,
+        grid: Grid,
+        offset: usize,
+    },
 }
 
 /// Writes records.
@@ -35,6 +39,7 @@ pub(super) struct Assembler<'a> {
     cursor: usize,
     block: Vec<(Range<usize>, Part)>,
     block_bytes: usize,
+    scales_bytes: usize,
 }
 
 impl<'a> Assembler<'a> {
@@ -47,6 +52,7 @@ impl<'a> Assembler<'a> {
             cursor: 0,
             block: Vec::new(),
             block_bytes: 0,
+            scales_bytes: 0,
         }
     }
 
@@ -61,27 +67,22 @@ impl<'a> Assembler<'a> {
             wire::put_signed(&mut self.out, delta);
             return;
         }
-        let width = match part {
-            Part::Numbers(coding, _) => coding.width,
-            _ => 1,
-        };
         while !place.is_empty() {
             let room = BLOCK_MAX_BYTES - self.block_bytes;
+            let step = place.len().min(room - room % part.width());
+            let scales = part.scales(step);
             let is_control_full = (self.block.len() + 1) * SEGMENT_MAX_BYTES > CONTROL_MAX_BYTES;
-            if is_control_full || room < place.len() && room < ROOM_MIN_BYTES {
+            let is_short = step < place.len() && step < ROOM_MIN_BYTES;
+            if is_control_full || is_short || self.scales_bytes + scales > SCALES_MAX_BYTES {
                 self.flush();
                 continue;
             }
-            let step = place.len().min(room - room % width);
             let next = place.start + step;
             self.block.push((place.start..next, part.clone()));
             self.block_bytes += step;
+            self.scales_bytes += scales;
             place.start = next;
-            match &mut part {
-                Part::Copy(offset) | Part::Literal(offset) | Part::Numbers(_, offset) => {
-                    *offset += step;
-                }
-            }
+            part.advance(step);
         }
     }
 
@@ -100,6 +101,7 @@ impl<'a> Assembler<'a> {
     fn flush(&mut self) {
         let block = std::mem::take(&mut self.block);
         self.block_bytes = 0;
+        self.scales_bytes = 0;
         if block.is_empty() {
             return;
         }
@@ -118,9 +120,7 @@ impl<'a> Assembler<'a> {
         wire::put(&mut self.out, (control.len() as u64) << 1 | 1);
         self.out.extend(stream(&control, &[], self.level));
         self.out.extend(literals);
-        for coding in classes(&block) {
-            self.class(coding, &block);
-        }
+        self.numbers(&block);
     }
 
     fn segment(&mut self, control: &mut Vec<u8>, length: usize, part: &Part) {
@@ -131,33 +131,75 @@ impl<'a> Assembler<'a> {
                 wire::put(control, head(kind::COPY));
                 wire::put_signed(control, self.delta(offset, length));
             }
-            Part::Numbers(coding, _) if coding.relation == Relation::Alone => {
-                wire::put(control, head(kind::ALONE));
+            Part::Numbers {
+                coding,
+                grid,
+                offset,
+            } => {
+                let is_alone = coding.relation == Relation::Alone;
+                let kind = if is_alone { kind::ALONE } else { kind::PAIRED };
+                wire::put(control, head(kind));
                 coding.put(control);
-            }
-            Part::Numbers(coding, offset) => {
-                wire::put(control, head(kind::PAIRED));
-                coding.put(control);
-                wire::put_signed(control, self.delta(offset, length));
+                if coding.sort.has_scales() {
+                    wire::put(control, grid.row_length as u64);
+                    wire::put(control, grid.first_column as u64);
+                }
+                if !is_alone {
+                    wire::put_signed(control, self.delta(offset, length));
+                }
             }
         }
     }
 
-    /// The planes of all numbers of the block that are coded so.
-    fn class(&mut self, coding: Coding, block: &[(Range<usize>, Part)]) {
-        let (mut old, mut new) = (Vec::new(), Vec::new());
+    /// The scales of all tensors of the block, then the planes of each class.
+    fn numbers(&mut self, block: &[(Range<usize>, Part)]) {
+        let mut tensors = Vec::new();
         for (place, part) in block {
-            if let Part::Numbers(c, offset) = part
-                && *c == coding
+            if let Part::Numbers {
+                coding,
+                grid,
+                offset,
+            } = *part
             {
-                new.extend_from_slice(&self.target[place.clone()]);
-                if coding.relation != Relation::Alone {
-                    old.extend_from_slice(&self.base[*offset..offset + place.len()]);
-                }
+                let new = &self.target[place.clone()];
+                let old = match coding.relation {
+                    Relation::Alone => &[],
+                    _ => &self.base[offset..offset + new.len()],
+                };
+                let scales = match coding.sort.has_scales() {
+                    true => planes::scales(coding, grid, old, new),
+                    false => Default::default(),
+                };
+                tensors.push((coding, grid, old, new, scales));
             }
         }
-        for plane in planes::split(coding, &old, &new) {
-            self.out.extend(plane_stream(&plane, self.level));
+        let scales = tensors
+            .iter()
+            .flat_map(|(.., (columns, rows))| [columns, rows]);
+        let scales: Vec<u8> = scales.flatten().copied().collect();
+        if !scales.is_empty() {
+            self.out.extend(stream(&scales, &[], self.level));
+        }
+        let mut classes: Vec<Coding> = Vec::new();
+        for (coding, ..) in &tensors {
+            if !classes.contains(coding) {
+                classes.push(*coding);
+            }
+        }
+        for class in classes {
+            let (mut old, mut new) = (Vec::new(), Vec::new());
+            for (_, grid, numbers, after, scales) in tensors.iter().filter(|t| t.0 == class) {
+                old.push(planes::Part {
+                    numbers: *numbers,
+                    grid: *grid,
+                    columns: &scales.0,
+                    rows: &scales.1,
+                });
+                new.push(*after);
+            }
+            for plane in planes::split(class, &old, &new) {
+                self.out.extend(plane_stream(&plane, self.level));
+            }
         }
     }
 
@@ -187,17 +229,41 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// Each coding of the block once, in order.
-fn classes(block: &[(Range<usize>, Part)]) -> Vec<Coding> {
-    let mut classes = Vec::new();
-    for (_, part) in block {
-        if let Part::Numbers(coding, _) = part
-            && !classes.contains(coding)
-        {
-            classes.push(*coding);
+impl Part {
+    /// Bytes that must stay together.
+    fn width(&self) -> usize {
+        match self {
+            Self::Numbers { coding, .. } => coding.width,
+            _ => 1,
         }
     }
-    classes
+
+    /// How many scales its first `bytes` have.
+    fn scales(&self, bytes: usize) -> usize {
+        match self {
+            Self::Numbers { coding, grid, .. } => {
+                let (columns, rows) = grid.scales(coding.sort, bytes / coding.width);
+                columns + rows
+            }
+            _ => 0,
+        }
+    }
+
+    /// Leaves the first `bytes` behind.
+    fn advance(&mut self, bytes: usize) {
+        match self {
+            Self::Copy(offset) | Self::Literal(offset) => *offset += bytes,
+            Self::Numbers {
+                coding,
+                grid,
+                offset,
+            } => {
+                *offset += bytes;
+                let at = grid.first_column + bytes / coding.width;
+                grid.first_column = at % grid.row_length;
+            }
+        }
+    }
 }
 
 /// Parts of the old file that literals refer to.

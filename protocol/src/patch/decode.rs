@@ -5,12 +5,12 @@
 //! zstd's context and the list of segments. Every length is checked before memory is taken for it.
 
 use super::error::PatchError;
-use super::planes;
-use super::wire::{self, BadVarint, Coding, Relation, Slice, kind, method};
-use super::zstandard::{self, FRAME_HEAD_BYTES};
+use super::planes::{self, Part};
+use super::wire::{self, BadVarint, Coding, Grid, PARTS_MAX, Relation, Slice, kind, method};
+use super::zstandard::{FRAME_HEAD_BYTES, Unpacker};
 use super::{
     BLOCK_MAX_BYTES, CONTROL_MAX_BYTES, MAGIC, MODE_RECORDS, MODE_WHOLE, PREFIX_MAX_BYTES,
-    base_read_max_bytes,
+    SCALES_MAX_BYTES, base_read_max_bytes,
 };
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -51,7 +51,11 @@ pub fn apply(
     limits: &Limits,
 ) -> Result<Applied, PatchError> {
     let base_bytes = base.seek(SeekFrom::End(0)).map_err(PatchError::Base)?;
-    let mut patch = Source { patch, at: 0 };
+    let mut patch = Source {
+        patch,
+        at: 0,
+        unpacker: Unpacker::default(),
+    };
     let mut magic = [0; MAGIC.len()];
     patch.fill("the magic", &mut magic)?;
     if magic != MAGIC {
@@ -94,6 +98,7 @@ pub fn apply(
 struct Source<'a, P> {
     patch: &'a mut P,
     at: u64,
+    unpacker: Unpacker,
 }
 
 impl<P: Read> Source<'_, P> {
@@ -152,6 +157,19 @@ impl<P: Read> Source<'_, P> {
         self.stream_by(method, what, length, prefix)
     }
 
+    /// The same; a stream without bytes is not in the patch.
+    fn optional_stream(
+        &mut self,
+        what: &'static str,
+        length: usize,
+        prefix: &[u8],
+    ) -> Result<Vec<u8>, PatchError> {
+        match length {
+            0 => Ok(Vec::new()),
+            length => self.stream(what, length, prefix),
+        }
+    }
+
     fn stream_by(
         &mut self,
         method: u8,
@@ -172,7 +190,8 @@ impl<P: Read> Source<'_, P> {
                 self.bound(what, packed, length as u64)?;
                 let mut frame = vec![0; FRAME_HEAD_BYTES + packed as usize];
                 self.fill(what, &mut frame[FRAME_HEAD_BYTES..])?;
-                zstandard::unpack(&mut frame, prefix, length).map_err(|p| self.frame(what, p))
+                let bytes = self.unpacker.unpack(&mut frame, prefix, length);
+                bytes.map_err(|problem| self.frame(what, problem))
             }
             got => Err(self.unknown("method", u64::from(got))),
         }
@@ -182,6 +201,31 @@ impl<P: Read> Source<'_, P> {
     fn plane(&mut self, count: usize) -> Result<Vec<u8>, PatchError> {
         let what = "a plane";
         let method = self.byte(what)?;
+        if method != method::PARTS {
+            return self.plane_by(method, count);
+        }
+        let parts = self.varint(what)?;
+        self.bound("a plane's parts", parts, PARTS_MAX)?;
+        let mut plane = Vec::with_capacity(count);
+        for part in 0..parts {
+            let left = count - plane.len();
+            // The last part is what is left.
+            let length = match part + 1 == parts {
+                true => left as u64,
+                false => self.varint(what)?,
+            };
+            self.bound("a plane's part", length, left as u64)?;
+            let method = self.byte(what)?;
+            plane.extend(self.plane_by(method, length as usize)?);
+        }
+        if plane.len() != count {
+            return Err(self.frame(what, "has no parts"));
+        }
+        Ok(plane)
+    }
+
+    fn plane_by(&mut self, method: u8, count: usize) -> Result<Vec<u8>, PatchError> {
+        let what = "a plane";
         if (method::ZSTD_NIBBLES..=method::ZSTD_BITS).contains(&method) {
             let bits = 8 >> (method - method::ZSTD);
             let length = planes::cut_length(count, bits);
@@ -239,9 +283,15 @@ struct Segment {
 }
 
 enum From {
-    Copy { offset: u64 },
+    Copy {
+        offset: u64,
+    },
     Literal,
-    Numbers { coding: Coding, offset: u64 },
+    Numbers {
+        coding: Coding,
+        grid: Grid,
+        offset: u64,
+    },
 }
 
 /// What a block's control bytes say.
@@ -250,6 +300,7 @@ struct Control {
     segments: Vec<Segment>,
     block_bytes: usize,
     literal_bytes: usize,
+    scales_bytes: usize,
     /// Each coding once, in order of appearance.
     classes: Vec<Coding>,
 }
@@ -272,8 +323,9 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
         let mut old = vec![0; self.base.bytes as usize];
         self.base.read(0, &mut old)?;
         let mut frame = self.patch.rest(BLOCK_MAX_BYTES)?;
-        let new = zstandard::unpack(&mut frame, &old, self.left_bytes as usize)
-            .map_err(|problem| self.patch.frame(what, problem))?;
+        let length = self.left_bytes as usize;
+        let new = self.patch.unpacker.unpack(&mut frame, &old, length);
+        let new = new.map_err(|problem| self.patch.frame(what, problem))?;
         self.out.write_all(&new).map_err(PatchError::Output)
     }
 
@@ -339,6 +391,9 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
         let control = self.control(&control)?;
         let literals = self.literals(&control)?;
         let mut block = vec![0; control.block_bytes];
+        let scales = self
+            .patch
+            .optional_stream("scales", control.scales_bytes, &[])?;
         let mut literals = Slice::new(&literals);
         for segment in &control.segments {
             let bytes = &mut block[segment.place.clone()];
@@ -349,21 +404,49 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
                     }
                 }
                 From::Copy { offset } => self.base.read(offset, bytes)?,
-                From::Numbers { coding, offset } if coding.relation != Relation::Alone => {
+                From::Numbers { coding, offset, .. } if coding.relation != Relation::Alone => {
                     self.base.read(offset, bytes)?;
                 }
                 From::Numbers { .. } => {}
             }
         }
         for class in &control.classes {
-            let mut parts = parts_of(*class, &control.segments, &mut block);
-            let count = parts.iter().map(|part| part.len()).sum::<usize>() / class.width;
-            let planes: Result<Vec<_>, _> =
-                (0..class.width).map(|_| self.patch.plane(count)).collect();
-            planes::join(*class, &planes?, &mut parts);
+            let mut parts = parts_of(*class, &control.segments, &mut block, &scales);
+            let bytes: usize = parts.iter().map(|part| part.numbers.len()).sum();
+            self.class(*class, bytes / class.width, &mut parts)?;
         }
         self.out.write_all(&block).map_err(PatchError::Output)?;
         self.left_bytes -= block.len() as u64;
+        Ok(())
+    }
+
+    /// Reads the planes of `count` numbers and turns the old ones into new ones.
+    fn class(
+        &mut self,
+        class: Coding,
+        count: usize,
+        parts: &mut [Part<'_, &mut [u8]>],
+    ) -> Result<(), PatchError> {
+        let lengths = match class.is_sized {
+            true => Some(self.patch.plane(count)?),
+            false => None,
+        };
+        let mut counts = vec![count; class.width];
+        if let Some(lengths) = &lengths {
+            let mut longer = vec![0; class.width];
+            for length in lengths {
+                let Some(planes) = longer.get_mut(..usize::from(*length)) else {
+                    return Err(self
+                        .patch
+                        .frame("a plane of lengths", "names too long a number"));
+                };
+                planes.iter_mut().for_each(|count| *count += 1);
+            }
+            counts = longer;
+        }
+        let planes = counts.into_iter().map(|count| self.patch.plane(count));
+        let planes = planes.collect::<Result<Vec<_>, _>>()?;
+        planes::join(class, lengths.as_deref(), &planes, parts);
         Ok(())
     }
 
@@ -377,6 +460,7 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
             segments: Vec::new(),
             block_bytes: 0,
             literal_bytes: 0,
+            scales_bytes: 0,
             classes: Vec::new(),
         };
         let mut reads = 0_u64;
@@ -408,13 +492,18 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
             match &segment {
                 From::Literal => control.literal_bytes += length as usize,
                 From::Copy { .. } => reads += length,
-                From::Numbers { coding, .. } => {
+                From::Numbers { coding, grid, .. } => {
                     if length % coding.width as u64 != 0 {
                         return Err(self.patch.unknown("part of a number", length));
                     }
                     if coding.relation != Relation::Alone {
                         reads += length;
                     }
+                    let count = length as usize / coding.width;
+                    let (columns, rows) = grid.scales(coding.sort, count);
+                    control.scales_bytes += columns + rows;
+                    let (scales, max) = (control.scales_bytes as u64, SCALES_MAX_BYTES as u64);
+                    self.patch.bound("a block's scales", scales, max)?;
                     if !control.classes.contains(coding) {
                         control.classes.push(*coding);
                     }
@@ -464,6 +553,10 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
                 if is_alone != (kind == kind::ALONE) {
                     return Err(self.patch.unknown("coding for this kind", kind));
                 }
+                let grid = match coding.sort.has_scales() {
+                    false => Grid::FLAT,
+                    true => self.grid(from)?,
+                };
                 let offset = match is_alone {
                     true => 0,
                     false => {
@@ -471,15 +564,35 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
                         self.refer(delta, length)?
                     }
                 };
-                Ok(From::Numbers { coding, offset })
+                Ok(From::Numbers {
+                    coding,
+                    grid,
+                    offset,
+                })
             }
         }
     }
 
+    fn grid(&self, from: &mut Slice<'_>) -> Result<Grid, PatchError> {
+        let at = self.patch.at;
+        let what = "a block's control";
+        let (Some(row_length), Some(first_column)) = (from.varint(), from.varint()) else {
+            return Err(PatchError::Truncated { at, what });
+        };
+        let max = SCALES_MAX_BYTES as u64;
+        self.patch.bound("a row's length", row_length, max)?;
+        self.patch.bound(
+            "a row's first column",
+            first_column.saturating_add(1),
+            row_length,
+        )?;
+        Ok(Grid {
+            row_length: row_length as usize,
+            first_column: first_column as usize,
+        })
+    }
+
     fn literals(&mut self, control: &Control) -> Result<Vec<u8>, PatchError> {
-        if control.literal_bytes == 0 {
-            return Ok(Vec::new());
-        }
         let total = control.prefix.iter().map(|(_, length)| length).sum();
         let mut prefix = vec![0; total];
         let mut rest = &mut prefix[..];
@@ -489,18 +602,34 @@ impl<B: Read + Seek, P: Read, W: Write> Decoder<'_, B, P, W> {
             rest = after;
         }
         self.patch
-            .stream("literals", control.literal_bytes, &prefix)
+            .optional_stream("literals", control.literal_bytes, &prefix)
     }
 }
 
-/// The bytes of a class in the block, in order.
-fn parts_of<'b>(class: Coding, segments: &[Segment], mut block: &'b mut [u8]) -> Vec<&'b mut [u8]> {
+/// The numbers of a class in the block, in order, each with its part of the scales.
+fn parts_of<'a>(
+    class: Coding,
+    segments: &[Segment],
+    mut block: &'a mut [u8],
+    mut scales: &'a [u8],
+) -> Vec<Part<'a, &'a mut [u8]>> {
     let mut parts = Vec::new();
     for segment in segments {
-        let (part, rest) = block.split_at_mut(segment.place.len());
+        let (numbers, rest) = block.split_at_mut(segment.place.len());
         block = rest;
-        if matches!(segment.from, From::Numbers { coding, .. } if coding == class) {
-            parts.push(part);
+        if let From::Numbers { coding, grid, .. } = segment.from {
+            let (columns, rows) = grid.scales(coding.sort, numbers.len() / coding.width);
+            let (columns, rest) = scales.split_at(columns);
+            let (rows, rest) = rest.split_at(rows);
+            scales = rest;
+            if coding == class {
+                parts.push(Part {
+                    numbers,
+                    grid,
+                    columns,
+                    rows,
+                });
+            }
         }
     }
     parts

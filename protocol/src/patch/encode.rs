@@ -104,10 +104,10 @@ fn records(base: &[u8], target: &[u8], level: i32) -> Made {
         let how = match &part {
             Part::Copy(_) => "copied",
             Part::Literal(_) => "bytes",
-            Part::Numbers(coding, _) => match coding.relation {
+            Part::Numbers { coding, .. } => match coding.relation {
                 Relation::Alone => "planes",
                 Relation::Xor => "xor",
-                Relation::Difference => "difference",
+                Relation::Difference | Relation::FloatDifference => "difference",
             },
         };
         let target_bytes = piece.place.len() as u64;
@@ -127,27 +127,24 @@ fn part(base: &[u8], target: &[u8], piece: &Piece, level: i32) -> Part {
     match piece.origin {
         Origin::Copy(offset) => Part::Copy(offset),
         Origin::Literal { near } => Part::Literal(near),
-        Origin::Numbers {
-            old,
-            width,
-            is_float,
-            dtype,
-        } => {
+        Origin::Numbers { old, kind } => {
             let length = piece.place.len();
             let numbers = Numbers {
                 new: &target[piece.place.clone()],
                 old: old.map(|offset| &base[offset..offset + length]),
-                width,
-                is_float,
-                dtype,
+                kind,
             };
             // Where there is no partner, the same place in proportion is as good as any.
             let elsewhere = piece.place.start as u128 * base.len() as u128;
             let elsewhere = (elsewhere / target.len().max(1) as u128) as usize;
-            let near = old.unwrap_or(elsewhere);
+            let offset = old.unwrap_or(elsewhere);
             match choose::coding(&numbers, level) {
-                Some(coding) => Part::Numbers(coding, near),
-                None => Part::Literal(near),
+                Some((coding, grid)) => Part::Numbers {
+                    coding,
+                    grid,
+                    offset,
+                },
+                None => Part::Literal(offset),
             }
         }
     }

@@ -42,6 +42,9 @@ pub const PREFIX_MAX_BYTES: usize = 4 << 20;
 /// Longest description of a block's segments, in bytes.
 pub const CONTROL_MAX_BYTES: usize = 16 << 10;
 
+/// Most bytes that the scales of a block's tensors take.
+pub const SCALES_MAX_BYTES: usize = 256 << 10;
+
 /// Bytes of the old file that may be read for a new file of `target_bytes`: hostile patches could
 /// else read the old file over and over.
 #[must_use]

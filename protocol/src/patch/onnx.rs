@@ -42,13 +42,47 @@ fn number(dtype: u64) -> Option<(usize, bool)> {
     })
 }
 
-/// Bits of the mantissa that a float of this type has.
-pub(super) fn mantissa_bits(dtype: u64) -> u8 {
-    match dtype {
-        10 => 10,
-        16 => 7,
-        11 | 15 => 52,
-        _ => 23,
+/// What is to be known of a tensor to code its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// Bytes of a number.
+    pub(super) width: usize,
+    /// Bits of the mantissa, if numbers are sign, exponent and mantissa.
+    pub(super) mantissa_bits: Option<u8>,
+    /// Numbers in an index of the outermost dimension; 0 if there is but one dimension.
+    pub(super) outer_row: usize,
+    /// Numbers in the innermost dimension; 0 if there is but one dimension.
+    pub(super) inner_row: usize,
+}
+
+impl Tensor {
+    /// What is to be known to code its numbers.
+    pub(super) fn kind(&self) -> Kind {
+        let count = self.place.len() / self.width;
+        let length = |dims: &[u64]| {
+            let product = dims
+                .iter()
+                .try_fold(1_u64, |all, dim| all.checked_mul(*dim));
+            let product = product.and_then(|product| usize::try_from(product).ok());
+            product.filter(|length| *length < count).unwrap_or(0)
+        };
+        let dims = &self.dims[..];
+        let (outer_row, inner_row) = match dims {
+            [] | [_] => (0, 0),
+            [_, inner @ ..] => (length(inner), length(&dims[dims.len() - 1..])),
+        };
+        let mantissa_bits = match self.dtype {
+            10 => 10,
+            16 => 7,
+            11 | 15 => 52,
+            _ => 23,
+        };
+        Kind {
+            width: self.width,
+            mantissa_bits: self.is_float.then_some(mantissa_bits),
+            outer_row,
+            inner_row,
+        }
     }
 }
 

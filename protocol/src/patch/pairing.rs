@@ -1,6 +1,6 @@
 //! Which bytes of the old file each part of the new one is made from.
 
-use super::onnx::{Tensor, tensors};
+use super::onnx::{Kind, Tensor, tensors};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -19,12 +19,7 @@ pub(super) enum Origin {
     /// The same bytes at this offset of the old file.
     Copy(usize),
     /// Numbers of a tensor and, if there is a like one, where its numbers lie in the old file.
-    Numbers {
-        old: Option<usize>,
-        width: usize,
-        is_float: bool,
-        dtype: u64,
-    },
+    Numbers { old: Option<usize>, kind: Kind },
     /// Bytes that are nowhere in the old file; what is most like them lies near this offset.
     Literal { near: usize },
 }
@@ -117,12 +112,8 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn tensor(&mut self, tensor: &Tensor, partner: Option<Range<usize>>) {
         let place = tensor.place.clone();
-        let numbers = |old| Origin::Numbers {
-            old,
-            width: tensor.width,
-            is_float: tensor.is_float,
-            dtype: tensor.dtype,
-        };
+        let kind = tensor.kind();
+        let numbers = |old| Origin::Numbers { old, kind };
         match partner {
             Some(old) if self.base[old.clone()] == self.target[place.clone()] => {
                 self.push(place, Origin::Copy(old.start));

@@ -98,8 +98,10 @@ pub(super) enum Relation {
     Alone,
     /// Bits that differ.
     Xor,
-    /// Difference, folded.
+    /// Difference of integers, folded.
     Difference,
+    /// The same after floats (sign and magnitude) are mapped to integers in their order.
+    FloatDifference,
 }
 
 /// How the numbers of a tensor are coded: one class of a block.
@@ -109,10 +111,33 @@ pub(super) struct Coding {
     pub(super) width: usize,
     /// Relation to the old tensor.
     pub(super) relation: Relation,
-    /// Floats (sign and magnitude) are mapped to integers in their order first.
-    pub(super) is_ordered: bool,
-    /// Numbers are sorted by the old number's magnitude shifted right so many bits.
-    pub(super) sort_shift: Option<u8>,
+    /// Residuals leave out their leading zero bytes; how many are left is a plane of its own.
+    pub(super) is_sized: bool,
+    /// What the expected size of a residual, by which they are sorted, is worked out from.
+    pub(super) sort: Sort,
+}
+
+/// What the expected size of a residual depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Sort {
+    /// On the old number's exponent: its magnitude shifted right so many bits.
+    pub(super) exponent_shift: Option<u8>,
+    /// On its column's scale.
+    pub(super) has_columns: bool,
+    /// On its row's scale.
+    pub(super) has_rows: bool,
+}
+
+impl Sort {
+    /// Whether residuals are sorted at all.
+    pub(super) fn is_any(self) -> bool {
+        self.exponent_shift.is_some() || self.has_scales()
+    }
+
+    /// Whether scales belong to the tensor.
+    pub(super) fn has_scales(self) -> bool {
+        self.has_columns || self.has_rows
+    }
 }
 
 impl Coding {
@@ -121,54 +146,61 @@ impl Coding {
         Self {
             width,
             relation: Relation::Alone,
-            is_ordered: false,
-            sort_shift: None,
+            is_sized: false,
+            sort: Sort {
+                exponent_shift: None,
+                has_columns: false,
+                has_rows: false,
+            },
         }
     }
 
-    const IS_ORDERED: u8 = 1 << 4;
-    const IS_SORTED: u8 = 1 << 5;
+    const IS_SIZED: u8 = 1 << 4;
+    const HAS_EXPONENT: u8 = 1 << 5;
+    const HAS_COLUMNS: u8 = 1 << 6;
+    const HAS_ROWS: u8 = 1 << 7;
 
     pub(super) fn put(self, out: &mut Vec<u8>) {
-        let mut byte = (self.width.ilog2() as u8) | (self.relation as u8) << 2;
-        if self.is_ordered {
-            byte |= Self::IS_ORDERED;
-        }
-        if self.sort_shift.is_some() {
-            byte |= Self::IS_SORTED;
-        }
-        out.push(byte);
-        out.extend(self.sort_shift);
+        let flags = [
+            (self.is_sized, Self::IS_SIZED),
+            (self.sort.exponent_shift.is_some(), Self::HAS_EXPONENT),
+            (self.sort.has_columns, Self::HAS_COLUMNS),
+            (self.sort.has_rows, Self::HAS_ROWS),
+        ];
+        let byte = (self.width.ilog2() as u8) | (self.relation as u8) << 2;
+        let set = flags.iter().filter(|(is_set, _)| *is_set);
+        out.push(set.fold(byte, |byte, (_, flag)| byte | flag));
+        out.extend(self.sort.exponent_shift);
     }
 
     /// Reads a coding; `Err` with the byte that means nothing, or `None` where bytes end.
     pub(super) fn read(from: &mut Slice<'_>) -> Result<Self, Option<u8>> {
         let byte = from.byte().ok_or(None)?;
-        let width = 1_usize << (byte & 3);
         let relation = match byte >> 2 & 3 {
             0 => Relation::Alone,
             1 => Relation::Xor,
             2 => Relation::Difference,
-            _ => return Err(Some(byte)),
+            _ => Relation::FloatDifference,
         };
-        let is_ordered = byte & Self::IS_ORDERED != 0;
-        let is_sorted = byte & Self::IS_SORTED != 0;
-        let is_alone = relation == Relation::Alone;
-        if byte >> 6 != 0 || is_alone && (is_ordered || is_sorted) {
+        if relation == Relation::Alone && byte >> 4 != 0 {
             return Err(Some(byte));
         }
         let mut coding = Self {
-            width,
+            width: 1 << (byte & 3),
             relation,
-            is_ordered,
-            sort_shift: None,
+            is_sized: byte & Self::IS_SIZED != 0,
+            sort: Sort {
+                exponent_shift: None,
+                has_columns: byte & Self::HAS_COLUMNS != 0,
+                has_rows: byte & Self::HAS_ROWS != 0,
+            },
         };
-        if is_sorted {
+        if byte & Self::HAS_EXPONENT != 0 {
             let shift = from.byte().ok_or(None)?;
             if !coding.may_sort_by(shift) {
                 return Err(Some(shift));
             }
-            coding.sort_shift = Some(shift);
+            coding.sort.exponent_shift = Some(shift);
         }
         Ok(coding)
     }
@@ -180,6 +212,33 @@ impl Coding {
         shift < magnitude_bits && magnitude_bits - shift <= 8
     }
 }
+
+/// A tensor, or a part of it, as rows and columns of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grid {
+    /// Numbers in a row.
+    pub(super) row_length: usize,
+    /// Column of the first number.
+    pub(super) first_column: usize,
+}
+
+impl Grid {
+    /// One row that never ends.
+    pub(super) const FLAT: Self = Self {
+        row_length: usize::MAX,
+        first_column: 0,
+    };
+
+    /// How many column and row scales `count` numbers have under a coding.
+    pub(super) fn scales(self, sort: Sort, count: usize) -> (usize, usize) {
+        let columns = if sort.has_columns { self.row_length } else { 0 };
+        let rows = (self.first_column + count).div_ceil(self.row_length);
+        (columns, if sort.has_rows { rows } else { 0 })
+    }
+}
+
+/// Most streams that one plane has.
+pub(super) const PARTS_MAX: u64 = 256;
 
 /// Kinds of segments, in the lowest two bits of their heads.
 pub(super) mod kind {
@@ -197,4 +256,6 @@ pub(super) mod method {
     /// zstd over groups of 4, 2 or 1 bits, for planes: the bits of a group are 8 >> (method - 2).
     pub(in super::super) const ZSTD_NIBBLES: u8 = 3;
     pub(in super::super) const ZSTD_BITS: u8 = 5;
+    /// Several streams one after the other, for planes.
+    pub(in super::super) const PARTS: u8 = 6;
 }
