@@ -56,6 +56,11 @@ mod onnx {
         let mut node: Vec<u8> = inputs.iter().flat_map(|i| bytes(1, i.as_bytes())).collect();
         node.extend(bytes(2, output.as_bytes()));
         node.extend(bytes(4, op.as_bytes()));
+        if op == "ConstantOfShape" {
+            let zero = [number(1, 1), number(2, 1), bytes(9, &0_f32.to_le_bytes())].concat();
+            let value = [bytes(1, b"value"), bytes(5, &zero), number(20, 4)];
+            node.extend(bytes(5, &value.concat()));
+        }
         bytes(1, &node)
     }
 
