@@ -144,13 +144,11 @@ fn plain(mut state: State) -> State {
         not_held.code.clear();
     }
     state.not_held.sort_by_key(|n| n.version);
-    if let Phase::Idle { last } = &mut state.phase {
-        match last {
-            Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f) => {
-                *f = Failure::new("", "");
-            }
-            _ => {}
-        }
+    if let Phase::Idle {
+        last: Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f),
+    } = &mut state.phase
+    {
+        *f = Failure::new("", "");
     }
     if let Phase::Receiving { retry_at_ms, .. } = &mut state.phase {
         *retry_at_ms = 0;
