@@ -118,6 +118,29 @@ impl Ledger {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::device::Phase;
+
+    /// Written by the agent of release 0.1.0, in the middle of a probation.
+    const BEFORE: &str = r#"{"schema":"dunlin.ledger/1","state":{"revision":{"epoch":1,"generation":2},
+        "target":null,"rollout":null,"kept":null,"phase":{"phase":"probation",
+        "want":{"family":"digits","version":2,"target":"digits/2/manifest.json",
+        "digest":"05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f",
+        "probation":{"inferences":5,"time_ms":300,"errors_max":0,"deadline_ms":60000}},
+        "served_ms":10,"activated":true,"loading_ms":0,"looked_at_ms":5,
+        "before":{"inferences":1,"errors":0},"live":{"inferences":2,"errors":0},
+        "deaths":0,"restarts":1},"sequence":7,"jitter_seed":3}}"#;
+
+    #[test]
+    fn the_ledger_of_the_release_before_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ledger.json"), BEFORE).unwrap();
+        let ledger = Ledger::new(&Disk::native(), dir.path());
+        let state = ledger.load().unwrap().unwrap();
+        assert!(matches!(state.phase, Phase::Probation { live, .. } if live.inferences == 2));
+        assert_eq!((state.previous.clone(), state.not_held.len()), (None, 0));
+        ledger.store(&state).unwrap();
+        assert_eq!(ledger.load().unwrap(), Some(state));
+    }
 
     #[test]
     fn a_damaged_ledger_is_told_from_one_that_cannot_be_read() {

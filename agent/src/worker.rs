@@ -9,8 +9,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 const QUEUE: usize = 256;
-/// A trial loads a model and runs its golden cases.
-const TRIAL_TIMEOUT_MS: u64 = 120_000;
+/// Longest time of a trial, which loads a model and runs its golden cases.
+pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(120);
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
 /// Longest time for the worker to take a line from its pipe.
 const WRITE_TIMEOUT_MS: u64 = 5_000;
@@ -37,6 +37,8 @@ pub struct WorkerSettings {
     pub window_ms: u64,
     /// Most memory the worker may map, in bytes.
     pub memory_limit_bytes: u64,
+    /// Longest time a trial may take; it is killed then.
+    pub trial_timeout: Duration,
 }
 
 /// What the worker does.
@@ -291,10 +293,10 @@ pub async fn trial(settings: &WorkerSettings, slot: &Path) -> TrialReport {
         }
     };
     let run = output(child);
-    match tokio::time::timeout(Duration::from_millis(TRIAL_TIMEOUT_MS), run).await {
+    match tokio::time::timeout(settings.trial_timeout, run).await {
         Err(_) => failed(
             "trial_timeout",
-            format!("not finished after {TRIAL_TIMEOUT_MS} ms: killed"),
+            format!("not finished after {:?}: killed", settings.trial_timeout),
         ),
         Ok(Err(e)) => failed("trial_output", e.to_string()),
         Ok(Ok((status, _))) if !status.success() => failed(

@@ -2,7 +2,8 @@
 //! of an update: through the agent's own code, over a disk in memory that keeps what POSIX promises
 //! and no more, and over real HTTPS.
 //!
-//! `DUNLIN_CRASH_RANDOM=20` looks at twenty random outcomes of every cut instead of two.
+//! `DUNLIN_CRASH_RANDOM=20` looks at twenty random outcomes of every cut instead of two, and at ten
+//! times as many updates that are cut several times.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,6 +30,7 @@ mod world;
 use device::{Device, End, Script};
 use disk::{Fault, Outcome, SimDisk};
 use dunlin_protocol::report::Progress;
+use random::Random;
 use std::collections::BTreeSet;
 use world::World;
 
@@ -39,9 +41,17 @@ struct Tally {
     outcomes: u64,
 }
 
+/// Most cuts of one update.
+const CUTS_MAX: u64 = 4;
+
 fn random_outcomes() -> u64 {
     let asked = std::env::var("DUNLIN_CRASH_RANDOM").ok();
     asked.map_or(2, |n| n.parse().expect("a number"))
+}
+
+/// Updates that are cut several times.
+fn rounds() -> u64 {
+    random_outcomes() * 30
 }
 
 /// Cuts the power before every operation of the scenario, and goes on from every outcome.
@@ -85,6 +95,51 @@ async fn cut_everywhere(name: &str, world: &World, start: &SimDisk, script: &Scr
         tally.points, tally.outcomes
     );
     assert!(tally.points > 20, "{name}: only {} points", tally.points);
+}
+
+/// Cuts the power several times in one update, at random operations, also of what follows a start.
+async fn cut_again_and_again(name: &str, world: &World, start: &SimDisk, script: &Script) {
+    let mut random = Random(7);
+    let (mut cuts, mut interrupted) = (0_u64, 0_u64);
+    for round in 0..rounds() {
+        let mut disk = start.restart(Outcome::Everything);
+        world.begin(script);
+        for _ in 0..CUTS_MAX {
+            disk.break_at(Some(Fault::Cut(random.below(150))));
+            let cut = match Device::boot(world, &disk, script) {
+                Some(mut device) => device.run().await == End::Cut,
+                None => true,
+            };
+            if !cut {
+                break;
+            }
+            cuts += 1;
+            world.heal();
+            disk = disk.restart(Outcome::Random(random.below(u64::MAX >> 33)));
+        }
+        disk.break_at(None);
+        let context = format!("{name}: round {round}");
+        let mut device = Device::boot(world, &disk, script).unwrap();
+        device.serves_a_whole_version(&context).await;
+        let end = device.run().await;
+        drop(device);
+        // Two cuts in a trial look like a model that takes the machine down.
+        if matches!(&end, End::Settled(Progress::Failed(f)) if f.code == "trial_interrupted") {
+            interrupted += 1;
+            let again = script.again();
+            let mut device = Device::boot(world, &disk, &again).unwrap();
+            let end = device.run().await;
+            drop(device);
+            again.check(world, &disk, &end, &context);
+        } else {
+            script.check(world, &disk, &end, &context);
+        }
+    }
+    println!(
+        "{name}: {cuts} cuts in {} updates, {interrupted} trials interrupted twice",
+        rounds()
+    );
+    assert!(cuts > rounds() && interrupted < rounds() / 2, "{cuts} cuts");
 }
 
 /// Fills the disk up before every operation of the scenario; gives space back afterwards.
@@ -192,6 +247,13 @@ async fn the_way_back_is_open_whatever_is_cut() {
     let one = world.running(1).await;
     let two = world.after(&one, &Script::install(2)).await;
     cut_everywhere("way back", &world, &two, &Script::back_to(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_is_cut_again_and_again_arrives() {
+    let world = World::new().await;
+    let one = world.running(1).await;
+    cut_again_and_again("update", &world, &one, &Script::install(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,19 +3,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "inference/slot.rs"]
+mod slot;
+
 use bytes::Bytes;
 use dunlin_agent::inference::tensor::Values;
 use dunlin_agent::inference::{self, Engine, WorkerArgs, WorkerError};
 use dunlin_agent::pipe::{FromWorker, ToWorker, TrialReport};
-use dunlin_protocol::bundle::{
-    Blob, DType, Files, Limits, Lineage, Manifest, Resources, Steps, TensorSpec,
-};
-use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::bundle::{DType, Manifest, Steps};
+use dunlin_protocol::id::Digest;
 use dunlin_protocol::telemetry::Window;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use slot::Slot;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,98 +26,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-#[derive(serde::Deserialize)]
-struct BundleToml {
-    family: Family,
-    version: u64,
-    labels: Vec<String>,
-    inputs: Vec<TensorSpec>,
-    outputs: Vec<TensorSpec>,
-    steps: Steps,
-    limits: Limits,
-    resources: Resources,
-    lineage: Lineage,
-}
-
-fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/digits")
-}
-
-/// A folder staged as a device has it.
-struct Slot(tempfile::TempDir);
-
-impl Slot {
-    /// A committed version of the model.
-    fn of(version: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let from = models().join(format!("v{version}"));
-        for name in ["model.onnx", "golden.json", "profile.json", "bundle.toml"] {
-            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
-        }
-        let slot = Self(dir);
-        slot.sign(|_| ());
-        slot
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) {
-        std::fs::write(self.path().join(name), bytes).unwrap();
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.path().join(name)).unwrap()).unwrap()
-    }
-
-    /// Writes a manifest over the files as they are now.
-    fn sign(&self, change: impl FnOnce(&mut Manifest)) {
-        let blob = |name: &str| {
-            let bytes = std::fs::read(self.path().join(name)).unwrap();
-            Blob {
-                sha256: Digest::of(&bytes),
-                length: bytes.len() as u64,
-                packed: None,
-            }
-        };
-        let text = std::fs::read_to_string(self.path().join("bundle.toml")).unwrap();
-        let recipe: BundleToml = toml::from_str(&text).unwrap();
-        let mut manifest = Manifest {
-            schema: Manifest::SCHEMA.to_owned(),
-            kind: "model".to_owned(),
-            family: recipe.family,
-            version: recipe.version,
-            inputs: recipe.inputs,
-            outputs: recipe.outputs,
-            steps: recipe.steps,
-            labels: recipe.labels,
-            limits: recipe.limits,
-            resources: recipe.resources,
-            lineage: recipe.lineage,
-            files: Files {
-                model: blob("model.onnx"),
-                golden: blob("golden.json"),
-                profile: Some(blob("profile.json")),
-                card: None,
-            },
-        };
-        change(&mut manifest);
-        self.write("manifest.json", &manifest.to_bytes().unwrap());
-    }
-
-    fn bundle(&self) -> Digest {
-        Digest::of(&std::fs::read(self.path().join("manifest.json")).unwrap())
-    }
-
-    fn trial_failure(&self) -> (String, String) {
-        match inference::trial(self.path()) {
-            TrialReport::Failed { code, detail } => (code, detail),
-            passed => panic!("passed: {passed:?}"),
-        }
-    }
-}
 
 /// A worker in this process.
 struct Running {

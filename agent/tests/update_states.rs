@@ -53,14 +53,14 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
         ("time passes", Event::Tick),
         ("consent", Event::Consent(Consent::default())),
         (
-            "no consent",
+            "outside the window",
             Event::Consent(Consent {
                 hold: None,
                 window_opens_ms: Some(1),
             }),
         ),
         (
-            "no consent",
+            "held back",
             Event::Consent(Consent {
                 hold: Some(Hold {
                     reason: String::new(),
@@ -144,21 +144,24 @@ fn plain(mut state: State) -> State {
         not_held.code.clear();
     }
     state.not_held.sort_by_key(|n| n.version);
-    if let Phase::Idle { last } = &mut state.phase {
-        match last {
-            Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f) => {
-                *f = Failure::new("", "");
-            }
-            _ => {}
-        }
+    if let Phase::Idle {
+        last: Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f),
+    } = &mut state.phase
+    {
+        *f = Failure::new("", "");
     }
     if let Phase::Receiving { retry_at_ms, .. } = &mut state.phase {
         *retry_at_ms = 0;
     }
     if let Phase::Probation {
-        before, restarts, ..
+        before,
+        restarts,
+        looked_at_ms,
+        ..
     } = &mut state.phase
     {
+        // Every look is a while after the one before.
+        *looked_at_ms = 0;
         before.inferences = before.inferences.min(1);
         // The first and the last that are borne.
         *restarts = if *restarts > 0 { 5 } else { 0 };

@@ -156,12 +156,25 @@ impl Operator {
     /// # Errors
     /// Whatever the server refuses.
     pub async fn roll_out(&self, version: u64, policy: Policy) -> anyhow::Result<RolloutId> {
+        self.roll_out_under(version, policy, probation()).await
+    }
+
+    /// As [`Operator::roll_out`], with a probation of its own.
+    ///
+    /// # Errors
+    /// Whatever the server refuses.
+    pub async fn roll_out_under(
+        &self,
+        version: u64,
+        policy: Policy,
+        probation: Probation,
+    ) -> anyhow::Result<RolloutId> {
         let request = CreateRollout {
             family: self.family.clone(),
             version,
             policy: Some(policy),
             selector: None,
-            probation: Some(probation()),
+            probation: Some(probation),
         };
         Ok(self.client().create_rollout(&request).await?.id)
     }

@@ -35,6 +35,7 @@ impl Shell {
             listen: settings.inference.listen,
             window_ms: settings.inference.window_ms,
             memory_limit_bytes: settings.inference.memory_limit_mib << 20,
+            trial_timeout: worker::TRIAL_TIMEOUT,
         };
         if let Some(folder) = worker_settings.socket.parent()
             && !folder.exists()

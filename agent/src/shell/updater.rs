@@ -171,9 +171,11 @@ impl Updater {
         }
         let waits = matches!(self.state.phase, Phase::Waiting { .. });
         if ticks || waits {
+            // A clock that was never set knows no windows.
+            let known_ms = now_ms.max(self.clock.now().as_millisecond());
             let consent = Consent {
-                hold: self.hold.read(now_ms),
-                window_opens_ms: self.windows.opens_ms(now_ms),
+                hold: self.hold.read(known_ms),
+                window_opens_ms: self.windows.opens_ms(known_ms),
             };
             if waits || consent.hold != self.state.hold {
                 self.step(Event::Consent(consent), now_ms);

@@ -1,0 +1,102 @@
+//! The repository's real models, staged in folders as on a device.
+
+use dunlin_agent::inference;
+use dunlin_agent::pipe::TrialReport;
+use dunlin_protocol::bundle::{
+    Blob, Files, Limits, Lineage, Manifest, Resources, Steps, TensorSpec,
+};
+use dunlin_protocol::id::{Digest, Family};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+#[derive(serde::Deserialize)]
+struct BundleToml {
+    family: Family,
+    version: u64,
+    labels: Vec<String>,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    steps: Steps,
+    limits: Limits,
+    resources: Resources,
+    lineage: Lineage,
+}
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/digits")
+}
+
+/// A folder staged as a device has it.
+pub(crate) struct Slot(tempfile::TempDir);
+
+impl Slot {
+    /// A committed version of the model.
+    pub(crate) fn of(version: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let from = models().join(format!("v{version}"));
+        for name in ["model.onnx", "golden.json", "profile.json", "bundle.toml"] {
+            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        }
+        let slot = Self(dir);
+        slot.sign(|_| ());
+        slot
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.path().join(name), bytes).unwrap();
+    }
+
+    pub(crate) fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path().join(name)).unwrap()).unwrap()
+    }
+
+    /// Writes a manifest over the files as they are now.
+    pub(crate) fn sign(&self, change: impl FnOnce(&mut Manifest)) {
+        let blob = |name: &str| {
+            let bytes = std::fs::read(self.path().join(name)).unwrap();
+            Blob {
+                sha256: Digest::of(&bytes),
+                length: bytes.len() as u64,
+                packed: None,
+            }
+        };
+        let text = std::fs::read_to_string(self.path().join("bundle.toml")).unwrap();
+        let recipe: BundleToml = toml::from_str(&text).unwrap();
+        let mut manifest = Manifest {
+            schema: Manifest::SCHEMA.to_owned(),
+            kind: "model".to_owned(),
+            family: recipe.family,
+            version: recipe.version,
+            inputs: recipe.inputs,
+            outputs: recipe.outputs,
+            steps: recipe.steps,
+            labels: recipe.labels,
+            limits: recipe.limits,
+            resources: recipe.resources,
+            lineage: recipe.lineage,
+            files: Files {
+                model: blob("model.onnx"),
+                golden: blob("golden.json"),
+                profile: Some(blob("profile.json")),
+                card: None,
+            },
+        };
+        change(&mut manifest);
+        self.write("manifest.json", &manifest.to_bytes().unwrap());
+    }
+
+    pub(crate) fn bundle(&self) -> Digest {
+        Digest::of(&std::fs::read(self.path().join("manifest.json")).unwrap())
+    }
+
+    pub(crate) fn trial_failure(&self) -> (String, String) {
+        match inference::trial(self.path()) {
+            TrialReport::Failed { code, detail } => (code, detail),
+            passed => panic!("passed: {passed:?}"),
+        }
+    }
+}
