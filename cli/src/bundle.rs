@@ -8,7 +8,8 @@ use crate::keys::request::SigningRequest;
 use crate::keys::sign::write_request;
 use crate::keys::{self, KeysError};
 use crate::pack::{PackRequest, PackedBundle, pack};
-use crate::publish::publish;
+use crate::patch;
+use crate::publish::publish_with;
 use crate::sign::{self, SignError, Signed};
 use crate::table::{self, Table, bytes_text};
 use dunlin_agent::pipe::TrialReport;
@@ -29,11 +30,15 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
     match &args.action {
         BundleAction::Pack(pack) => run_pack(pack, shared.json),
         BundleAction::Sign(sign) => run_sign(sign, shared).await,
-        BundleAction::Publish { bundles, targets } => {
+        BundleAction::Publish {
+            bundles,
+            targets,
+            patches,
+        } => {
             let bundles = open_all(bundles)?;
             let bytes = files::read_bounded(targets, TARGETS_MAX_BYTES as u64)?;
             let session = Session::open(shared)?;
-            let done = publish(&session.client, &bundles, &bytes).await?;
+            let done = publish_with(&session.client, &bundles, &bytes, *patches).await?;
             if session.json {
                 table::print_json(&done);
             } else {
@@ -41,6 +46,9 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
                     "published targets version {}: {} blobs uploaded, {} were there already",
                     done.targets_version, done.uploaded, done.already_there
                 ));
+                for offer in &done.patches {
+                    table::print_line(&offer.to_string());
+                }
             }
             Ok(Exit::Done)
         }
@@ -51,6 +59,8 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
                 "name a folder or --published FAMILY/VERSION",
             )),
         },
+        BundleAction::Patch { old, new, out } => patch::run_make(old, new, out, shared.json),
+        BundleAction::Apply { old, patch, out } => patch::run_apply(old, patch, out, shared.json),
         BundleAction::List => list(shared).await,
     }
 }

@@ -1,8 +1,10 @@
-//! Uploading a bundle: blobs first, then the signed targets that list it.
+//! Uploading a bundle: blobs first, then the signed targets that list it, then patches from earlier
+//! versions.
 
 use crate::api::ApiClient;
 use crate::failure::Failure;
 use crate::pack::PackedBundle;
+use crate::patch::{self, Offer};
 use dunlin_protocol::trust::{Envelope, Metadata, TARGETS_MAX_BYTES, TargetsMetadata};
 use serde::Serialize;
 
@@ -15,16 +17,33 @@ pub struct Published {
     pub uploaded: usize,
     /// Blobs that the server had already.
     pub already_there: usize,
+    /// Patches from earlier versions: what became of each.
+    pub patches: Vec<Offer>,
 }
 
-/// Uploads what the server lacks, then posts the targets.
+/// [`publish_with`] patches from as many earlier versions as is usual.
 ///
 /// # Errors
-/// `targets` does not list a bundle as it is packed, or the server cannot be reached or refuses.
+/// As there.
 pub async fn publish(
     client: &ApiClient,
     bundles: &[PackedBundle],
     targets: &[u8],
+) -> Result<Published, Failure> {
+    publish_with(client, bundles, targets, patch::EARLIER_VERSIONS).await
+}
+
+/// Uploads what the server lacks, then posts the targets, then makes and uploads patches from so
+/// many `earlier` versions to each bundle.
+///
+/// # Errors
+/// `targets` does not list a bundle as it is packed, or the server cannot be reached or refuses.
+/// That a patch could not be made is no error: it stands in the result.
+pub async fn publish_with(
+    client: &ApiClient,
+    bundles: &[PackedBundle],
+    targets: &[u8],
+    earlier: usize,
 ) -> Result<Published, Failure> {
     let envelope = Envelope::parse(targets, TARGETS_MAX_BYTES)?;
     let listed = TargetsMetadata::read(&envelope)?;
@@ -60,6 +79,7 @@ pub async fn publish(
         targets_version: listed.version,
         uploaded: 0,
         already_there: 0,
+        patches: Vec::new(),
     };
     for (digest, _, file) in bundles.iter().flat_map(PackedBundle::blobs) {
         if client.has_blob(&digest).await? {
@@ -70,5 +90,9 @@ pub async fn publish(
         }
     }
     client.publish(&text, &manifests).await?;
+    for bundle in bundles {
+        let offers = patch::offer(client, bundle, earlier).await;
+        published.patches.extend(offers);
+    }
     Ok(published)
 }

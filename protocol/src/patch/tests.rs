@@ -479,7 +479,7 @@ proptest! {
     #[test]
     fn a_model_that_is_none_is_bytes(rest in bytes(), base in bytes()) {
         let _ = onnx::tensors(&rest);
-        let _ = pairing::pieces(&base, &rest);
+        let _ = pairing::pieces(&base, &rest, 32);
     }
 }
 
@@ -532,7 +532,11 @@ fn the_documents_example_is_a_patch() {
         (CONTROL_MAX_BYTES, "at most 16 KiB"),
         (SCALES_MAX_BYTES, "at most 256 KiB"),
     ] {
-        let unit = if said.ends_with("MiB") { 1 << 20 } else { 1 << 10 };
+        let unit = if said.ends_with("MiB") {
+            1 << 20
+        } else {
+            1 << 10
+        };
         let number = said.split(' ').nth(2).unwrap().parse::<usize>().unwrap();
         assert!(number * unit == bytes && page.contains(said), "{said}");
     }
