@@ -399,6 +399,61 @@ impl ApiClient {
         accepted(sent.await?).map(drop)
     }
 
+    /// A blob's bytes as it travels, at most `length` of them.
+    ///
+    /// # Errors
+    /// As every call; longer or shorter than that is unreadable.
+    pub async fn blob(&self, digest: &Digest, length: u64) -> Result<Vec<u8>, ApiError> {
+        let path = format!("/api/v1/blobs/{digest}");
+        let timeout = CALL_TIMEOUT + Duration::from_secs(length / UPLOAD_MIN_BYTES_PER_S);
+        let max = usize::try_from(length).unwrap_or(usize::MAX);
+        let empty = bytes_body(Vec::new());
+        let sent = self
+            .transport
+            .send_for(Method::GET, &path, JSON, empty, timeout, max);
+        let bytes = accepted(sent.await?)?.body.to_vec();
+        if Digest::of(&bytes) != *digest {
+            return Err(ApiError::Unreadable {
+                request: format!("GET {path}"),
+                problem: format!("{} bytes with another SHA-256", bytes.len()),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Whether the server holds the patch between two models, named by the SHA-256 of their files.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn has_patch(&self, from: &Digest, to: &Digest) -> Result<bool, ApiError> {
+        let path = format!("/api/v1/patches/{from}/{to}");
+        match self.exchange(Method::HEAD, &path, None).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Uploads the patch between two models.
+    ///
+    /// # Errors
+    /// As every call; refused for models that are not published, and for a patch that spares
+    /// nothing.
+    pub async fn put_patch(
+        &self,
+        from: &Digest,
+        to: &Digest,
+        patch: Vec<u8>,
+    ) -> Result<(), ApiError> {
+        let seconds = patch.len() as u64 / UPLOAD_MIN_BYTES_PER_S;
+        let timeout = CALL_TIMEOUT + Duration::from_secs(seconds);
+        let path = format!("/api/v1/patches/{from}/{to}");
+        let kind = "application/octet-stream";
+        let body = bytes_body(patch);
+        let sent = self.transport.send(Method::PUT, &path, kind, body, timeout);
+        accepted(sent.await?).map(drop)
+    }
+
     /// Publishes signed targets with the manifests that they newly list.
     ///
     /// # Errors

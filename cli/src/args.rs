@@ -170,6 +170,39 @@ Examples:
         /// The delegated role whose list it is
         #[arg(long, value_name = "ROLE")]
         role: Option<String>,
+        /// Earlier versions of the family to make patches from, the newest first; 0 makes none
+        #[arg(long, value_name = "N", default_value_t = crate::patch::EARLIER_VERSIONS)]
+        patches: usize,
+    },
+    /// Write the patch between two models, as `publish` makes it
+    ///
+    /// A model is an ONNX file or a packed bundle. Any two files will do.
+    #[command(after_help = "Example:\n  dunlin bundle patch packed-1 packed-2 -o 1-2.patch")]
+    Patch {
+        /// The model that devices have
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The model that they get
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Where to write the patch
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Rebuild a model from an old one and a patch, as devices do
+    ///
+    /// Nothing vouches for the result here; a device checks it against the signed hash.
+    #[command(after_help = "Example:\n  dunlin bundle apply packed-1 1-2.patch -o model.onnx")]
+    Apply {
+        /// The model that devices have
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The patch
+        #[arg(value_name = "PATCH")]
+        patch: PathBuf,
+        /// Where to write the model
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Show a packed or a published bundle
     #[command(after_help = "\

@@ -5,6 +5,7 @@ use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::pack::{PackRequest, PackedBundle, pack};
+use crate::patch;
 use crate::publish::publish_as;
 use crate::table::{self, Table, bytes_text};
 use dunlin_agent::pipe::TrialReport;
@@ -26,11 +27,14 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
             bundles,
             targets,
             role,
+            patches,
         } => {
             let bundles = open_all(bundles)?;
             let bytes = files::read_bounded(targets, TARGETS_MAX_BYTES as u64)?;
             let session = Session::open(shared)?;
-            let done = publish_as(&session.client, &bundles, &bytes, role.as_deref()).await?;
+            let published =
+                publish_as(&session.client, &bundles, &bytes, role.as_deref(), *patches).await;
+            let done = published?;
             if session.json {
                 table::print_json(&done);
             } else {
@@ -41,6 +45,9 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
                     done.uploaded,
                     done.already_there
                 ));
+                for offer in &done.patches {
+                    table::print_line(&offer.to_string());
+                }
             }
             Ok(Exit::Done)
         }
@@ -51,6 +58,8 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
                 "name a folder or --published FAMILY/VERSION",
             )),
         },
+        BundleAction::Patch { old, new, out } => patch::run_make(old, new, out, shared.json),
+        BundleAction::Apply { old, patch, out } => patch::run_apply(old, patch, out, shared.json),
         BundleAction::List => list(shared).await,
         BundleAction::Export(export) => crate::export::run(export, shared).await,
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`pack`]: spec → checked, content-addressed bundle.
 //! * [`sign`]: bundles → targets metadata, signed by the offline [`keys`].
+//! * [`patch`]: two models → the patch between them.
 //! * [`publish`]: blobs and targets → fleet server, through [`api`].
 //! * [`token`], [`device`], [`rollout`], [`drift`]: one noun each.
 //!
@@ -19,6 +20,7 @@ pub mod failure;
 pub mod files;
 pub mod keys;
 pub mod pack;
+pub mod patch;
 pub mod publish;
 pub mod rollout;
 pub mod sign;

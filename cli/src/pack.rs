@@ -13,6 +13,7 @@ use dunlin_protocol::trust::{Hashes, TargetCustom, TargetEntry};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -257,11 +258,48 @@ impl PackedBundle {
         all
     }
 
+    /// The model's file, unpacked.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what the manifest says.
+    pub fn model(&self) -> Result<Vec<u8>, PackError> {
+        let blob = &self.manifest.files.model;
+        let (digest, length) = blob.transport();
+        let path = self.dir.join("blobs").join(digest.to_string());
+        let bytes = files::read_bounded(&path, length)?;
+        unpack(blob, bytes).map_err(|problem| PackError::Damaged { path, problem })
+    }
+
     /// The bundle's digest: the SHA-256 of its manifest.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(&self.manifest_bytes)
     }
+}
+
+/// A file out of its bytes as they travel.
+pub(crate) fn unpack(blob: &Blob, travels: Vec<u8>) -> Result<Vec<u8>, String> {
+    let bytes = match &blob.packed {
+        None => travels,
+        Some(_) => {
+            let mut bytes = Vec::new();
+            let reader = zstd::stream::read::Decoder::new(&travels[..]);
+            // One byte more shows that there is more than signed.
+            let mut reader = reader.map_err(|e| e.to_string())?.take(blob.length + 1);
+            let read = reader.read_to_end(&mut bytes);
+            read.map_err(|e| format!("cannot be unpacked: {e}"))?;
+            bytes
+        }
+    };
+    let got = Digest::of(&bytes);
+    if got != blob.sha256 {
+        return Err(format!(
+            "{} bytes with SHA-256 {got}, expected {}",
+            bytes.len(),
+            blob.sha256
+        ));
+    }
+    Ok(bytes)
 }
 
 /// A file of the bundle while it is packed.

@@ -1,8 +1,10 @@
-//! Uploading a bundle: blobs first, then the signed targets that list it.
+//! Uploading a bundle: blobs first, then the signed targets that list it, then patches from earlier
+//! versions.
 
 use crate::api::ApiClient;
 use crate::failure::Failure;
 use crate::pack::PackedBundle;
+use crate::patch::{self, Offer};
 use dunlin_protocol::trust::{Envelope, Metadata, TARGETS_MAX_BYTES, TargetsMetadata};
 use serde::Serialize;
 
@@ -15,29 +17,34 @@ pub struct Published {
     pub uploaded: usize,
     /// Blobs that the server had already.
     pub already_there: usize,
+    /// Patches from earlier versions: what became of each.
+    pub patches: Vec<Offer>,
 }
 
-/// Uploads what the server lacks, then posts the targets.
+/// [`publish_as`] the top-level list, with patches from as many earlier versions as is usual.
 ///
 /// # Errors
-/// `targets` does not list a bundle as it is packed, or the server cannot be reached or refuses.
+/// As there.
 pub async fn publish(
     client: &ApiClient,
     bundles: &[PackedBundle],
     targets: &[u8],
 ) -> Result<Published, Failure> {
-    publish_as(client, bundles, targets, None).await
+    publish_as(client, bundles, targets, None, patch::EARLIER_VERSIONS).await
 }
 
-/// As [`publish`], with the list of a delegated role if one is named.
+/// Uploads what the server lacks, then posts the list (of a delegated role if one is named), then
+/// makes and uploads patches from so many `earlier` versions to each bundle.
 ///
 /// # Errors
-/// As [`publish`].
+/// `targets` does not list a bundle as it is packed, or the server cannot be reached or refuses.
+/// That a patch could not be made is no error: it stands in the result.
 pub async fn publish_as(
     client: &ApiClient,
     bundles: &[PackedBundle],
     targets: &[u8],
     role: Option<&str>,
+    earlier: usize,
 ) -> Result<Published, Failure> {
     let envelope = Envelope::parse(targets, TARGETS_MAX_BYTES)?;
     let listed = TargetsMetadata::read(&envelope)?;
@@ -73,6 +80,7 @@ pub async fn publish_as(
         targets_version: listed.version,
         uploaded: 0,
         already_there: 0,
+        patches: Vec::new(),
     };
     for (digest, _, file) in bundles.iter().flat_map(PackedBundle::blobs) {
         if client.has_blob(&digest).await? {
@@ -83,5 +91,9 @@ pub async fn publish_as(
         }
     }
     client.publish_list(role, &text, &manifests).await?;
+    for bundle in bundles {
+        let offers = patch::offer(client, bundle, earlier).await;
+        published.patches.extend(offers);
+    }
     Ok(published)
 }

@@ -38,6 +38,24 @@ fn a_model_goes_from_the_key_holders_to_the_server() {
     operator.refused("bundle publish p2 --targets t.json", "does not list");
     let published = operator.json("bundle publish p2 --targets t2.json");
     assert_eq!(published["uploaded"], 4);
+    let patch = &published["patches"][0];
+    assert_eq!(
+        (&patch["bundle"], &patch["from_version"]),
+        (&"digits/2".into(), &1.into())
+    );
+    let patch_bytes = patch["outcome"]["uploaded"]["patch_bytes"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        patch_bytes
+            < patch["outcome"]["uploaded"]["whole_bytes"]
+                .as_u64()
+                .unwrap()
+    );
+    let again = operator.json("bundle publish p2 --targets t2.json");
+    assert_eq!(again["patches"][0]["outcome"], "already_there");
+    let none = operator.json("bundle publish p2 --targets t2.json --patches 0");
+    assert_eq!(none["patches"].as_array().unwrap().len(), 0);
     assert_eq!(operator.json("bundle list").as_array().unwrap().len(), 2);
     assert!(operator.ok("bundle list").contains("digits"));
     let one = operator.json("bundle inspect --published digits/2");
@@ -63,6 +81,34 @@ fn a_model_goes_from_the_key_holders_to_the_server() {
     assert!(operator.ok("rollout list").contains("no rollout"));
     operator.refused("rollout show r-1 --watch", "not_found");
     assert!(operator.ok("drift digits").contains("no inferences"));
+}
+
+#[test]
+fn a_patch_is_written_and_applied_as_devices_do() {
+    let operator = Operator::begin();
+    operator.pack(2);
+    operator.pack(3);
+    let made = operator.json("bundle patch p2 p3 -o 2-3.patch");
+    let patch = std::fs::read(operator.file("2-3.patch")).unwrap();
+    assert_eq!(made["patch_bytes"], patch.len());
+    assert!(
+        operator
+            .ok("bundle patch p2 p3 -o 2-3.patch")
+            .contains("difference")
+    );
+    let applied = operator.json("bundle apply p2 2-3.patch -o model.onnx");
+    assert_eq!(applied["sha256"], made["to"]);
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/models/digits/v3/model.onnx"
+    );
+    let model = std::fs::read(model).unwrap();
+    assert_eq!(std::fs::read(operator.file("model.onnx")).unwrap(), model);
+    operator.refused(
+        "bundle apply p2 p2/manifest.json -o x",
+        "patch: begins with",
+    );
+    assert!(!operator.file("x").exists());
 }
 
 #[test]

@@ -104,6 +104,20 @@ impl Transport {
         body: Body,
         timeout: Duration,
     ) -> Result<Answer, ApiError> {
+        self.send_for(method, path, content_type, body, timeout, ANSWER_MAX_BYTES)
+            .await
+    }
+
+    /// The same for an answer of at most `answer_max_bytes`.
+    pub(super) async fn send_for(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Body,
+        timeout: Duration,
+        answer_max_bytes: usize,
+    ) -> Result<Answer, ApiError> {
         let what = format!("{method} {path}");
         let request = self.request(method, path, content_type, body)?;
         let exchange = async {
@@ -113,7 +127,7 @@ impl Transport {
                 .await
                 .map_err(|e| self.unreachable(&e))?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
+            let body = Limited::new(body, answer_max_bytes).collect().await;
             let body = body.map_err(|e| ApiError::Unreadable {
                 request: what.clone(),
                 problem: e.to_string(),

@@ -20,15 +20,16 @@ impl Story {
         // Version 4 is version 3's model again: only version 3's canaries ever had its blob.
         let v4 = self.pack("v3", Some(4), None, "v4")?;
         self.publish(std::slice::from_ref(&v4), 2).await?;
-        let blob = v4.manifest.files.model.transport().0;
-        captured.flip_bit(blob)?;
+        let model = &v4.manifest.files.model;
+        let blob = model.transport().0;
+        captured.flip_bit(model)?;
         let said = format!(
             "published with blob {} whole; flipped on disk since",
             blob.short()
         );
         self.attack(&captured, first, "one flipped bit", &v4, said, "hash")
             .await?;
-        captured.flip_bit(blob)?;
+        captured.flip_bit(model)?;
 
         // The floor rises to 2: version 1 is closed for good.
         let v2_floor = self.pack("v2", None, Some(2), "v2-floor")?;

@@ -3,6 +3,7 @@
 //! sign must still not run: that is the device's own doing.
 
 use anyhow::{Context as _, ensure};
+use dunlin_protocol::bundle::Blob;
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
 use dunlin_server::repository::Repository;
@@ -50,14 +51,16 @@ impl Captured {
         Ok(())
     }
 
-    /// Flips one bit in the middle of a stored blob. Called twice, it heals it.
-    pub(super) fn flip_bit(&self, blob: Digest) -> anyhow::Result<()> {
-        let path = self.state_dir.join("blobs").join(blob.to_string());
-        let mut bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        ensure!(!bytes.is_empty(), "{} is empty", path.display());
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(&path, bytes).with_context(|| path.display().to_string())
+    /// Flips one bit in the middle of a stored blob, and of every patch to it: a device would else
+    /// do without the blob. Called twice, it heals them.
+    pub(super) fn flip_bit(&self, blob: &Blob) -> anyhow::Result<()> {
+        let blobs = self.state_dir.join("blobs");
+        flip_bit_of(&blobs.join(blob.transport().0.to_string()))?;
+        let patches = blobs.join("patches").join(blob.sha256.to_string());
+        for patch in std::fs::read_dir(patches).into_iter().flatten() {
+            flip_bit_of(&patch?.path())?;
+        }
+        Ok(())
     }
 
     /// Serves targets metadata that the offline keys did not sign as they should, under snapshot
@@ -67,4 +70,12 @@ impl Captured {
             .sign_snapshot_and_timestamp(bytes, jiff::Timestamp::now())?;
         Ok(())
     }
+}
+
+fn flip_bit_of(path: &Path) -> anyhow::Result<()> {
+    let mut bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    ensure!(!bytes.is_empty(), "{} is empty", path.display());
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).with_context(|| path.display().to_string())
 }

@@ -12,6 +12,9 @@ const COPY_RECORD_BYTES: usize = 256 << 10;
 const ROOM_MIN_BYTES: usize = 64 << 10;
 /// A segment's description is never longer.
 const SEGMENT_MAX_BYTES: usize = 32;
+/// Beside four times the new file's length, literals may refer to so many bytes of the old file in
+/// all: with its tensors that is far below what a decoder reads of it.
+const PREFIXES_BYTES: usize = 6 << 20;
 /// Around a literal so much of the old file, and as much again as it is long, is its prefix.
 const NEIGHBOURHOOD_BYTES: usize = 256;
 
@@ -40,6 +43,8 @@ pub(super) struct Assembler<'a> {
     block: Vec<(Range<usize>, Part)>,
     block_bytes: usize,
     scales_bytes: usize,
+    /// What literals referred to so far.
+    prefixes_bytes: usize,
 }
 
 impl<'a> Assembler<'a> {
@@ -53,6 +58,7 @@ impl<'a> Assembler<'a> {
             block: Vec::new(),
             block_bytes: 0,
             scales_bytes: 0,
+            prefixes_bytes: 0,
         }
     }
 
@@ -204,7 +210,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// The literals' stream, and what it refers to.
-    fn literals(&self, block: &[(Range<usize>, Part)]) -> (Vec<u8>, Prefix) {
+    fn literals(&mut self, block: &[(Range<usize>, Part)]) -> (Vec<u8>, Prefix) {
         let mut bytes = Vec::new();
         let mut near = Vec::new();
         for (place, part) in block {
@@ -219,9 +225,18 @@ impl<'a> Assembler<'a> {
             return (Vec::new(), Prefix::default());
         }
         let alone = stream(&bytes, &[], self.level);
-        let prefix = Prefix::of(near, self.base, bytes.len());
+        let end = block.last().map_or(0, |(place, _)| place.end);
+        let left = (PREFIXES_BYTES + 4 * end).saturating_sub(self.prefixes_bytes);
+        // Few literals are not worth the time that a long prefix takes.
+        let worth = (bytes.len() * 64).max(64 << 10);
+        let prefix = Prefix::of(near, self.base, left.min(worth).min(PREFIX_MAX_BYTES));
         let with = stream(&bytes, &prefix.bytes(self.base), self.level);
         if with.len() + prefix.cost_bytes() < alone.len() {
+            self.prefixes_bytes += prefix
+                .ranges
+                .iter()
+                .map(ExactSizeIterator::len)
+                .sum::<usize>();
             (with, prefix)
         } else {
             (alone, Prefix::default())
@@ -273,10 +288,8 @@ struct Prefix {
 }
 
 impl Prefix {
-    /// From what is near each literal, as much as may be.
-    fn of(mut near: Vec<Range<usize>>, base: &[u8], literal_bytes: usize) -> Self {
-        // Four times the literals keeps what is read of the old file far below its limit.
-        let max = PREFIX_MAX_BYTES.min(literal_bytes.saturating_mul(4) + (16 << 10));
+    /// From what is near each literal, `max` bytes at most.
+    fn of(mut near: Vec<Range<usize>>, base: &[u8], max: usize) -> Self {
         if base.len() <= max {
             let whole = 0..base.len();
             return Self {

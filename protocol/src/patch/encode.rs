@@ -3,11 +3,14 @@
 use super::assemble::{Assembler, Part};
 use super::choose::{self, Numbers};
 use super::decode::{Limits, apply};
-use super::pairing::{Origin, Piece, pieces};
+use super::onnx::Kind;
+use super::pairing::{COPY_MIN_BYTES, COPY_MIN_COARSE_BYTES, Origin, Piece, pieces};
 use super::wire::{self, Relation};
 use super::zstandard;
 use super::{BLOCK_MAX_BYTES, MAGIC, MODE_RECORDS, MODE_WHOLE, PREFIX_MAX_BYTES, PatchError};
+use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::ops::Range;
 
 /// How to make a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +59,19 @@ pub struct Made {
 /// # Errors
 /// [`MakeError`]: the patch proved wrong and is not given out.
 pub fn make(base: &[u8], target: &[u8], options: &Options) -> Result<Made, MakeError> {
-    let mut made = records(base, target, options.level);
+    let mut plan = Plan {
+        base,
+        target,
+        level: options.level,
+        tensors: BTreeMap::new(),
+    };
+    let mut made = plan.records(COPY_MIN_BYTES);
+    if is_rich_in_bytes(&made) {
+        let coarse = plan.records(COPY_MIN_COARSE_BYTES);
+        if coarse.patch.len() < made.patch.len() {
+            made = coarse;
+        }
+    }
     if let Some(whole) = whole(base, target, options.level)
         && whole.patch.len() < made.patch.len()
     {
@@ -72,6 +87,12 @@ pub fn make(base: &[u8], target: &[u8], options: &Options) -> Result<Made, MakeE
         return Err(MakeError::Different);
     }
     Ok(made)
+}
+
+/// Whether what is neither tensor nor copy is enough to be worth a second plan.
+fn is_rich_in_bytes(made: &Made) -> bool {
+    let bytes = made.shares.iter().find(|share| share.how == "bytes");
+    bytes.is_some_and(|share| share.target_bytes > made.patch.len() as u64 / 50)
 }
 
 fn head(mode: u8, target: &[u8]) -> Vec<u8> {
@@ -96,56 +117,82 @@ fn whole(base: &[u8], target: &[u8], level: i32) -> Option<Made> {
     Some(Made { patch, shares })
 }
 
-fn records(base: &[u8], target: &[u8], level: i32) -> Made {
-    let mut assembler = Assembler::new(base, target, level);
-    let mut shares: Vec<Share> = Vec::new();
-    for piece in pieces(base, target) {
-        let part = part(base, target, &piece, level);
-        let how = match &part {
-            Part::Copy(_) => "copied",
-            Part::Literal(_) => "bytes",
-            Part::Numbers { coding, .. } => match coding.relation {
-                Relation::Alone => "planes",
-                Relation::Xor => "xor",
-                Relation::Difference | Relation::FloatDifference => "difference",
-            },
-        };
-        let target_bytes = piece.place.len() as u64;
-        match shares.iter_mut().find(|share| share.how == how) {
-            Some(share) => share.target_bytes += target_bytes,
-            None => shares.push(Share { how, target_bytes }),
-        }
-        assembler.add(piece.place, part);
-    }
-    let mut patch = head(MODE_RECORDS, target);
-    patch.extend(assembler.finish());
-    Made { patch, shares }
+/// Plans for the same two files.
+struct Plan<'a> {
+    base: &'a [u8],
+    target: &'a [u8],
+    level: i32,
+    /// What was decided for the tensors, by their places in the new file.
+    tensors: BTreeMap<(usize, usize), Part>,
 }
 
-/// Decides how a piece is coded.
-fn part(base: &[u8], target: &[u8], piece: &Piece, level: i32) -> Part {
-    match piece.origin {
-        Origin::Copy(offset) => Part::Copy(offset),
-        Origin::Literal { near } => Part::Literal(near),
-        Origin::Numbers { old, kind } => {
-            let length = piece.place.len();
-            let numbers = Numbers {
-                new: &target[piece.place.clone()],
-                old: old.map(|offset| &base[offset..offset + length]),
-                kind,
-            };
-            // Where there is no partner, the same place in proportion is as good as any.
-            let elsewhere = piece.place.start as u128 * base.len() as u128;
-            let elsewhere = (elsewhere / target.len().max(1) as u128) as usize;
-            let offset = old.unwrap_or(elsewhere);
-            match choose::coding(&numbers, level) {
-                Some((coding, grid)) => Part::Numbers {
-                    coding,
-                    grid,
-                    offset,
+impl Plan<'_> {
+    fn records(&mut self, copy_min_bytes: usize) -> Made {
+        let mut assembler = Assembler::new(self.base, self.target, self.level);
+        let mut shares: Vec<Share> = Vec::new();
+        for piece in pieces(self.base, self.target, copy_min_bytes) {
+            let part = self.part(&piece);
+            let how = match &part {
+                Part::Copy(_) => "copied",
+                Part::Literal(_) => "bytes",
+                Part::Numbers { coding, .. } => match coding.relation {
+                    Relation::Alone => "planes",
+                    Relation::Xor => "xor",
+                    Relation::Difference | Relation::FloatDifference => "difference",
                 },
-                None => Part::Literal(offset),
+            };
+            let target_bytes = piece.place.len() as u64;
+            match shares.iter_mut().find(|share| share.how == how) {
+                Some(share) => share.target_bytes += target_bytes,
+                None => shares.push(Share { how, target_bytes }),
+            }
+            assembler.add(piece.place, part);
+        }
+        let mut patch = head(MODE_RECORDS, self.target);
+        patch.extend(assembler.finish());
+        Made { patch, shares }
+    }
+
+    fn part(&mut self, piece: &Piece) -> Part {
+        match piece.origin {
+            Origin::Copy(offset) => Part::Copy(offset),
+            Origin::Literal { near } => Part::Literal(near),
+            Origin::Numbers { old, kind } => {
+                let (base, target, level) = (self.base, self.target, self.level);
+                let key = (piece.place.start, piece.place.end);
+                let decided = self.tensors.entry(key);
+                let place = piece.place.clone();
+                let part = decided.or_insert_with(|| tensor(base, target, place, old, kind, level));
+                part.clone()
             }
         }
+    }
+}
+
+/// Decides how a tensor is coded.
+fn tensor(
+    base: &[u8],
+    target: &[u8],
+    place: Range<usize>,
+    old: Option<usize>,
+    kind: Kind,
+    level: i32,
+) -> Part {
+    let numbers = Numbers {
+        new: &target[place.clone()],
+        old: old.map(|offset| &base[offset..offset + place.len()]),
+        kind,
+    };
+    // Where there is no partner, the same place in proportion is as good as any.
+    let elsewhere = place.start as u128 * base.len() as u128;
+    let elsewhere = (elsewhere / target.len().max(1) as u128) as usize;
+    let offset = old.unwrap_or(elsewhere);
+    match choose::coding(&numbers, level) {
+        Some((coding, grid)) => Part::Numbers {
+            coding,
+            grid,
+            offset,
+        },
+        None => Part::Literal(offset),
     }
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Shortest run that is copied rather than written: a copy takes three to eight bytes.
-const COPY_MIN_BYTES: usize = 32;
+pub(super) const COPY_MIN_BYTES: usize = 32;
+/// The same where zstd is to find the shorter ones: it codes many of them better.
+pub(super) const COPY_MIN_COARSE_BYTES: usize = 16 << 10;
 /// Bytes of the old file are looked up by runs of this length, at multiples of it.
 const RUN_BYTES: usize = 16;
 /// Places at which a tensor without a partner is looked up.
@@ -33,8 +35,9 @@ pub(super) struct Piece {
     pub(super) origin: Origin,
 }
 
-/// Cuts the new file into pieces, in order and without gaps.
-pub(super) fn pieces(base: &[u8], target: &[u8]) -> Vec<Piece> {
+/// Cuts the new file into pieces, in order and without gaps. Runs shorter than `copy_min_bytes` are
+/// not looked for.
+pub(super) fn pieces(base: &[u8], target: &[u8], copy_min_bytes: usize) -> Vec<Piece> {
     let (old, new) = (tensors(base), tensors(target));
     let partners = pair(&old, &new);
     let index = RunIndex::new(base);
@@ -42,6 +45,7 @@ pub(super) fn pieces(base: &[u8], target: &[u8]) -> Vec<Piece> {
         base,
         target,
         index,
+        copy_min_bytes,
         pieces: Vec::new(),
         end: 0,
     };
@@ -104,6 +108,7 @@ struct Plan<'a> {
     base: &'a [u8],
     target: &'a [u8],
     index: RunIndex,
+    copy_min_bytes: usize,
     pieces: Vec<Piece>,
     /// How much of the new file has pieces.
     end: usize,
@@ -189,7 +194,7 @@ impl Plan<'_> {
             let same = old.iter().rev().zip(new.iter().rev());
             same.take_while(|(a, b)| a == b).count()
         });
-        let tail = if tail >= COPY_MIN_BYTES || tail == stop - start {
+        let tail = if tail >= self.copy_min_bytes || tail == stop - start {
             tail
         } else {
             0
@@ -240,7 +245,7 @@ impl Plan<'_> {
         let before = before.zip(new[least..at].iter().rev());
         let before = before.take_while(|(a, b)| a == b).count();
         let place = at - before..at + after;
-        (place.len() >= COPY_MIN_BYTES).then_some((place, old - before))
+        (place.len() >= self.copy_min_bytes).then_some((place, old - before))
     }
 }
 

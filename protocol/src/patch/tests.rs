@@ -479,7 +479,7 @@ proptest! {
     #[test]
     fn a_model_that_is_none_is_bytes(rest in bytes(), base in bytes()) {
         let _ = onnx::tensors(&rest);
-        let _ = pairing::pieces(&base, &rest);
+        let _ = pairing::pieces(&base, &rest, 32);
     }
 }
 
