@@ -3,10 +3,9 @@
 mod certificates;
 
 use super::*;
-use crate::repository::OnlineVersions;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::{BootId, DeviceId, Family, Revision};
-use dunlin_protocol::report::{Installed, Presence, Progress, Reported, TrustedVersions};
+use dunlin_protocol::report::{Installed, Presence, Progress, Reported};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Event, Gap, Record, Segment, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -639,41 +638,4 @@ async fn a_database_set_back_opens_a_higher_epoch() {
     let pending = store.desired_pending().await.unwrap();
     assert_eq!(pending[0].1.revision.epoch, 5);
     assert_eq!(pending[0].1.bundles, [wanted(1)]);
-}
-
-#[tokio::test]
-async fn versions_signed_and_reported_are_kept_and_only_rise() {
-    let Fixture { store, _dir } = open().await;
-    let none = OnlineVersions::default();
-    assert_eq!(store.online_versions().await.unwrap(), none);
-    assert_eq!(store.reported_online_versions().await.unwrap(), none);
-    let at = |snapshot, timestamp| OnlineVersions {
-        snapshot,
-        timestamp,
-    };
-    for (signed, kept) in [
-        (at(3, 12), at(3, 12)),
-        (at(9, 2), at(9, 12)),
-        (at(10, 100), at(10, 100)),
-    ] {
-        store.raise_online_versions(signed).await.unwrap();
-        assert_eq!(store.online_versions().await.unwrap(), kept);
-    }
-    for (name, key, timestamp) in [("a", 1, 7), ("b", 2, u64::MAX)] {
-        let device = new_device(name, key);
-        store
-            .insert_device(&device, &labels("site", "s"), 0)
-            .await
-            .unwrap();
-        let mut report = reported(1, 0);
-        report.trust = Some(TrustedVersions {
-            timestamp,
-            snapshot: 5,
-        });
-        store.set_reported(&id(name), &report, 1).await.unwrap();
-    }
-    // A number beyond the database's integers is a large one, no failure.
-    let seen = store.reported_online_versions().await.unwrap();
-    assert_eq!(seen.snapshot, 5);
-    assert!(seen.timestamp > 1 << 60);
 }
