@@ -6,7 +6,7 @@
 //! always ahead of all that, and is used as it is.
 //!
 //! So the time is a lower bound. What *ended* before it is over for certain. What *begins* after it may
-//! have begun: see [`not_before_is_no_reason`].
+//! have begun: such a certificate is looked at as of its beginning.
 
 use crate::files;
 use jiff::Timestamp;

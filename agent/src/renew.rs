@@ -17,7 +17,8 @@
 //! ```
 //! A server refuses a certificate whose time is over in the handshake, and what the device sees of it is
 //! an alert or just a cut. Its own clock may not know that the time is over. So whatever breaks mutual
-//! TLS leads to the recovery, and there the server says whether the certificate has ended at all.
+//! TLS leads to the recovery, and there the server says whether the certificate has ended at all. So
+//! does a server that does not know the certificate: it may have been set back to a backup.
 
 mod plan;
 
@@ -262,6 +263,9 @@ impl Renewer {
         match mutual {
             // The server's refusal comes as an alert, or the alert is lost in the cut after it.
             HttpError::Tls { .. } | HttpError::Broken { .. } => {}
+            // A server that was set back to a backup; the proof convinces it if that is so.
+            HttpError::Status { ref reason, .. }
+                if reason.as_deref() == Some("unknown_certificate") => {}
             other => return Err(other.into()),
         }
         match self.recover().await {

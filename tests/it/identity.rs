@@ -206,6 +206,27 @@ async fn the_fleets_ca_alone_does_not_make_a_device() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_set_back_to_a_backup_takes_its_devices_back() {
+    let mut desk = Desk::open(lives(YEAR_S)).await;
+    let device = desk.enrol("edge-1").await;
+    desk.back_up().await;
+    device.next_second().await;
+    assert_eq!(
+        device.renewer().renew_or_recover().await.unwrap(),
+        How::Renewed
+    );
+    desk.restore().await;
+    // Neither knows the other's certificate: the server forgot one, the device has removed the other.
+    let back = device.renewer().recover_if_ended().await.unwrap();
+    assert_eq!(back, Some(How::Recovered));
+    assert_eq!(device.renewer().recover_if_ended().await.unwrap(), None);
+    assert_eq!(
+        device.renewer().renew_or_recover().await.unwrap(),
+        How::Renewed
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_for_a_key_that_the_device_had_is_refused() {
     let desk = Desk::open(lives(YEAR_S)).await;
     let device = desk.enrol("edge-1").await;

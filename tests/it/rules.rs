@@ -76,9 +76,10 @@ const HOMES: [(&str, &[&str]); 10] = [
 ];
 
 /// Files and folders whose decisions are pure, without `.rs`.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "protocol/src",
     "agent/src/device",
+    "agent/src/renew/plan",
     "fleet-server/src/rollout/plan",
     "fleet-server/src/drift/statistics",
     "fleet-server/src/drift/gate",

@@ -165,7 +165,11 @@ pub async fn recover(
         .map_err(|e| ApiError::bad_request(e.to_string()))?;
     let (pass, csr) = prove(&app, &request)?;
     let given = async {
-        let standing = app.store.standing(&pass.device, &pass.sha256.0).await?;
+        let mut standing = app.store.standing(&pass.device, &pass.sha256.0).await?;
+        let mut was_forgotten = false;
+        if standing == Standing::UnknownCertificate && is_taken_back(&app, &pass).await? {
+            (standing, was_forgotten) = (Standing::Next, true);
+        }
         if standing == Standing::Superseded {
             // Noted among the device's events: somebody holds a key that was replaced.
             let now_ms = clock::now_ms();
@@ -176,11 +180,34 @@ pub async fn recover(
         if !standing.is_admitted() {
             return Err(not_admitted(&pass.device, standing));
         }
-        in_grace(pass.not_after, clock::now(), grace)?;
+        match in_grace(pass.not_after, clock::now(), grace) {
+            // Nothing but the database stood between the device and its renewal.
+            Err(error) if error.code == "not_ended" && was_forgotten => {}
+            other => other?,
+        }
         give_next(&app, &pass.device, &pass.sha256, csr).await
     };
     let given = given.await;
     tell(&app, "certificate_recovered", &pass.device, given).await
+}
+
+/// Whether the certificate is newer than all that the database knows of the device, as after a restored
+/// backup: the device has no older one to go back to.
+async fn is_taken_back(app: &App, pass: &DevicePass) -> Result<bool, ApiError> {
+    let certificate = Successor {
+        sha256: pass.sha256,
+        public_key_sha256: pass.public_key_sha256,
+    };
+    let issued_ms = pass.issued.as_millisecond();
+    let taken = app
+        .store
+        .take_back(&pass.device, &certificate, issued_ms)
+        .await?;
+    if taken {
+        let certificate = pass.sha256.short();
+        tracing::warn!(device = %pass.device, certificate, "the database forgot this certificate: was a backup restored?");
+    }
+    Ok(taken)
 }
 
 /// How long after its end a certificate may be recovered.

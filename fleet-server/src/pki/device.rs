@@ -45,6 +45,8 @@ pub struct DevicePass {
     pub public_key_sha256: [u8; 32],
     /// Last instant at which it is valid.
     pub not_after: jiff::Timestamp,
+    /// When it was signed, to the second.
+    pub issued: jiff::Timestamp,
     public_key: Vec<u8>,
 }
 
@@ -128,8 +130,13 @@ impl Pki {
         let (_, certificate) =
             X509Certificate::from_der(&der).map_err(|e| bad(format!("it is no X.509: {e}")))?;
         let ends = certificate.validity().not_after.timestamp();
-        let not_after = jiff::Timestamp::from_second(ends);
-        let not_after = not_after.map_err(|e| bad(format!("its end is no date: {e}")))?;
+        let date = |seconds| {
+            let date = jiff::Timestamp::from_second(seconds);
+            date.map_err(|e| bad(format!("its validity is no date: {e}")))
+        };
+        let not_after = date(ends)?;
+        let begins = certificate.validity().not_before.timestamp();
+        let issued = date(begins + backdated_s(begins, ends))?;
         // At its last second: what is asked is whether it was ever good.
         let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
             u64::try_from(ends).unwrap_or_default(),
@@ -146,9 +153,18 @@ impl Pki {
             sha256,
             public_key_sha256: Digest::of(key.raw).0,
             not_after,
+            issued,
             public_key: key.subject_public_key.data.to_vec(),
         })
     }
+}
+
+/// By how many seconds a certificate of this span was dated back when it was signed.
+fn backdated_s(begins: i64, ends: i64) -> i64 {
+    let parts = i64::from(BACKDATE_PART) + 1;
+    // Of whole seconds: the life is the rest.
+    let part = ends.saturating_sub(begins) / parts;
+    part.min(BACKDATE_MAX.whole_seconds())
 }
 
 /// The name in a verified client certificate, and the certificate's SHA-256.

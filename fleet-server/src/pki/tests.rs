@@ -123,6 +123,7 @@ fn a_pass_is_read_after_its_end_and_only_its_key_signs_for_it() {
     let (key, pem) = device_key_and_pass(&pki, 0);
     let pass = pki.read_pass(&pem).unwrap();
     assert_eq!(pass.device.as_str(), "edge-1");
+    assert_eq!(pass.issued, at_day(0));
     assert_eq!(
         pass.not_after,
         at_day(0) + jiff::SignedDuration::from_secs(60)
@@ -172,6 +173,7 @@ fn a_short_life_is_not_backdated_away() {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let (_, certificate) = X509Certificate::from_der(&der).unwrap();
     let validity = certificate.validity();
+    assert_eq!(pki.read_pass(&pem).unwrap().issued, at_day(0));
     let signed = at_day(0).as_second();
     assert_eq!(validity.not_before.timestamp(), signed - 1);
     assert_eq!(validity.not_after.timestamp(), signed + 20);

@@ -198,6 +198,36 @@ impl Store {
         Ok(Succession::Recorded)
     }
 
+    /// Records a certificate that this database does not know though the fleet's CA signed it after
+    /// everything that it does know of the device: the database was set back to a backup. Whether it
+    /// counts as [`Standing::Next`] from now on.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn take_back(
+        &self,
+        device: &DeviceId,
+        certificate: &Successor,
+        issued_ms: i64,
+    ) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let standing = standing_in(&mut tx, device, certificate.sha256.as_bytes()).await?;
+        if standing != Standing::UnknownCertificate {
+            return Ok(false);
+        }
+        let newest_ms: Option<i64> =
+            sqlx::query_scalar("SELECT MAX(issued_ms) FROM device_certificates WHERE device = ?")
+                .bind(device.as_str())
+                .fetch_one(&mut *tx)
+                .await?;
+        if newest_ms.is_none_or(|newest_ms| issued_ms <= newest_ms) {
+            return Ok(false);
+        }
+        insert(&mut tx, device, certificate, issued_ms, "next").await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Whether a certificate was signed for the device with this public key before.
     ///
     /// # Errors

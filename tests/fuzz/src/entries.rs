@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// Reads bytes of a stranger's; panics if a property does not hold.
 pub type Entry = fn(&[u8]);
@@ -112,15 +113,19 @@ fn key() -> SigningKey {
     SigningKey::from_seed(&[0x5d; 32])
 }
 
+/// Made once: signing takes longer than most inputs.
 fn a_trusted_set() -> TrustedSet {
-    let own: Vec<Key> = vec![key().public_key()];
-    let offline = SigningKey::from_seed(&[0x5e; 32]);
-    let mut roles: BTreeMap<_, _> = Role::ALL.map(|role| (role, (own.clone(), 1))).into();
-    roles.insert(Role::Root, (vec![offline.public_key()], 1));
-    let expires = now() + jiff::SignedDuration::from_hours(24);
-    let root = new_root(1, expires, &roles).expect("a root");
-    let root = sign_envelope(root, &[&offline]).expect("signed");
-    TrustedSet::from_root(&root.to_bytes(), now()).expect("trusted")
+    static ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let own: Vec<Key> = vec![key().public_key()];
+        let offline = SigningKey::from_seed(&[0x5e; 32]);
+        let mut roles: BTreeMap<_, _> = Role::ALL.map(|role| (role, (own.clone(), 1))).into();
+        roles.insert(Role::Root, (vec![offline.public_key()], 1));
+        let expires = now() + jiff::SignedDuration::from_hours(24);
+        let root = new_root(1, expires, &roles).expect("a root");
+        let root = sign_envelope(root, &[&offline]).expect("signed");
+        root.to_bytes()
+    });
+    TrustedSet::from_root(&ROOT, now()).expect("trusted")
 }
 
 /// Reading, writing in the one form and reading again gives the same.
@@ -139,9 +144,10 @@ pub fn canonical(data: &[u8]) {
 
 /// Manifests, and the documents that are read in the light of one.
 pub fn manifest(data: &[u8]) {
-    let known = Manifest::parse(MANIFEST).expect("the committed manifest");
-    let _ = GoldenSet::parse(data, &known);
-    let _ = Profile::parse(data, &known);
+    static KNOWN: LazyLock<Manifest> =
+        LazyLock::new(|| Manifest::parse(MANIFEST).expect("the committed manifest"));
+    let _ = GoldenSet::parse(data, &KNOWN);
+    let _ = Profile::parse(data, &KNOWN);
     let Ok(manifest) = Manifest::parse(data) else {
         return;
     };

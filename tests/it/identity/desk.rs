@@ -67,6 +67,21 @@ impl Desk {
         self.server = Some(Server::start(self.settings.clone()).await.unwrap());
     }
 
+    /// Stops the server, copies its folder, and starts it again.
+    pub(crate) async fn back_up(&mut self) {
+        self.stop().await;
+        copy(&self.settings.state_dir, &self.dir.path().join("backup"));
+        self.start().await;
+    }
+
+    /// Puts the copy in the place of the server's folder.
+    pub(crate) async fn restore(&mut self) {
+        self.stop().await;
+        std::fs::remove_dir_all(&self.settings.state_dir).unwrap();
+        copy(&self.dir.path().join("backup"), &self.settings.state_dir);
+        self.start().await;
+    }
+
     pub(crate) async fn enrol(&self, name: &str) -> Device {
         let settings = agent_settings(&self.dir.path().join(name), name).unwrap();
         let claim = self.operator.claim(1).await.unwrap();
@@ -247,6 +262,17 @@ impl Device {
         eventually("another certificate", async || {
             let is_another = self.identity().certificate_sha256() != before;
             Ok(is_another.then_some(()).ok_or(before.short()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Certificates are dated in whole seconds: one signed from now on is newer than the present one.
+    pub(crate) async fn next_second(&self) {
+        let now = jiff::Timestamp::now().as_second();
+        eventually("the next second", async || {
+            let passed = jiff::Timestamp::now().as_second() > now;
+            Ok(passed.then_some(()).ok_or(String::new()))
         })
         .await
         .unwrap();
