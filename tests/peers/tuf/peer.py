@@ -32,6 +32,9 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body in one piece: two would wait for each other's acknowledgement.
+            wbufsize = -1
+            disable_nagle_algorithm = True
 
             def do_GET(self):
                 asked.append(self.path.removeprefix("/"))
