@@ -273,6 +273,7 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             "running": running,
             "device": identity.as_ref().map(|i| &i.enrolled.device),
             "fleet": identity.as_ref().map(|i| &i.enrolled.fleet),
+            "certificate_not_after": identity.as_ref().map(|i| i.validity().not_after.to_string()),
             "reported": reported,
             "hold": hold,
         });
@@ -308,10 +309,16 @@ fn print_status(
     );
     match identity {
         None => println!("device     not enrolled: run `dunlin-agent enroll`"),
-        Some(i) => println!(
-            "device     {} in fleet {}",
-            i.enrolled.device, i.enrolled.fleet
-        ),
+        Some(i) => {
+            println!(
+                "device     {} in fleet {}",
+                i.enrolled.device, i.enrolled.fleet
+            );
+            let end = i.validity().not_after;
+            let over = i.clock().now() > end;
+            let word = if over { "ended" } else { "valid until" };
+            println!("identity   certificate {word} {end}");
+        }
     }
     let (Some(state), Some(reported)) = (state, reported) else {
         return println!("model      none yet");

@@ -40,6 +40,9 @@ use tokio::time::Instant;
 const QUEUE: usize = 8;
 /// Least time between two attempts, however often the connection is lost.
 const ATTEMPT_GAP: Duration = Duration::from_secs(1);
+/// How long the server's word that the certificate is good is believed while connections fail: what is
+/// broken then is something else, and a fleet that asked at every attempt would not help.
+const BELIEVED: Duration = Duration::from_secs(300);
 
 /// Why the certificate was not renewed. The present one is still in place.
 #[derive(Debug, thiserror::Error)]
@@ -138,13 +141,15 @@ pub fn start(identity: &Identity, disk: &Disk, settings: &Settings) -> Renewal {
 async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
     let (mut failures, mut in_trouble) = (0_u32, false);
     let mut told: Option<String> = None;
+    let mut good_until = Instant::now();
     loop {
         let situation = renewer.situation(failures, in_trouble);
+        let next = Instant::now() + plan::pause(situation, random());
         tokio::select! {
             () = to.closed() => return,
-            () = tokio::time::sleep(plan::pause(situation, random())) => {}
+            () = tokio::time::sleep_until(next) => {}
             // Trouble that is known of already does not shorten the wait.
-            () = nudge.notified(), if !in_trouble => in_trouble = true,
+            () = nudged(&nudge, good_until), if !in_trouble => in_trouble = true,
         }
         let situation = renewer.situation(failures, in_trouble);
         let is_due = situation.now >= situation.due;
@@ -159,6 +164,9 @@ async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
         let said = match attempt {
             Ok(done) => {
                 (failures, in_trouble, told) = (0, false, None);
+                if done.is_none() {
+                    good_until = begun + BELIEVED;
+                }
                 done.map(|how| renewer.success(how))
             }
             Err(error) => {
@@ -179,6 +187,12 @@ async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
         }
         tokio::time::sleep_until(begun + ATTEMPT_GAP).await;
     }
+}
+
+/// Ready once there is trouble, and the server's last word is old.
+async fn nudged(nudge: &Notify, good_until: Instant) {
+    tokio::time::sleep_until(good_until).await;
+    nudge.notified().await;
 }
 
 /// One device's renewals.

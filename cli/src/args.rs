@@ -8,8 +8,8 @@ mod values;
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
-    NextTargets, PassphraseArgs, PassphraseFrom, RevokeArgs, RootAction, RootEditArgs, RootNewArgs,
-    RotateArgs, ServerAction, SignRequestArgs, StatusArgs, UndelegateArgs,
+    NextTargets, PassphraseArgs, PassphraseFrom, PublicArgs, RevokeArgs, RootAction, RootEditArgs,
+    RootNewArgs, RotateArgs, ServerAction, SignRequestArgs, StatusArgs, UndelegateArgs,
 };
 pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
 pub use values::{duration, label, whole_ms};

@@ -28,8 +28,8 @@ pub mod status;
 
 pub use error::KeysError;
 pub use folder::{
-    Ceremony, first_root_digest, init, key_names, load, load_with, root_files, server_keys,
-    trusted_root, trusted_roots,
+    Ceremony, first_root_digest, init, init_with, key_names, load, load_with, root_files,
+    server_keys, trusted_root, trusted_roots,
 };
 pub(crate) use folder::{later, shown_version};
 
@@ -46,6 +46,7 @@ pub async fn run(args: &KeysArgs) -> Result<Exit, Failure> {
         KeysAction::Init(init) => folder::run_init(init, shared).await,
         KeysAction::Generate(generate) => make::generate(generate, shared.json),
         KeysAction::Import(import) => make::import(import, shared.json),
+        KeysAction::Public(public) => make::public(public, shared.json),
         KeysAction::Passphrase(change) => make::change_passphrase(change, shared.json),
         KeysAction::Root(action) => root::run(action, shared).await,
         KeysAction::Rotate(rotate) => root::rotate(rotate, shared).await,

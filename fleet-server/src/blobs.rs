@@ -99,6 +99,11 @@ impl Blobs {
         })
     }
 
+    /// The store itself, for what is kept beside the blobs.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
     /// A blob's length in bytes, if it is here.
     ///
     /// # Errors
@@ -121,7 +126,7 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let mut upload = WriteMultipart::new(self.store.put_multipart(&place(digest)).await?);
-        match receive(digest, stream, &mut upload).await {
+        match receive_blob(digest, stream, &mut upload).await {
             Ok(0) => {
                 upload.abort().await?;
                 self.store.put(&place(digest), PutPayload::new()).await?;
@@ -217,7 +222,52 @@ fn unpack(packed: &[u8], length: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn receive<S, E>(
+/// Why a stream was not stored whole.
+pub(crate) enum Interrupted {
+    /// More bytes than may be.
+    TooLarge,
+    /// The sender stopped after so many bytes.
+    BrokenOff(u64, String),
+    /// The store failed.
+    Store(object_store::Error),
+}
+
+/// Writes a stream of at most `max_bytes`, shows every chunk to `see`, and returns the length.
+pub(crate) async fn receive<S, E>(
+    stream: S,
+    max_bytes: u64,
+    upload: &mut WriteMultipart,
+    mut see: impl FnMut(&[u8]),
+) -> Result<u64, Interrupted>
+where
+    S: Stream<Item = Result<bytes::Bytes, E>>,
+    E: std::fmt::Display,
+{
+    let mut stream = std::pin::pin!(stream);
+    let mut length = 0_u64;
+    loop {
+        let next = tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await;
+        let chunk = match next {
+            Err(_) => {
+                let problem = format!("nothing came for {IDLE_TIMEOUT:?}");
+                return Err(Interrupted::BrokenOff(length, problem));
+            }
+            Ok(None) => return Ok(length),
+            Ok(Some(Err(e))) => return Err(Interrupted::BrokenOff(length, e.to_string())),
+            Ok(Some(Ok(chunk))) => chunk,
+        };
+        length += chunk.len() as u64;
+        if length > max_bytes {
+            return Err(Interrupted::TooLarge);
+        }
+        see(&chunk);
+        let capacity = upload.wait_for_capacity(UPLOAD_PARTS).await;
+        capacity.map_err(Interrupted::Store)?;
+        upload.put(chunk);
+    }
+}
+
+async fn receive_blob<S, E>(
     digest: &Digest,
     stream: S,
     upload: &mut WriteMultipart,
@@ -226,30 +276,17 @@ where
     S: Stream<Item = Result<bytes::Bytes, E>>,
     E: std::fmt::Display,
 {
-    let mut stream = std::pin::pin!(stream);
     let mut hash = sha2::Sha256::new();
-    let mut length = 0_u64;
-    let broken = |length: u64, problem: String| BlobError::BrokenOff {
-        digest: *digest,
-        length,
-        problem,
-    };
-    loop {
-        let next = tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await;
-        let chunk = match next {
-            Err(_) => return Err(broken(length, format!("nothing came for {IDLE_TIMEOUT:?}"))),
-            Ok(None) => break,
-            Ok(Some(Err(e))) => return Err(broken(length, e.to_string())),
-            Ok(Some(Ok(chunk))) => chunk,
-        };
-        length += chunk.len() as u64;
-        if length > BLOB_MAX_BYTES {
-            return Err(BlobError::TooLarge(*digest));
-        }
-        hash.update(&chunk);
-        upload.wait_for_capacity(UPLOAD_PARTS).await?;
-        upload.put(chunk);
-    }
+    let received = receive(stream, BLOB_MAX_BYTES, upload, |chunk| hash.update(chunk));
+    let length = received.await.map_err(|interrupted| match interrupted {
+        Interrupted::TooLarge => BlobError::TooLarge(*digest),
+        Interrupted::Store(error) => error.into(),
+        Interrupted::BrokenOff(length, problem) => BlobError::BrokenOff {
+            digest: *digest,
+            length,
+            problem,
+        },
+    })?;
     let got = Digest(hash.finalize().into());
     if got != *digest {
         let expected = *digest;

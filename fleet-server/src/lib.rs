@@ -23,6 +23,7 @@ pub mod enroll;
 mod files;
 mod listener;
 pub mod mqtt;
+pub mod patches;
 pub mod pki;
 mod program;
 pub mod repository;

@@ -19,6 +19,7 @@ pub mod expiry;
 mod names;
 pub mod online;
 mod publish;
+mod roots;
 #[cfg(test)]
 mod tests;
 
@@ -32,8 +33,8 @@ use dunlin_protocol::bundle::{MANIFEST_MAX_BYTES, Manifest};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     Envelope, Key, Metadata, Role, RootMetadata, SNAPSHOT_MAX_BYTES, SnapshotMetadata,
-    TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry, TargetsMetadata,
-    TimestampMetadata, TrustedSet,
+    TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry, TimestampMetadata,
+    TrustedSet,
 };
 use error::{Result, trust};
 use jiff::Timestamp;
@@ -215,108 +216,6 @@ impl Repository {
         )?)
     }
 
-    /// Sets the first trust root, or the next one. The same again is no error.
-    ///
-    /// # Errors
-    /// As [`Self::put_roots`].
-    pub fn put_root(&self, bytes: &[u8], now: Timestamp) -> Result<u64> {
-        self.put_roots(&[bytes.to_vec()], now)
-    }
-
-    /// Sets a chain of roots: those that are here already are passed over. Only the last must be
-    /// valid now and list this server's keys; the others are its history.
-    ///
-    /// If the last one withdraws online keys, snapshot and timestamp are signed by the next ones at
-    /// once, with higher versions.
-    ///
-    /// # Errors
-    /// Not trusted (the first by itself, a later one by the chain), expired, or it does not list
-    /// this server's online keys; nothing is set then.
-    pub fn put_roots(&self, chain: &[Vec<u8>], now: Timestamp) -> Result<u64> {
-        let _writing = self.lock();
-        let mut set = match self.root_version()? {
-            None => None,
-            Some(_) => Some(self.trusted_root(now)?),
-        };
-        let mut new: Vec<(u64, &[u8])> = Vec::new();
-        let mut newest = set.as_ref().map_or(0, |s| s.root().version);
-        for bytes in chain {
-            let offered = Envelope::parse(bytes, Role::Root.max_bytes());
-            let offered = offered
-                .and_then(|e| RootMetadata::read(&e))
-                .map_err(trust("root"))?;
-            let same = self.stored(&root_name(offered.version))?;
-            if new.is_empty() && same.is_some_and(|stored| stored == *bytes) {
-                newest = offered.version;
-                continue;
-            }
-            set = Some(match &set {
-                None => TrustedSet::from_root(bytes, now).map_err(trust("root"))?,
-                Some(set) if offered.version <= set.root().version => {
-                    let (trusted, got) = (set.root().version, offered.version);
-                    return Err(RepositoryError::RootVersion { trusted, got });
-                }
-                Some(set) => {
-                    let mut next = set.clone();
-                    let _ = next.update_root(bytes).map_err(trust("root"))?;
-                    TrustedSet::from_root(bytes, now).map_err(trust("root"))?
-                }
-            });
-            newest = offered.version;
-            new.push((newest, bytes));
-        }
-        let Some(mut set) = set.filter(|_| !new.is_empty()) else {
-            return Ok(newest);
-        };
-        set.finish_root().map_err(trust("root"))?;
-        self.check_own_keys(set.root())?;
-        for (version, bytes) in new {
-            files::write_atomic(&self.metadata.join(root_name(version)), bytes, PUBLIC)?;
-        }
-        self.follow_root(set.root(), now)?;
-        Ok(newest)
-    }
-
-    /// Signs anew what the newest root's keys did not sign, and deletes keys that it withdrew.
-    fn follow_root(&self, root: &RootMetadata, now: Timestamp) -> Result<bool> {
-        let resigned = match self.signed()? {
-            Some(_) if !self.is_signed_by(root)? => {
-                let lists = self.lists()?;
-                let online = self.sign_online(root, &lists, now, true)?;
-                self.write_online(&online)?;
-                tracing::info!(
-                    root_version = root.version,
-                    "snapshot and timestamp signed by the keys of the new root"
-                );
-                true
-            }
-            _ => false,
-        };
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.settle(root)?;
-        Ok(resigned)
-    }
-
-    /// Whether both online files carry signatures that `root` asks for.
-    fn is_signed_by(&self, root: &RootMetadata) -> Result<bool> {
-        let Some(signed) = self.signed()? else {
-            return Ok(false);
-        };
-        let version = signed.timestamp.snapshot.version;
-        for (role, name) in [
-            (Role::Timestamp, "timestamp.json".to_owned()),
-            (Role::Snapshot, Role::Snapshot.file_name(version, true)),
-        ] {
-            let bytes = self.stored(&name)?.unwrap_or_default();
-            let envelope = Envelope::parse(&bytes, SNAPSHOT_MAX_BYTES);
-            let verified = envelope.and_then(|e| root.verify(role, &e));
-            if verified.is_err() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Signs and writes a snapshot and a timestamp for a targets file as it is, and the targets
     /// file too. Nothing in it is verified: this is all that a holder of the online keys can do,
     /// and devices must withstand it.
@@ -393,66 +292,6 @@ impl Repository {
     pub fn raise_floor(&self, seen: OnlineVersions) {
         let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
         *floor = floor.max(seen);
-    }
-
-    /// When what devices rest on expires: the four roles, and those that targets delegate to.
-    ///
-    /// # Errors
-    /// Metadata that cannot be read.
-    pub fn expiries(&self, now: Timestamp) -> Result<Vec<Expiry>> {
-        if self.root_version()?.is_none() {
-            return Ok(Vec::new());
-        }
-        let root = self.newest_root(now)?;
-        let top = |role: Role, version: u64, expires: Timestamp| {
-            let keys = root.roles.get(&role);
-            Expiry {
-                role: role.to_string(),
-                version,
-                expires,
-                is_offline: matches!(role, Role::Root | Role::Targets),
-                threshold: keys.map_or(0, |k| k.threshold),
-                keys: keys.map_or(0, |k| k.keyids.len() as u64),
-            }
-        };
-        let mut all = vec![top(Role::Root, root.version, root.expires)];
-        let Some(signed) = self.signed()? else {
-            return Ok(all);
-        };
-        all.push(top(
-            Role::Snapshot,
-            signed.snapshot.version,
-            signed.snapshot.expires,
-        ));
-        all.push(top(
-            Role::Timestamp,
-            signed.timestamp.version,
-            signed.timestamp.expires,
-        ));
-        let lists = self.lists()?;
-        let read = |list: &List| {
-            let envelope = Envelope::parse(&list.bytes, TARGETS_MAX_BYTES)?;
-            TargetsMetadata::read(&envelope)
-        };
-        if let Some(list) = lists.get(&Role::Targets.into()) {
-            let targets = read(list).map_err(trust("targets"))?;
-            all.push(top(Role::Targets, targets.version, targets.expires));
-        }
-        for (role, keys) in publish::delegated_keys(&lists) {
-            let Some(list) = lists.get(&role) else {
-                continue;
-            };
-            let Ok(metadata) = read(list) else { continue };
-            all.push(Expiry {
-                role: role.as_str().to_owned(),
-                version: metadata.version,
-                expires: metadata.expires,
-                is_offline: true,
-                threshold: keys.threshold,
-                keys: keys.keyids.len() as u64,
-            });
-        }
-        Ok(all)
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

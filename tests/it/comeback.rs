@@ -139,8 +139,13 @@ async fn a_device_comes_back_after_its_certificates_end_with_its_clock_at_1970_a
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let mut agent = Process::start_with(Path::new(PROGRAM), &run, &variables, &log).unwrap();
+    let started = std::time::Instant::now();
     let back = operator.on_version(&device, 2).await;
     assert!(back.is_ok(), "{back:?}\n{}", agent.log_tail());
+    println!(
+        "back, {ROOTS} roots and a version on, {:.1} s after its start",
+        started.elapsed().as_secs_f64()
+    );
     let ended = operator.ended(&rollout).await.unwrap();
     assert_eq!(ended.state, RolloutState::Finished);
 

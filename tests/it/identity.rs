@@ -47,7 +47,8 @@ async fn a_renewal_brings_a_new_key_and_ends_the_one_before() {
     let after = device.identity();
     assert_ne!(after.certificate_sha256(), before.certificate_sha256());
     assert_ne!(after.enrolled.key_file, before.enrolled.key_file);
-    assert_eq!(device.key_files(), [after.enrolled.key_file.clone()]);
+    let key = &after.enrolled.key_file;
+    assert_eq!(device.key_files(), std::slice::from_ref(key));
     assert_eq!(device.renewer().recover_if_ended().await.unwrap(), None);
 
     // A copy of the disk, made before, is out, and its use is noted.
@@ -60,6 +61,19 @@ async fn a_renewal_brings_a_new_key_and_ends_the_one_before() {
         device.renewer().renew_or_recover().await.unwrap(),
         How::Renewed
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_made_before_a_renewal_is_finished_in_peace() {
+    let desk = Desk::open(lives(YEAR_S)).await;
+    let device = desk.enrol("edge-1").await;
+    let (open, root) = device.client();
+    open.get(&root, 1 << 20).await.unwrap();
+    device.renewer().renew_or_recover().await.unwrap();
+    // The same connection, in which the server saw the certificate before.
+    open.get(&root, 1 << 20).await.unwrap();
+    let events = desk.events("edge-1").await;
+    assert!(!events.contains("identity_shared"), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,6 +184,28 @@ async fn every_faulty_recovery_has_its_own_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_fleets_ca_alone_does_not_make_a_device() {
+    let desk = Desk::open(lives(YEAR_S)).await;
+    let device = desk.enrol("edge-1").await;
+    // Signed by the CA itself, as its thief or a restored database would have them.
+    let (of_nobody, _) = desk.ended("edge-9", 100);
+    let (unrecorded, _) = desk.ended("edge-1", 100);
+    let (old, sha256) = desk.ended("edge-1", 366);
+    device.was_given(&desk, sha256).await;
+    let (within, sha256) = desk.ended("edge-1", 364);
+    device.was_given(&desk, sha256).await;
+    for (expected, request) in [
+        ((403, "unknown_device"), of_nobody),
+        ((403, "unknown_certificate"), unrecorded),
+        ((403, "ended_too_long"), old),
+        ((200, ""), within),
+    ] {
+        let (status, code) = desk.recover(&desk.prove(request).await).await;
+        assert_eq!((status, code.as_str()), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_for_a_key_that_the_device_had_is_refused() {
     let desk = Desk::open(lives(YEAR_S)).await;
     let device = desk.enrol("edge-1").await;
@@ -202,7 +238,7 @@ async fn one_device_is_given_so_many_certificates_an_hour() {
     let desk = Desk::open(lives(YEAR_S)).await;
     let device = desk.enrol("edge-1").await;
     let mut refusal = None;
-    for _ in 0..dunlin_server::store::ISSUED_AN_HOUR_MAX {
+    for _ in 0..lives(YEAR_S).certificates_an_hour_max() {
         let next = device.identity().next_key().unwrap();
         let body = json!({"csr_pem": next.csr_pem("edge-1").unwrap()});
         let (status, code) = device.post("/identity/renew", &body).await;
@@ -272,9 +308,12 @@ async fn an_agent_killed_at_any_moment_of_its_renewals_comes_back() {
         changes += u32::from(device.identity().certificate_sha256() != before);
     }
     println!("{changes} of 8 kills came after the certificate was in place");
+    // What is seen of it next is the next one's.
+    desk.is_offline().await;
     let mut agent = device.start(PROGRAM);
     desk.is_online().await;
-    assert!(agent.terminate().await.unwrap().success());
+    let ended = agent.terminate().await.unwrap();
+    assert!(ended.success(), "{ended}: {}", agent.log_tail());
     assert_eq!(device.key_files().len(), 1, "{:?}", device.key_files());
     let shared = desk.events("edge-1").await.contains("identity_shared");
     assert!(!shared, "no kill makes a device look like two");

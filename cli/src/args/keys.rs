@@ -1,9 +1,15 @@
 //! Arguments of `dunlin keys`.
 
+mod proposals;
+
+pub use proposals::{
+    DelegateArgs, NextRoot, NextTargets, RevokeArgs, RootAction, RootEditArgs, RootNewArgs,
+    RotateArgs, UndelegateArgs,
+};
+
 use super::{Shared, duration};
 use crate::keys::passphrase::Source;
 use clap::{Args, Subcommand};
-use dunlin_protocol::id::Family;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,8 +38,8 @@ pub enum KeysAction {
     ///
     /// Run it on a machine that you trust, best one without a network (give the server's public keys
     /// with --server-keys then). Afterwards move each private key to its holder: whoever holds a
-    /// threshold of targets keys decides what the fleet runs. The keys are not encrypted; `dunlin keys
-    /// passphrase` does that, `dunlin keys generate` makes each where it stays.
+    /// threshold of targets keys decides what the fleet runs. Without --encrypt the keys are plain files;
+    /// `dunlin keys generate` makes each where it stays.
     #[command(after_help = "\
 Examples:
   dunlin keys init --dir keys
@@ -55,6 +61,9 @@ Example:
   openssl genpkey -algorithm ed25519 -out made.pem
   dunlin keys import made.pem --name alice --dir alice")]
     Import(ImportArgs),
+    /// Write the public half of a private key once more
+    #[command(after_help = "Example:\n  dunlin keys public alice.pem")]
+    Public(PublicArgs),
     /// Change, set or remove the passphrase of a private key
     #[command(after_help = "\
 Examples:
@@ -197,6 +206,12 @@ pub struct InitArgs {
     /// JSON with the server's `online_keys` instead of asking the server
     #[arg(long, value_name = "FILE")]
     pub server_keys: Option<PathBuf>,
+    /// Encrypt every key, all with one passphrase
+    #[arg(long)]
+    pub encrypt: bool,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 /// `dunlin keys generate`.
@@ -238,6 +253,23 @@ pub struct ImportArgs {
     pub passphrase: PassphraseFrom,
 }
 
+/// `dunlin keys public`.
+#[derive(Debug, Args)]
+pub struct PublicArgs {
+    /// The private key
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Who holds it [default: the file's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to write it [default: beside the key, as .pub]
+    #[arg(long, value_name = "PUB")]
+    pub out: Option<PathBuf>,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
 /// `dunlin keys passphrase`.
 #[derive(Debug, Args)]
 pub struct PassphraseArgs {
@@ -253,122 +285,6 @@ pub struct PassphraseArgs {
     /// Passphrase as it is now.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
-}
-
-/// What `dunlin keys root` does.
-#[derive(Debug, Subcommand)]
-pub enum RootAction {
-    /// Propose the first root from public keys
-    #[command(after_help = "\
-Example:
-  dunlin keys root new --root alice.pub --root bob.pub --root carol.pub --root-threshold 2 \\
-    --targets alice.pub --targets bob.pub --targets-threshold 2 --server-keys server.json --out root.request")]
-    New(RootNewArgs),
-    /// Propose the next root: keys added or removed, thresholds, the server's keys, a new expiry
-    ///
-    /// Without any change but --expires-in it renews the root.
-    #[command(after_help = "\
-Examples:
-  dunlin keys root edit --dir keys --add-targets dave.pub --targets-threshold 3 --out root.request
-  dunlin keys root edit --dir keys --server-keys next-server.json --out root.request")]
-    Edit(RootEditArgs),
-}
-
-/// `dunlin keys root new`.
-#[derive(Debug, Args)]
-pub struct RootNewArgs {
-    /// Public key that may sign roots; may be given again
-    #[arg(long = "root", value_name = "PUB", required = true)]
-    pub root: Vec<PathBuf>,
-    /// Root keys that must sign [default: more than half]
-    #[arg(long, value_name = "N")]
-    pub root_threshold: Option<u64>,
-    /// Public key that may sign what is installed; may be given again
-    #[arg(long = "targets", value_name = "PUB", required = true)]
-    pub targets: Vec<PathBuf>,
-    /// Targets keys that must sign [default: more than half]
-    #[arg(long, value_name = "N")]
-    pub targets_threshold: Option<u64>,
-    /// JSON with the server's keys instead of asking the server
-    #[arg(long, value_name = "FILE")]
-    pub server_keys: Option<PathBuf>,
-    /// Validity
-    #[arg(long, default_value = "730d", value_parser = duration)]
-    pub expires_in: Duration,
-    /// Where to write the signing request
-    #[arg(long, value_name = "REQUEST")]
-    pub out: PathBuf,
-}
-
-/// What every proposal of a next root has.
-#[derive(Debug, Args)]
-pub struct NextRoot {
-    /// Folder with the roots so far (1.root.json, 2.root.json, …)
-    #[arg(long, default_value = "keys", value_name = "DIR")]
-    pub dir: PathBuf,
-    /// Root keys that must sign from now on
-    #[arg(long, value_name = "N")]
-    pub root_threshold: Option<u64>,
-    /// Targets keys that must sign from now on
-    #[arg(long, value_name = "N")]
-    pub targets_threshold: Option<u64>,
-    /// Validity of the new root
-    #[arg(long, default_value = "730d", value_parser = duration)]
-    pub expires_in: Duration,
-    /// Where to write the signing request
-    #[arg(long, value_name = "REQUEST")]
-    pub out: PathBuf,
-}
-
-/// `dunlin keys root edit`.
-#[derive(Debug, Args)]
-pub struct RootEditArgs {
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
-    /// Public key that may sign roots from now on; may be given again
-    #[arg(long = "add-root", value_name = "PUB")]
-    pub add_root: Vec<PathBuf>,
-    /// Key (name or id) that may no longer sign roots; may be given again
-    #[arg(long = "remove-root", value_name = "KEY")]
-    pub remove_root: Vec<String>,
-    /// Public key that may sign what is installed from now on; may be given again
-    #[arg(long = "add-targets", value_name = "PUB")]
-    pub add_targets: Vec<PathBuf>,
-    /// Key (name or id) that may no longer sign what is installed; may be given again
-    #[arg(long = "remove-targets", value_name = "KEY")]
-    pub remove_targets: Vec<String>,
-    /// JSON with the server's new keys (from: dunlin keys server rotate)
-    #[arg(long, value_name = "FILE")]
-    pub server_keys: Option<PathBuf>,
-}
-
-/// `dunlin keys rotate`.
-#[derive(Debug, Args)]
-pub struct RotateArgs {
-    /// The key to replace: its holder's name, or its id
-    #[arg(value_name = "KEY")]
-    pub old: String,
-    /// The new public key
-    #[arg(value_name = "PUB")]
-    pub new: PathBuf,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
-}
-
-/// `dunlin keys revoke`.
-#[derive(Debug, Args)]
-pub struct RevokeArgs {
-    /// The key to remove from every role: its holder's name, or its id
-    #[arg(value_name = "KEY")]
-    pub key: String,
-    /// Public key that takes its seats
-    #[arg(long, value_name = "PUB")]
-    pub replace_with: Option<PathBuf>,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
 }
 
 /// `dunlin keys sign`.
@@ -409,62 +325,6 @@ pub struct CombineArgs {
     /// File for the signed metadata
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     pub out: Option<PathBuf>,
-}
-
-/// What every proposal of next targets metadata has.
-#[derive(Debug, Args)]
-pub struct NextTargets {
-    /// Folder with the root metadata you trust
-    #[arg(long, default_value = "keys", value_name = "DIR")]
-    pub dir: PathBuf,
-    /// Targets metadata to build on instead of the server's newest
-    #[arg(long, value_name = "FILE")]
-    pub targets: Option<PathBuf>,
-    /// Start with no earlier targets metadata: the fleet's first
-    #[arg(long, conflicts_with = "targets")]
-    pub first: bool,
-    /// Validity of the new metadata
-    #[arg(long, default_value = "365d", value_parser = duration)]
-    pub expires_in: Duration,
-    /// Where to write the signing request
-    #[arg(long, value_name = "REQUEST")]
-    pub out: PathBuf,
-}
-
-/// `dunlin keys delegate`.
-#[derive(Debug, Args)]
-pub struct DelegateArgs {
-    /// Model family to hand on
-    #[arg(long)]
-    pub family: Family,
-    /// Public key of the team; may be given again
-    #[arg(long = "to", value_name = "PUB", required = true)]
-    pub to: Vec<PathBuf>,
-    /// Keys of the team that must sign [default: more than half]
-    #[arg(long, value_name = "N")]
-    pub threshold: Option<u64>,
-    /// Paths handed on, all of the family; `*` matches no `/`; may be given again [default: FAMILY/*/*]
-    #[arg(long = "paths", value_name = "PATTERN")]
-    pub paths: Vec<String>,
-    /// Name of the role [default: the family's]
-    #[arg(long, value_name = "ROLE")]
-    pub role: Option<String>,
-    /// Ask roles delegated to later as well, for paths that this one does not list
-    #[arg(long)]
-    pub not_terminating: bool,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextTargets,
-}
-
-/// `dunlin keys undelegate`.
-#[derive(Debug, Args)]
-pub struct UndelegateArgs {
-    /// The role
-    pub role: String,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextTargets,
 }
 
 /// What `dunlin keys server` does.

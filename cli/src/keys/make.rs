@@ -5,7 +5,7 @@ use super::folder::{fresh_key, load_file};
 use super::passphrase::{Passphrase, Source};
 use super::pem::{self, Salt};
 use super::public::{PublicKey, check_name};
-use crate::args::{GenerateArgs, ImportArgs, PassphraseArgs};
+use crate::args::{GenerateArgs, ImportArgs, PassphraseArgs, PublicArgs};
 use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::table;
@@ -41,6 +41,28 @@ pub fn import(args: &ImportArgs, is_json: bool) -> Result<Exit, Failure> {
         false => Some(source.new_one(&place.what())?),
     };
     place.write(&key, passphrase.as_ref(), is_json)
+}
+
+/// `dunlin keys public`.
+///
+/// # Errors
+/// Not an Ed25519 key, no passphrase, or the file cannot be written.
+pub fn public(args: &PublicArgs, is_json: bool) -> Result<Exit, Failure> {
+    let stem = args.file.file_stem().unwrap_or_default().to_string_lossy();
+    let name = args.name.as_deref().unwrap_or(&stem);
+    let key = load_file(&args.file, &args.passphrase.source())?;
+    let public = PublicKey::of(name, &key)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => args.file.with_extension("pub"),
+    };
+    files::write_whole(&out, &public.to_bytes())?;
+    if is_json {
+        table::print_json(&json!({"name": name, "keyid": public.keyid, "public": out}));
+        return Ok(Exit::Done);
+    }
+    table::print_line(&format!("{}: key id {}", out.display(), public.keyid));
+    Ok(Exit::Done)
 }
 
 /// `dunlin keys passphrase`.
@@ -130,7 +152,7 @@ impl Place {
 }
 
 /// The private key's file, encrypted if there is a passphrase.
-fn private_text(
+pub(super) fn private_text(
     key: &SigningKey,
     passphrase: Option<&Passphrase>,
     path: &Path,

@@ -1,4 +1,4 @@
-//! Blobs on their way in.
+//! Blobs on their way in, and back to operators.
 
 use super::App;
 use super::error::{ApiError, ErrorBody, parse};
@@ -48,4 +48,21 @@ pub async fn head(
         Some(length) => Ok([(header::CONTENT_LENGTH, length.to_string())].into_response()),
         None => Err(crate::blobs::BlobError::Missing(digest).into()),
     }
+}
+
+/// A blob's bytes, whole: what patches are made from.
+#[utoipa::path(get, path = "/api/v1/blobs/{sha256}", tag = "bundles", security(("token" = [])),
+    params(("sha256" = String, Path)),
+    responses((status = 200, content_type = "application/octet-stream"), (status = 404, body = ErrorBody)))]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(sha256): Path<String>,
+) -> Result<Response, ApiError> {
+    let digest: Digest = parse("sha256", &sha256)?;
+    let blob = app.blobs.get(&digest, None).await?;
+    let headers = [
+        (header::CONTENT_LENGTH, blob.length.to_string()),
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(blob.stream)).into_response())
 }

@@ -138,6 +138,7 @@ pub async fn publish(
     let published = published.await?;
     record(&app.store, &published).await?;
     let version = published.targets_version;
+    super::patches::forget_unlisted(&app, &published).await;
     tracing::info!(
         version,
         bundles = published.bundles.len(),

@@ -1,7 +1,9 @@
-//! What devices fetch: metadata, manifests, blobs (with ranges).
+//! What devices fetch: metadata, manifests, blobs and patches (with ranges).
 
 use super::error::{ApiError, parse};
 use super::{App, blocking};
+use crate::blobs::BlobPart;
+use crate::patches::Patches;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -78,18 +80,68 @@ pub async fn blob(
     let digest: Digest = parse("sha256", &sha256)?;
     let length = app.blobs.length(&digest).await?;
     let length = length.ok_or(crate::blobs::BlobError::Missing(digest))?;
-    let tag = format!("\"{digest}\"");
+    // A blob never changes, so If-Range holds or names another blob.
+    let file = File {
+        name: format!("blob {digest}"),
+        tag: format!("\"{digest}\""),
+        length,
+    };
+    send(&headers, &file, |range| async move {
+        Ok(app.blobs.get(&digest, range).await?)
+    })
+    .await
+}
+
+/// A patch from one model to another, or a part of it.
+pub async fn patch(
+    State(app): State<Arc<App>>,
+    Path((from, to)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let pair = super::patches::pair(&from, &to)?;
+    let patches = Patches::beside(&app.blobs);
+    let stored = patches.stored(&pair).await?;
+    let stored = stored.ok_or(crate::patches::PatchStoreError::Missing(pair))?;
+    let file = File {
+        name: pair.to_string(),
+        tag: stored.tag,
+        length: stored.length,
+    };
+    send(&headers, &file, |range| async move {
+        Ok(patches.get(&pair, range).await?)
+    })
+    .await
+}
+
+/// What can be downloaded.
+struct File {
+    /// For people.
+    name: String,
+    /// Entity tag with its quotes: other bytes, another tag.
+    tag: String,
+    length: u64,
+}
+
+/// Answers with a file or the part that was asked for (RFC 9110, 13 and 14).
+async fn send<F>(
+    headers: &HeaderMap,
+    file: &File,
+    get: impl FnOnce(Option<Range<u64>>) -> F,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<BlobPart, ApiError>>,
+{
+    let File { name, tag, length } = file;
     let same = |name| {
         headers
             .get(name)
             .is_none_or(|v: &HeaderValue| v.as_bytes() == tag.as_bytes())
     };
-    // A blob never changes, so If-Range holds or names another blob.
     let range = headers
         .get(header::RANGE)
         .filter(|_| same(header::IF_RANGE));
     let mut response = Response::builder()
-        .header(header::ETAG, &tag)
+        .header(header::ETAG, tag)
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CONTENT_TYPE, "application/octet-stream");
     let not_modified = headers.contains_key(header::IF_NONE_MATCH) && same(header::IF_NONE_MATCH);
@@ -98,9 +150,9 @@ pub async fn blob(
             .status(StatusCode::NOT_MODIFIED)
             .body(Body::empty())
     } else {
-        let range = match read_range(range, length) {
+        let range = match read_range(range, *length) {
             Wanted::Nothing => {
-                let message = format!("blob {digest} has {length} bytes");
+                let message = format!("{name} has {length} bytes");
                 let status = StatusCode::RANGE_NOT_SATISFIABLE;
                 let mut refusal = ApiError::new(status, "range", message).into_response();
                 if let Ok(value) = HeaderValue::from_str(&format!("bytes */{length}")) {
@@ -111,7 +163,7 @@ pub async fn blob(
             Wanted::Whole => None,
             Wanted::Part(range) => Some(range),
         };
-        let part = app.blobs.get(&digest, range.clone()).await?;
+        let part = get(range.clone()).await?;
         if range.is_some() {
             let (from, to) = (part.range.start, part.range.end.saturating_sub(1));
             response = response

@@ -1,6 +1,7 @@
 //! Errors as clients see them, and inputs that fail with them.
 
 use crate::blobs::BlobError;
+use crate::patches::PatchStoreError;
 use crate::pki::PkiError;
 use crate::repository::RepositoryError;
 use crate::store::StoreError;
@@ -135,6 +136,22 @@ impl From<BlobError> for ApiError {
             }
             BlobError::Missing(_) => Self::not_found(message),
             BlobError::Damaged { .. } => Self::refused("damaged", message),
+        }
+    }
+}
+
+impl From<PatchStoreError> for ApiError {
+    fn from(error: PatchStoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            PatchStoreError::Store(_) => Self::internal(&error),
+            PatchStoreError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+            }
+            PatchStoreError::BrokenOff { .. } => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "broken_off", message)
+            }
+            PatchStoreError::Missing(_) => Self::not_found(message),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod drift;
 pub mod error;
 pub mod fleet;
 pub(crate) mod guard;
+pub mod patches;
 pub mod rollouts;
 pub mod tokens;
 pub mod trust;
@@ -75,6 +76,10 @@ pub struct Admin(pub String);
 #[derive(Debug, Clone)]
 pub struct Peer(pub Option<(DeviceId, Digest)>);
 
+/// When a connection was made, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectedAt(pub i64);
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -127,7 +132,9 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .layer(middleware::from_fn(guard::time_out))
         .merge(
             // Streamed and bounded by the handler; it has its own time-out for silence.
-            OpenApiRouter::new().routes(routes!(blobs::put, blobs::head)),
+            OpenApiRouter::new()
+                .routes(routes!(blobs::put, blobs::head, blobs::get))
+                .routes(routes!(patches::put, patches::head)),
         )
 }
 
@@ -167,6 +174,10 @@ pub fn device_router(app: Arc<App>) -> Router {
         .route(
             "/repository/blobs/{sha256}",
             axum::routing::get(download::blob),
+        )
+        .route(
+            "/repository/patches/{from}/{to}",
+            axum::routing::get(download::patch),
         )
         .route_layer(certified);
     let enrolment = Router::new()

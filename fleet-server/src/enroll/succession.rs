@@ -8,10 +8,10 @@ use super::nonce::{NonceError, Nonces, VALID_MS};
 use super::pace::Pace;
 use crate::api::App;
 use crate::api::error::{ApiError, Raw};
-use crate::api::guard::{not_admitted, presented};
+use crate::api::guard::{connected_ms, not_admitted, presented};
 use crate::clock;
 use crate::pki::{CheckedCsr, DevicePass, PkiError};
-use crate::store::{ISSUED_AN_HOUR_MAX, Standing, Succession, Successor};
+use crate::store::{Standing, Succession, Successor};
 use axum::Json;
 use axum::extract::State;
 use dunlin_protocol::command::parse;
@@ -93,7 +93,15 @@ pub async fn confirm(
     extensions: Extensions,
 ) -> Result<StatusCode, ApiError> {
     let (device, sha256) = presented(&extensions)?;
-    let standing = app.store.admit(&device, &sha256.0, clock::now_ms()).await?;
+    let standing = app
+        .store
+        .admit(
+            &device,
+            &sha256.0,
+            connected_ms(&extensions),
+            clock::now_ms(),
+        )
+        .await?;
     match standing.is_admitted() {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_admitted(&device, standing)),
@@ -160,8 +168,9 @@ pub async fn recover(
         let standing = app.store.standing(&pass.device, &pass.sha256.0).await?;
         if standing == Standing::Superseded {
             // Noted among the device's events: somebody holds a key that was replaced.
+            let now_ms = clock::now_ms();
             app.store
-                .admit(&pass.device, &pass.sha256.0, clock::now_ms())
+                .admit(&pass.device, &pass.sha256.0, now_ms, now_ms)
                 .await?;
         }
         if !standing.is_admitted() {
@@ -259,9 +268,10 @@ async fn give_next(
         sha256: signed.sha256,
         public_key_sha256,
     };
+    let an_hour_max = app.settings.enrolment.certificates_an_hour_max();
     let recorded = app
         .store
-        .succeed(device, holds, &successor, clock::now_ms())
+        .succeed(device, holds, &successor, an_hour_max, clock::now_ms())
         .await?;
     match recorded {
         Succession::Recorded => Ok((signed.pem, signed.sha256)),
@@ -269,7 +279,7 @@ async fn give_next(
         Succession::TooMany => Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many",
-            format!("{device} was given {ISSUED_AN_HOUR_MAX} certificates within an hour"),
+            format!("{device} was given {an_hour_max} certificates within an hour"),
         )),
     }
 }

@@ -1,6 +1,10 @@
 //! When metadata expire, and what to warn of. What people sign offline nobody can renew at night:
 //! it is told of weeks before.
 
+use super::error::{Result, trust};
+use super::online::List;
+use super::{Repository, publish};
+use dunlin_protocol::trust::{Envelope, Metadata as _, Role, TARGETS_MAX_BYTES, TargetsMetadata};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long before its end offline-signed metadata are warned of.
@@ -47,6 +51,68 @@ impl Expiry {
                 self.threshold, self.keys
             )
         })
+    }
+}
+
+impl Repository {
+    /// When what devices rest on expires: the four roles, and those that targets delegate to.
+    ///
+    /// # Errors
+    /// Metadata that cannot be read.
+    pub fn expiries(&self, now: Timestamp) -> Result<Vec<Expiry>> {
+        if self.root_version()?.is_none() {
+            return Ok(Vec::new());
+        }
+        let root = self.newest_root(now)?;
+        let top = |role: Role, version: u64, expires: Timestamp| {
+            let keys = root.roles.get(&role);
+            Expiry {
+                role: role.to_string(),
+                version,
+                expires,
+                is_offline: matches!(role, Role::Root | Role::Targets),
+                threshold: keys.map_or(0, |k| k.threshold),
+                keys: keys.map_or(0, |k| k.keyids.len() as u64),
+            }
+        };
+        let mut all = vec![top(Role::Root, root.version, root.expires)];
+        let Some(signed) = self.signed()? else {
+            return Ok(all);
+        };
+        all.push(top(
+            Role::Snapshot,
+            signed.snapshot.version,
+            signed.snapshot.expires,
+        ));
+        all.push(top(
+            Role::Timestamp,
+            signed.timestamp.version,
+            signed.timestamp.expires,
+        ));
+        let lists = self.lists()?;
+        let read = |list: &List| {
+            let envelope = Envelope::parse(&list.bytes, TARGETS_MAX_BYTES)?;
+            TargetsMetadata::read(&envelope)
+        };
+        if let Some(list) = lists.get(&Role::Targets.into()) {
+            let targets = read(list).map_err(trust("targets"))?;
+            all.push(top(Role::Targets, targets.version, targets.expires));
+        }
+        for (role, keys) in publish::delegated_keys(&lists) {
+            let Some(list) = lists.get(&role) else {
+                continue;
+            };
+            let Ok(metadata) = read(list) else { continue };
+            all.push(Expiry {
+                role: role.as_str().to_owned(),
+                version: metadata.version,
+                expires: metadata.expires,
+                is_offline: true,
+                threshold: keys.threshold,
+                keys: keys.keyids.len() as u64,
+            });
+        }
+        Ok(all)
     }
 }
 

@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod certificates;
+
 use super::*;
-use crate::repository::OnlineVersions;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::{BootId, DeviceId, Family, Revision};
-use dunlin_protocol::report::{Installed, Presence, Progress, Reported, TrustedVersions};
+use dunlin_protocol::report::{Installed, Presence, Progress, Reported};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Event, Gap, Record, Segment, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,8 +158,8 @@ async fn a_claim_is_redeemed_as_often_as_it_says_and_a_repeat_costs_nothing() {
         EnrolmentOutcome::Repeated(labels("site", "north"))
     );
     let standing = async |cert| store.standing(&id("a"), &[cert; 32]).await.unwrap();
-    assert_eq!(standing(1).await, Standing::Superseded);
-    assert_eq!(standing(5).await, Standing::Current);
+    assert_eq!(standing(1).await, Standing::Current);
+    assert_eq!(standing(5).await, Standing::Next);
     assert_eq!(
         enrol(new_device("a", 2), 3).await,
         EnrolmentOutcome::IdTaken
@@ -207,129 +208,6 @@ async fn a_revoked_device_is_refused_until_it_enrols_again() {
     let row = store.device(&id("a")).await.unwrap().unwrap();
     assert!(!row.revoked);
     assert_eq!(row.desired.unwrap().bundles, [wanted(1)]);
-}
-
-fn successor(key: u8) -> Successor {
-    Successor {
-        sha256: Digest([key; 32]),
-        public_key_sha256: [key; 32],
-    }
-}
-
-#[tokio::test]
-async fn a_certificate_counts_until_the_next_is_used() {
-    let Fixture { store, _dir } = open().await;
-    let a = id("a");
-    store
-        .insert_device(&new_device("a", 1), &labels("k", "v"), 0)
-        .await
-        .unwrap();
-    let standing = async |cert| store.standing(&a, &[cert; 32]).await.unwrap();
-    let succeed = async |holds, next| {
-        let holds = Digest([holds; 32]);
-        store
-            .succeed(&a, &holds, &successor(next), 5)
-            .await
-            .unwrap()
-    };
-    // Two answers were asked for; whichever came, came.
-    assert_eq!(succeed(1, 2).await, Succession::Recorded);
-    assert_eq!(succeed(1, 3).await, Succession::Recorded);
-    for (cert, worth) in [
-        (1, Standing::Current),
-        (2, Standing::Next),
-        (3, Standing::Next),
-    ] {
-        assert_eq!(standing(cert).await, worth);
-    }
-    assert_eq!(
-        store.admit(&a, &[1; 32], 6).await.unwrap(),
-        Standing::Current
-    );
-    assert_eq!(
-        standing(2).await,
-        Standing::Next,
-        "the old one's use decides nothing"
-    );
-
-    assert_eq!(
-        store.admit(&a, &[3; 32], 7).await.unwrap(),
-        Standing::Current
-    );
-    for cert in [1, 2] {
-        assert_eq!(standing(cert).await, Standing::Superseded);
-    }
-    let row = store.device(&a).await.unwrap().unwrap();
-    assert_eq!(row.cert_sha256, Digest([3; 32]));
-    // What was superseded brings nothing any more.
-    assert_eq!(
-        succeed(1, 4).await,
-        Succession::Refused(Standing::Superseded)
-    );
-    assert_eq!(
-        succeed(9, 4).await,
-        Succession::Refused(Standing::UnknownCertificate)
-    );
-    let stranger = store.standing(&id("b"), &[3; 32]).await.unwrap();
-    assert_eq!(stranger, Standing::UnknownDevice);
-}
-
-#[tokio::test]
-async fn the_use_of_a_superseded_certificate_is_an_event_once_an_hour() {
-    let Fixture { store, _dir } = open().await;
-    let a = id("a");
-    store
-        .insert_device(&new_device("a", 1), &labels("k", "v"), 0)
-        .await
-        .unwrap();
-    store
-        .succeed(&a, &Digest([1; 32]), &successor(2), 1)
-        .await
-        .unwrap();
-    store.admit(&a, &[2; 32], 2).await.unwrap();
-    let hour = 3_600_000;
-    for at in [10, 20, hour, hour + 10] {
-        assert_eq!(
-            store.admit(&a, &[1; 32], at).await.unwrap(),
-            Standing::Superseded
-        );
-    }
-    let events = store.events(&a, 10).await.unwrap();
-    let codes: Vec<_> = events
-        .iter()
-        .map(|e| match &e.record.body {
-            Body::Event(event) => (event.code.as_str(), e.record.time_ms),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(
-        codes,
-        [("identity_shared", hour + 10), ("identity_shared", 10)]
-    );
-}
-
-#[tokio::test]
-async fn a_device_is_given_so_many_certificates_an_hour() {
-    let Fixture { store, _dir } = open().await;
-    let a = id("a");
-    store
-        .insert_device(&new_device("a", 1), &labels("k", "v"), 0)
-        .await
-        .unwrap();
-    let hour = 3_600_000;
-    let holds = Digest([1; 32]);
-    let mut recorded = 0;
-    for n in 0..40 {
-        let next = successor(100 + n);
-        let given = store.succeed(&a, &holds, &next, hour + i64::from(n)).await;
-        match given.unwrap() {
-            Succession::Recorded => recorded += 1,
-            other => assert_eq!(other, Succession::TooMany),
-        }
-    }
-    assert_eq!(recorded, ISSUED_AN_HOUR_MAX);
-    let later = store.succeed(&a, &holds, &successor(99), 3 * hour).await;
-    assert_eq!(later.unwrap(), Succession::Recorded);
 }
 
 #[tokio::test]
@@ -760,41 +638,4 @@ async fn a_database_set_back_opens_a_higher_epoch() {
     let pending = store.desired_pending().await.unwrap();
     assert_eq!(pending[0].1.revision.epoch, 5);
     assert_eq!(pending[0].1.bundles, [wanted(1)]);
-}
-
-#[tokio::test]
-async fn versions_signed_and_reported_are_kept_and_only_rise() {
-    let Fixture { store, _dir } = open().await;
-    let none = OnlineVersions::default();
-    assert_eq!(store.online_versions().await.unwrap(), none);
-    assert_eq!(store.reported_online_versions().await.unwrap(), none);
-    let at = |snapshot, timestamp| OnlineVersions {
-        snapshot,
-        timestamp,
-    };
-    for (signed, kept) in [
-        (at(3, 12), at(3, 12)),
-        (at(9, 2), at(9, 12)),
-        (at(10, 100), at(10, 100)),
-    ] {
-        store.raise_online_versions(signed).await.unwrap();
-        assert_eq!(store.online_versions().await.unwrap(), kept);
-    }
-    for (name, key, timestamp) in [("a", 1, 7), ("b", 2, u64::MAX)] {
-        let device = new_device(name, key);
-        store
-            .insert_device(&device, &labels("site", "s"), 0)
-            .await
-            .unwrap();
-        let mut report = reported(1, 0);
-        report.trust = Some(TrustedVersions {
-            timestamp,
-            snapshot: 5,
-        });
-        store.set_reported(&id(name), &report, 1).await.unwrap();
-    }
-    // A number beyond the database's integers is a large one, no failure.
-    let seen = store.reported_online_versions().await.unwrap();
-    assert_eq!(seen.snapshot, 5);
-    assert!(seen.timestamp > 1 << 60);
 }

@@ -68,3 +68,75 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::NewDevice;
+    use dunlin_protocol::id::Revision;
+    use dunlin_protocol::report::{Progress, Reported, TrustedVersions};
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn versions_signed_and_reported_are_kept_and_only_rise() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("dunlin.db")).await.unwrap();
+        let none = OnlineVersions::default();
+        assert_eq!(store.online_versions().await.unwrap(), none);
+        assert_eq!(store.reported_online_versions().await.unwrap(), none);
+        let at = |snapshot, timestamp| OnlineVersions {
+            snapshot,
+            timestamp,
+        };
+        for (signed, kept) in [
+            (at(3, 12), at(3, 12)),
+            (at(9, 2), at(9, 12)),
+            (at(10, 100), at(10, 100)),
+        ] {
+            store.raise_online_versions(signed).await.unwrap();
+            assert_eq!(store.online_versions().await.unwrap(), kept);
+        }
+        for (name, key, timestamp) in [("a", 1, 7), ("b", 2, u64::MAX)] {
+            let device = NewDevice {
+                device: name.parse().unwrap(),
+                hardware: "generic".to_owned(),
+                arch: "x86_64".to_owned(),
+                agent_version: "0.1.0".to_owned(),
+                cert_sha256: [key; 32],
+                public_key_sha256: [key; 32],
+            };
+            store
+                .insert_device(&device, &BTreeMap::new(), 0)
+                .await
+                .unwrap();
+            let report = Reported {
+                sequence: 1,
+                revision: Revision {
+                    epoch: 1,
+                    generation: 0,
+                },
+                target: None,
+                rollout: None,
+                progress: Progress::Idle,
+                waiting: None,
+                hold: None,
+                active: None,
+                agent_version: "0.1.0".to_owned(),
+                trust: Some(TrustedVersions {
+                    timestamp,
+                    snapshot: 5,
+                }),
+            };
+            store
+                .set_reported(&device.device, &report, 1)
+                .await
+                .unwrap();
+        }
+        // A number beyond the database's integers is a large one, no failure.
+        let seen = store.reported_online_versions().await.unwrap();
+        assert_eq!(seen.snapshot, 5);
+        assert!(seen.timestamp > 1 << 60);
+    }
+}

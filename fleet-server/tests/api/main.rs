@@ -206,6 +206,7 @@ async fn the_document_lists_every_route() {
         "/api/v1/devices/{id}/events",
         "/api/v1/devices/{id}/desired",
         "/api/v1/blobs/{sha256}",
+        "/api/v1/patches/{from}/{to}",
         "/api/v1/bundles",
         "/api/v1/bundles/{family}/{version}",
         "/api/v1/rollouts",
@@ -220,7 +221,7 @@ async fn the_document_lists_every_route() {
             paths.keys()
         );
     }
-    assert_eq!(paths.len(), 19);
+    assert_eq!(paths.len(), 22);
     let page = fleet.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     let metrics = fleet.get("/metrics").await;
@@ -521,6 +522,79 @@ async fn devices_download_with_their_certificate_only() {
         (revoked.status, revoked.code().as_str()),
         (StatusCode::FORBIDDEN, "revoked")
     );
+}
+
+#[tokio::test]
+async fn patches_are_kept_for_listed_models_while_they_are_listed() {
+    let (fleet, first) = published().await;
+    let second = bundle(2, 1);
+    let path = |from: &[u8], to: &[u8]| format!("{}/{}", Digest::of(from), Digest::of(to));
+    let pair = path(&first.model, &second.model);
+    let admin = format!("/api/v1/patches/{pair}");
+    let early = fleet.call(Method::PUT, &admin, b"patch".to_vec()).await;
+    assert_eq!(
+        (early.status, early.code().as_str()),
+        (StatusCode::CONFLICT, "unknown_model")
+    );
+    for content in [&second.model, &second.golden] {
+        assert_eq!(fleet.put_blob(content).await, StatusCode::CREATED);
+    }
+    let both = [first.clone(), second.clone()];
+    assert_eq!(fleet.publish(2, &both, 2).await.status, StatusCode::CREATED);
+    let stranger = format!("/api/v1/patches/{}", path(b"?", &second.model));
+    let stranger = fleet.call(Method::PUT, &stranger, b"patch".to_vec()).await;
+    assert_eq!(stranger.code(), "unknown_model");
+    // The new model has seven bytes.
+    let long = fleet.call(Method::PUT, &admin, b"patch..".to_vec()).await;
+    assert_eq!(
+        (long.status, long.code().as_str()),
+        (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+    );
+    let head = fleet.call(Method::HEAD, &admin, Vec::new()).await;
+    assert_eq!(head.status, StatusCode::NOT_FOUND);
+    for (bytes, status) in [(b"patch", StatusCode::CREATED), (b"other", StatusCode::OK)] {
+        let put = fleet.call(Method::PUT, &admin, bytes.to_vec()).await;
+        assert_eq!(put.status, status);
+    }
+
+    let key = KeyPair::generate().unwrap();
+    let (_, client) = fleet
+        .enrol(&fleet.claim(1).await, Some("edge-1"), &key)
+        .await;
+    let client = client.unwrap();
+    let download = format!("/repository/patches/{pair}");
+    let whole = fleet.download(&client, &download, &[]).await;
+    assert_eq!(
+        (whole.status, &whole.bytes[..]),
+        (StatusCode::OK, &b"patch"[..])
+    );
+    assert_eq!(whole.headers["content-length"], "5");
+    let tag = whole.headers["etag"].to_str().unwrap().to_owned();
+    let range = [("range", "bytes=3-"), ("if-range", tag.as_str())];
+    let part = fleet.download(&client, &download, &range).await;
+    assert_eq!(
+        (part.status, &part.bytes[..]),
+        (StatusCode::PARTIAL_CONTENT, &b"ch"[..])
+    );
+    assert_eq!(part.headers["content-range"], "bytes 3-4/5");
+    let back = format!("/repository/patches/{}", path(&second.model, &first.model));
+    let back = fleet.download(&client, &back, &[]).await;
+    assert_eq!(
+        (back.status, back.code().as_str()),
+        (StatusCode::NOT_FOUND, "not_found")
+    );
+    let nobody = device_client(&fleet.ca().await, None);
+    let refused = fleet.download(&nobody, &download, &[]).await;
+    assert_eq!(refused.code(), "no_certificate");
+
+    assert_eq!(
+        fleet.publish(3, &both[..1], 2).await.status,
+        StatusCode::CREATED
+    );
+    let gone = fleet.download(&client, &download, &[]).await;
+    assert_eq!(gone.status, StatusCode::NOT_FOUND);
+    let blob = format!("/api/v1/blobs/{}", Digest::of(&second.model));
+    assert_eq!(fleet.get(&blob).await.bytes, second.model);
 }
 
 #[tokio::test]

@@ -509,3 +509,35 @@ thread_local! {
         vec![pair(4, 1), pair(2, 10), pair(1, 3), with_patch(noise(1, 900), noise(1, 700))]
     };
 }
+
+/// The bytes of a fenced block `hex NAME`; what stands behind a semicolon is comment.
+fn hex_of(page: &str, name: &str) -> Vec<u8> {
+    let block = page.split_once(&format!("```hex {name}\n")).unwrap().1;
+    let lines = block.split_once("```").unwrap().0.lines();
+    lines
+        .flat_map(|line| line.split(';').next().unwrap().split_whitespace())
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_documents_example_is_a_patch() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/patch-format.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let [old, new, patch] = ["old", "new", "patch"].map(|name| hex_of(&page, name));
+    assert_eq!(rebuild(&old, &patch, 20).unwrap(), new);
+    for (bytes, said) in [
+        (BLOCK_MAX_BYTES, "at most 2 MiB"),
+        (PREFIX_MAX_BYTES, "at most 4 MiB"),
+        (CONTROL_MAX_BYTES, "at most 16 KiB"),
+        (SCALES_MAX_BYTES, "at most 256 KiB"),
+    ] {
+        let unit = if said.ends_with("MiB") {
+            1 << 20
+        } else {
+            1 << 10
+        };
+        let number = said.split(' ').nth(2).unwrap().parse::<usize>().unwrap();
+        assert!(number * unit == bytes && page.contains(said), "{said}");
+    }
+}

@@ -25,8 +25,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// An entry and its name: of its target and of its folders of inputs.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+/// Reads bytes of a stranger's; panics if a property does not hold.
+pub type Entry = fn(&[u8]);
+
+/// Entries by name, which is also their target's and their folder of inputs'.
+pub const ALL: [(&str, Entry); 7] = [
     ("canonical", canonical),
     ("manifest", manifest),
     ("messages", messages),

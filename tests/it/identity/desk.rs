@@ -6,10 +6,13 @@ use dunlin_agent::http::{Client, HttpError, Limits};
 use dunlin_agent::identity::{DeviceKey, Identity};
 use dunlin_agent::renew::Renewer;
 use dunlin_protocol::enroll::{RecoverRequest, RecoveryNonce, recovery_message};
-use dunlin_protocol::id::DeviceId;
+use dunlin_protocol::id::{DeviceId, Digest};
 use dunlin_server::config::EnrolmentSettings;
+use dunlin_server::pki::Pki;
+use dunlin_server::store::{Succession, Successor};
 use dunlin_server::{RunningServer, Server, Settings};
 use dunlin_tests::fleet::agent_settings;
+use dunlin_tests::http;
 use dunlin_tests::mosquitto::free_port;
 use dunlin_tests::operator::{Operator, eventually};
 use dunlin_tests::process::Process;
@@ -112,6 +115,51 @@ impl Desk {
         self.operator.online(1).await.unwrap();
     }
 
+    /// Waits until no device is connected.
+    pub(crate) async fn is_offline(&self) {
+        self.operator.online(0).await.unwrap();
+    }
+
+    /// A device's key and a certificate for it that the fleet's CA signed and that ended so many days
+    /// ago.
+    pub(crate) fn ended(&self, name: &str, days: i64) -> (Ended, Digest) {
+        let device: DeviceId = name.parse().unwrap();
+        let folder = self.settings.state_dir.join("pki");
+        let now = jiff::Timestamp::now();
+        let (fleet, names) = (&self.settings.fleet, &self.settings.names);
+        let pki = Pki::open(&folder, fleet, names, now).unwrap();
+        let pki = pki.with_device_life(60);
+        let state = self.dir.path().join(format!("{name}-{days}"));
+        let key = DeviceKey::load_or_create(&state).unwrap();
+        let csr = pki.check_csr(&key.csr_pem(name).unwrap()).unwrap();
+        let then = now - jiff::SignedDuration::from_hours(24 * days);
+        let signed = pki.sign_device(csr, &device, then).unwrap();
+        let ended = Ended {
+            device,
+            key,
+            pem: signed.pem,
+            sha256: signed.sha256,
+        };
+        (ended, signed.sha256)
+    }
+
+    /// What the holder of that key would send to recover.
+    pub(crate) async fn prove(&self, ended: Ended) -> RecoverRequest {
+        let next = DeviceKey::load_or_create(&self.dir.path().join(ended.sha256.short()));
+        let csr_pem = next.unwrap().csr_pem("x").unwrap();
+        let nonce = self.post_for("/identity/recover/nonce", b"null").await;
+        let nonce: RecoveryNonce = serde_json::from_slice(&nonce.body).unwrap();
+        let nonce = nonce.nonce;
+        let Ended { device, sha256, .. } = &ended;
+        let message = recovery_message(&self.settings.fleet, device, &nonce, sha256, &csr_pem);
+        RecoverRequest {
+            proof_hex: hex(&ended.key.sign(&message).unwrap()),
+            certificate_pem: ended.pem,
+            csr_pem,
+            nonce,
+        }
+    }
+
     pub(crate) async fn recover(&self, request: &RecoverRequest) -> Answer {
         self.recover_raw(&serde_json::to_vec(request).unwrap())
             .await
@@ -122,9 +170,21 @@ impl Desk {
     }
 
     async fn post(&self, path: &str, body: &[u8]) -> Answer {
+        status_and_code(&self.post_for(path, body).await)
+    }
+
+    async fn post_for(&self, path: &str, body: &[u8]) -> http::Answer {
         let tls = Arc::clone(self.stranger.get().expect("a device enrolled"));
         post(tls, self.settings.devices.listen.port(), path, body).await
     }
+}
+
+/// A certificate whose time is over, and its key.
+pub(crate) struct Ended {
+    device: DeviceId,
+    key: DeviceKey,
+    pem: String,
+    sha256: Digest,
 }
 
 pub(crate) struct Device {
@@ -220,15 +280,33 @@ impl Device {
         let identity = self.identity();
         let port = port(&identity);
         let tls = identity.rustls_client_config();
-        post(tls, port, path, body.to_string().as_bytes()).await
+        let answer = post(tls, port, path, body.to_string().as_bytes()).await;
+        status_and_code(&answer)
     }
 
-    pub(crate) async fn download_refused(&self, code: &str) {
+    /// Records a certificate as one that follows on the device's present one.
+    pub(crate) async fn was_given(&self, desk: &Desk, sha256: Digest) {
+        let store = &desk.server.as_ref().unwrap().store;
+        let holds = self.identity().certificate_sha256();
+        let successor = Successor {
+            sha256,
+            public_key_sha256: sha256.0,
+        };
+        let given = store.succeed(&self.id, &holds, &successor, 99, 0).await;
+        assert_eq!(given.unwrap(), Succession::Recorded);
+    }
+
+    /// For downloads, and what there is to download.
+    pub(crate) fn client(&self) -> (Client, String) {
         let identity = self.identity();
         let limits = Limits::from(&self.settings.update);
         let client = Client::new(&identity.rustls_client_config(), limits);
         let base = &identity.enrolled.repository_url;
-        let url = format!("{base}/repository/metadata/1.root.json");
+        (client, format!("{base}/repository/metadata/1.root.json"))
+    }
+
+    pub(crate) async fn download_refused(&self, code: &str) {
+        let (client, url) = self.client();
         match client.get(&url, 1 << 20).await.unwrap_err() {
             HttpError::Status { reason, .. } => assert_eq!(reason.as_deref(), Some(code)),
             other => panic!("{other}"),
@@ -280,7 +358,7 @@ pub(crate) fn foreign_certificate() -> String {
     let dir = tempfile::tempdir().unwrap();
     let now = jiff::Timestamp::now();
     let fleet = "other".parse().unwrap();
-    let pki = dunlin_server::pki::Pki::open(dir.path(), &fleet, &[], now).unwrap();
+    let pki = Pki::open(dir.path(), &fleet, &[], now).unwrap();
     let key = DeviceKey::load_or_create(dir.path()).unwrap();
     let csr = pki.check_csr(&key.csr_pem("edge-1").unwrap()).unwrap();
     let signed = pki.sign_device(csr, &"edge-1".parse().unwrap(), now);
@@ -310,19 +388,18 @@ fn copy(from: &Path, to: &PathBuf) {
     }
 }
 
-/// Status and the code of the error, empty if there is none.
-async fn post(tls: Arc<ClientConfig>, port: u16, path: &str, body: &[u8]) -> Answer {
+async fn post(tls: Arc<ClientConfig>, port: u16, path: &str, body: &[u8]) -> http::Answer {
     let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TlsConnector::from(tls).connect(name, tcp).await.unwrap();
     let headers = [("content-type", "application/json")];
-    let request = dunlin_tests::http::request("POST", path, &headers, body);
-    let answer = dunlin_tests::http::exchange(stream, &request)
-        .await
-        .unwrap();
-    let code = answer.json()["error"]["code"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    (answer.status, code)
+    let request = http::request("POST", path, &headers, body);
+    http::exchange(stream, &request).await.unwrap()
+}
+
+/// Status and the code of the error, empty if there is none.
+fn status_and_code(answer: &http::Answer) -> Answer {
+    let json = answer.json();
+    let code = json["error"]["code"].as_str().unwrap_or_default();
+    (answer.status, code.to_owned())
 }
