@@ -99,19 +99,19 @@ impl KeyRing {
     /// Opens the keys in `folder`; makes those in use if there are none.
     pub(super) fn open(folder: PathBuf) -> Result<Self> {
         files::make_private_folder(&folder.join("next"))?;
-        let mut ring = Self {
+        let mut opened = Self {
             folder,
             current: BTreeMap::new(),
             next: BTreeMap::new(),
         };
         for role in ROLES {
-            let key = open_or_make(&ring.path(role))?;
-            ring.current.insert(role, key);
-            if let Some(key) = open_key(&ring.next_path(role))? {
-                ring.next.insert(role, key);
+            let key = open_or_make(&opened.path(role))?;
+            opened.current.insert(role, key);
+            if let Some(key) = open_key(&opened.next_path(role))? {
+                opened.next.insert(role, key);
             }
         }
-        Ok(ring)
+        Ok(opened)
     }
 
     fn path(&self, role: Role) -> PathBuf {

@@ -19,6 +19,39 @@ fn key(keys: &Value, role: &str) -> Key {
 }
 
 #[tokio::test]
+async fn a_root_must_be_trusted_and_list_the_online_keys() {
+    let fleet = Fleet::start().await;
+    let put = |root: Vec<u8>| fleet.call(Method::PUT, "/api/v1/trust/root", root);
+    let foreign = put(fleet.root_json(1, false).await).await;
+    assert_eq!(
+        (foreign.status, foreign.code().as_str()),
+        (StatusCode::UNPROCESSABLE_ENTITY, "online_keys")
+    );
+    assert!(
+        foreign.json()["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("snapshot")
+    );
+    fleet.set_root().await;
+    fleet.set_root().await;
+    let skipped = put(fleet.root_json(3, true).await).await;
+    assert_eq!(skipped.code(), "root-chain");
+    let mut forged: Value = serde_json::from_slice(&fleet.root_json(2, true).await).unwrap();
+    forged["signed"]["expires"] = json!("2199-01-01T00:00:00Z");
+    assert_eq!(
+        put(forged.to_string().into_bytes()).await.code(),
+        "threshold"
+    );
+    let next = put(fleet.root_json(2, true).await).await;
+    assert_eq!(
+        (next.status, next.json()),
+        (StatusCode::OK, json!({ "version": 2 }))
+    );
+    assert_eq!(fleet.get("/api/v1/fleet").await.json()["root_version"], 2);
+}
+
+#[tokio::test]
 async fn new_server_keys_sign_as_soon_as_a_root_lists_them() {
     let (fleet, _) = published().await;
     let before = fleet.get("/api/v1/fleet").await.json();
