@@ -54,7 +54,7 @@ impl Desk {
         if self.strangers.take(Instant::now()) {
             return Ok(());
         }
-        metrics::counter!("dunlin_recoveries_refused_total", "code" => "busy").increment(1);
+        metrics::counter!("dunlin_certificates_refused_total", "code" => "busy").increment(1);
         let message = "too many devices recover at this moment; try again later";
         Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -250,7 +250,7 @@ fn prove(app: &App, request: &RecoverRequest) -> Result<(DevicePass, CheckedCsr)
         .flatten();
     if !proof.is_some_and(|proof| pass.has_signed(&message, &proof)) {
         tracing::warn!(device = %pass.device, "recovery refused: the key's possession is not proven");
-        metrics::counter!("dunlin_recoveries_refused_total", "code" => "bad_proof").increment(1);
+        metrics::counter!("dunlin_certificates_refused_total", "code" => "bad_proof").increment(1);
         return Err(forbidden(
             "bad_proof",
             "the signature is not by the certificate's key (ECDSA P-256, SHA-256)".to_owned(),
@@ -331,7 +331,8 @@ async fn tell(
         }
         Err(error) => {
             tracing::warn!(%device, code = error.code, message = error.message, "no certificate given");
-            metrics::counter!("dunlin_recoveries_refused_total", "code" => error.code).increment(1);
+            metrics::counter!("dunlin_certificates_refused_total", "code" => error.code)
+                .increment(1);
             Err(error)
         }
     }
