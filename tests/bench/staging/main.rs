@@ -16,6 +16,7 @@ use dunlin_protocol::bundle::{
     TensorSpec,
 };
 use dunlin_protocol::command::{DesiredBundle, Probation};
+use dunlin_protocol::enroll::EnrollResponse;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::trust::{
@@ -197,23 +198,24 @@ fn metadata(entry: &TargetEntry) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
 }
 
 /// A device of a fleet whose server and broker are nowhere.
-fn identity(dir: &Path) -> anyhow::Result<(DeviceKey, Enrolled, Digest)> {
+fn identity(dir: &Path) -> anyhow::Result<(Enrolled, Digest)> {
     let (fleet, now) = ("bench".parse()?, Timestamp::now());
     let pki = Pki::open(&dir.join("pki"), &fleet, &["localhost".to_owned()], now)?;
     let key = DeviceKey::load_or_create(&dir.join("state"))?;
     let device = "bench-1".parse()?;
     let csr = pki.check_csr(&key.csr_pem("bench-1")?)?;
-    let enrolled = Enrolled {
+    let response = EnrollResponse {
         fleet,
         certificate_pem: pki.sign_device(csr, &device, now)?.pem,
         device,
         ca_pem: pki.ca_pem().to_owned(),
+        root_json: String::new(),
         mqtt_host: "127.0.0.1".to_owned(),
         mqtt_port: 1,
         repository_url: "https://127.0.0.1:1".to_owned(),
         labels: BTreeMap::new(),
     };
-    Ok((key, enrolled, pki.ca_sha256()))
+    Ok(((&response).into(), pki.ca_sha256()))
 }
 
 /// Milliseconds, round by round.
@@ -228,9 +230,10 @@ struct Times {
 async fn measure_time(
     dir: &Path,
     bundle: &Bundle,
-    (key, enrolled, ca): &(DeviceKey, Enrolled, Digest),
+    (enrolled, ca): &(Enrolled, Digest),
     rounds: usize,
 ) -> anyhow::Result<Times> {
+    let key = DeviceKey::load_or_create(&dir.join("state"))?;
     let identity = Identity::check(key, enrolled.clone(), ca)?;
     let limits = Limits {
         connect_timeout: Duration::from_secs(1),
@@ -349,9 +352,10 @@ fn measure_memory(
     program: &Path,
     dir: &Path,
     bundle: &Bundle,
-    (key, enrolled, ca): &(DeviceKey, Enrolled, Digest),
+    (enrolled, ca): &(Enrolled, Digest),
 ) -> anyhow::Result<Memory> {
     let state = dir.join("state");
+    let key = DeviceKey::load_or_create(&state)?;
     Identity::check(key, enrolled.clone(), ca)?.store(&state)?;
     let disk = Disk::native();
     TrustStore::new(&disk, &state).adopt_root(&bundle.root)?;
