@@ -6,6 +6,9 @@
 //!
 //! * [`id`]: the short registry of identifiers.
 //! * [`topic`]: MQTT topics, both ways.
+//! * [`repository`]: the names of a repository's files, on every way to a device.
+//! * [`block`]: those files piece by piece over MQTT.
+//! * [`archive`]: those files in one, for a USB stick.
 //! * [`bundle`]: the signed manifest and what a device checks in it.
 //! * [`trust`]: TUF metadata, the client workflow and signing.
 //! * [`command`]: desired state and acknowledgements (server to device).
@@ -14,12 +17,15 @@
 //! * [`telemetry`]: records in numbered segments (device to server).
 //! * [`sketch`]: frozen-bin histograms that merge exactly.
 
+pub mod archive;
+pub mod block;
 pub mod bundle;
 pub mod command;
 pub mod enroll;
 pub mod id;
 pub mod patch;
 pub mod report;
+pub mod repository;
 pub mod sketch;
 pub mod telemetry;
 pub mod topic;

@@ -13,7 +13,7 @@ pub enum Channel {
     Command,
     /// Down: segments stored by the server, free to delete.
     Ack,
-    /// Down: a block of a blob, for networks without HTTPS.
+    /// Down: a block of a repository's file, for networks without HTTPS.
     Block,
     /// Up, retained, last will: connected or not.
     Presence,
@@ -27,11 +27,13 @@ pub enum Channel {
     Event,
     /// Up: log lines.
     Log,
+    /// Up: asks for a block of a repository's file.
+    Fetch,
 }
 
 impl Channel {
     /// Every channel, down before up.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Desired,
         Self::Command,
         Self::Ack,
@@ -42,6 +44,7 @@ impl Channel {
         Self::Sketch,
         Self::Event,
         Self::Log,
+        Self::Fetch,
     ];
 
     /// The topic's last level.
@@ -58,6 +61,7 @@ impl Channel {
             Self::Sketch => "sketch",
             Self::Event => "event",
             Self::Log => "log",
+            Self::Fetch => "fetch",
         }
     }
 
@@ -82,7 +86,7 @@ pub enum TopicError {
     },
     /// The last level is no channel.
     #[error(
-        "topic channel {got:?} is unknown, expected one of desired, command, ack, block, presence, reported, metrics, sketch, event, log"
+        "topic channel {got:?} is unknown, expected one of desired, command, ack, block, presence, reported, metrics, sketch, event, log, fetch"
     )]
     Channel {
         /// The level found, cut to 200 characters.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use dunlin_protocol::block::Request;
 use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
@@ -12,6 +13,7 @@ use dunlin_protocol::id::{BootId, Digest, Revision};
 use dunlin_protocol::report::{
     Failure, Hold, Installed, Presence, Progress, Reported, TrustedVersions, Waiting,
 };
+use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{
     Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,
@@ -80,6 +82,17 @@ fn revision() -> Revision {
         epoch: 1,
         generation: 7,
     }
+}
+
+#[test]
+fn a_request_for_a_block() {
+    let request = Request {
+        id: 81_604_378_625,
+        file: RepositoryFile::Blob(Digest::of(b"model")),
+        offset: 65_536,
+        length: 65_536,
+    };
+    golden("fetch", &request);
 }
 
 #[test]
