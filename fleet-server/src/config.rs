@@ -95,6 +95,8 @@ pub struct MqttSettings {
     pub public_port: Option<u16>,
     /// Where the generated mosquitto ACL is written.
     pub acl_file: Option<PathBuf>,
+    /// Most that one device is given of the repository's files over MQTT, in KiB a second.
+    pub device_blocks_kib_s: u64,
 }
 
 /// Where the broker runs.
@@ -120,6 +122,9 @@ pub enum MqttMode {
     },
 }
 
+/// Default of `mqtt.device_blocks_kib_s`.
+const DEVICE_BLOCKS_KIB_S: u64 = 4096;
+
 impl Settings {
     /// Everything on loopback at free ports with an embedded broker: for tests and demonstrations.
     #[must_use]
@@ -141,6 +146,7 @@ impl Settings {
                 public_host: None,
                 public_port: None,
                 acl_file: None,
+                device_blocks_kib_s: DEVICE_BLOCKS_KIB_S,
             },
             enrolment: EnrolmentSettings::default(),
             names: default_names(),
@@ -499,6 +505,8 @@ fn read_mqtt(mut section: Section<'_>) -> Option<MqttSettings> {
     let public_host = section.text("public_host");
     let public_port = section.number("public_port", 1, 65_535);
     let acl_file = section.text("acl_file").map(PathBuf::from);
+    let device_blocks_kib_s =
+        section.unsigned("device_blocks_kib_s", 16, 1 << 20, DEVICE_BLOCKS_KIB_S);
     let mode = section
         .text("mode")
         .unwrap_or_else(|| "embedded".to_owned());
@@ -539,6 +547,7 @@ fn read_mqtt(mut section: Section<'_>) -> Option<MqttSettings> {
         public_host,
         public_port: public_port.and_then(|p| u16::try_from(p).ok()),
         acl_file,
+        device_blocks_kib_s,
     })
 }
 

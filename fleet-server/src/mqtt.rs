@@ -11,7 +11,7 @@
 //! Wiring:
 //! ```text
 //! store.set_all_offline().await?;                        // embedded broker only
-//! let (mqtt, inbound) = mqtt::start(MqttConfig { host, port, client_id: SERVER_NAME, fleet, tls });
+//! let (mqtt, inbound, fetches) = mqtt::start(MqttConfig { host, port, client_id: SERVER_NAME, fleet, tls });
 //! let (stop, stopped) = watch::channel(false);
 //! let wake = Wake::default();
 //! spawn(deliver::run(store, mqtt, wake, DeliverSettings::default(), stopped));
@@ -43,6 +43,10 @@ pub const RECEIVE_MAX: u16 = 256;
 const PACKET_MAX_BYTES: u32 = 2 * 1024 * 1024;
 const OUTGOING_INFLIGHT_MAX: u16 = 100;
 const REQUESTS_MAX: usize = 256;
+/// Requests for blocks that wait to be answered.
+const FETCHES_MAX: usize = 256;
+/// How the topic of such a request ends.
+const FETCH_LEVEL: &[u8] = b"/fetch";
 const SESSION_EXPIRY_S: u32 = 3600;
 const KEEP_ALIVE_S: u16 = 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,9 +169,11 @@ impl Listening {
     }
 }
 
-/// Starts connecting, in the background and for ever.
+/// Starts connecting, in the background and for ever. Gives what devices say, and apart from it
+/// what they fetch over MQTT: a telemetry backlog must not hold up an update, nor the other way
+/// round.
 #[must_use]
-pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
+pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::Receiver<Inbound>) {
     let fleet = config.fleet.clone();
     let broker = format!("{}:{}", config.host, config.port);
     let (client, events) = AsyncClient::builder(options(config))
@@ -175,6 +181,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
         .build();
     // Twice what may be unacknowledged: after a reconnect the broker sends it all again.
     let (to_reader, inbound) = mpsc::channel(2 * usize::from(RECEIVE_MAX));
+    let (to_blocks, fetches) = mpsc::channel(FETCHES_MAX);
     let shared = Arc::new(Shared {
         client,
         fleet,
@@ -182,9 +189,19 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>) {
         listening: watch::Sender::new(Listening::NotSince(clock::now_ms())),
         poll: Mutex::new(None),
     });
-    let poll = tokio::spawn(poll(events, Arc::clone(&shared), to_reader, broker));
+    let readers = Readers {
+        inbound: to_reader,
+        fetches: to_blocks,
+    };
+    let poll = tokio::spawn(poll(events, Arc::clone(&shared), readers, broker));
     *shared.poll.lock().unwrap_or_else(PoisonError::into_inner) = Some(poll);
-    (MqttClient { shared }, inbound)
+    (MqttClient { shared }, inbound, fetches)
+}
+
+/// Where messages go.
+struct Readers {
+    inbound: mpsc::Sender<Inbound>,
+    fetches: mpsc::Sender<Inbound>,
 }
 
 fn options(config: MqttConfig) -> MqttOptions {
@@ -253,12 +270,28 @@ impl MqttClient {
         json: Vec<u8>,
         expiry_s: Option<u32>,
     ) -> Result<(), PublishError> {
+        self.publish_as(device, channel, json, "application/json", expiry_s)
+            .await
+    }
+
+    /// As [`publish`](Self::publish), of any content type.
+    ///
+    /// # Errors
+    /// No connection, or a broker that does not keep up.
+    pub async fn publish_as(
+        &self,
+        device: &DeviceId,
+        channel: Channel,
+        payload: Vec<u8>,
+        content_type: &str,
+        expiry_s: Option<u32>,
+    ) -> Result<(), PublishError> {
         let topic = Topic::new(&self.shared.fleet, device, channel).to_string();
         if !self.is_ready() {
             return Err(PublishError::NotConnected { topic });
         }
         let properties = PublishProperties {
-            content_type: Some("application/json".to_owned()),
+            content_type: Some(content_type.to_owned()),
             message_expiry_interval: expiry_s,
             user_properties: vec![(
                 "schema".to_owned(),
@@ -267,7 +300,7 @@ impl MqttClient {
             ..PublishProperties::default()
         };
         let options = PublishOptions::new(QoS::AtLeastOnce).properties(properties);
-        let sent = self.shared.client.publish(topic.clone(), json, options);
+        let sent = self.shared.client.publish(topic.clone(), payload, options);
         match tokio::time::timeout(PUBLISH_TIMEOUT, sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(PublishError::Client {
@@ -313,12 +346,7 @@ impl MqttClient {
     }
 }
 
-async fn poll(
-    mut events: EventLoop,
-    shared: Arc<Shared>,
-    to_reader: mpsc::Sender<Inbound>,
-    broker: String,
-) {
+async fn poll(mut events: EventLoop, shared: Arc<Shared>, readers: Readers, broker: String) {
     let mut failures = 0_u32;
     loop {
         match events.poll().await {
@@ -329,7 +357,7 @@ async fn poll(
                 tokio::spawn(subscribe(Arc::clone(&shared)));
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                if !hand_over(publish, &shared, &to_reader).await {
+                if !hand_over(publish, &shared, &readers).await {
                     tracing::warn!(%broker, "MQTT: ingest did not read for {READER_TIMEOUT:?}, connecting anew");
                     shared.connection.fetch_add(1, Ordering::AcqRel);
                     shared.deaf();
@@ -367,9 +395,21 @@ impl Shared {
 /// Gives a message to the reader and waits while it is behind: MQTT's window then fills, and the
 /// broker waits too. `false` if the reader did not move in time.
 ///
-/// QoS 0 is not waited for but left out: no agent sends it, and no window holds it back.
-async fn hand_over(publish: Publish, shared: &Shared, to_reader: &mpsc::Sender<Inbound>) -> bool {
+/// QoS 0 is not waited for, since no window holds it back: a fetch is left out when there are too
+/// many, and nothing else is sent by an agent.
+async fn hand_over(publish: Publish, shared: &Shared, readers: &Readers) -> bool {
     if publish.qos == QoS::AtMostOnce {
+        if publish.topic.ends_with(FETCH_LEVEL) {
+            let connection = shared.connection.load(Ordering::Acquire);
+            let message = Inbound {
+                publish,
+                connection,
+            };
+            if readers.fetches.try_send(message).is_err() {
+                metrics::counter!("dunlin_blocks_refused_total", "reason" => "queue").increment(1);
+            }
+            return true;
+        }
         metrics::counter!("dunlin_mqtt_qos0_dropped_total").increment(1);
         return true;
     }
@@ -378,7 +418,7 @@ async fn hand_over(publish: Publish, shared: &Shared, to_reader: &mpsc::Sender<I
         connection: shared.connection.load(Ordering::Acquire),
     };
     // A closed channel is the end of the server.
-    tokio::time::timeout(READER_TIMEOUT, to_reader.send(message))
+    tokio::time::timeout(READER_TIMEOUT, readers.inbound.send(message))
         .await
         .is_ok()
 }
@@ -422,9 +462,13 @@ async fn subscribe_once(shared: &Shared) -> Result<(), String> {
         .map(|channel| Topic::filter_shared(SHARE, &shared.fleet, channel))
         .into();
     filters.push(Topic::filter_all_devices(&shared.fleet, Channel::Presence));
-    let filters = filters
+    let mut filters: Vec<_> = filters
         .into_iter()
-        .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce));
+        .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce))
+        .collect();
+    // Not kept for a server that is away: the device asks again.
+    let fetch = Topic::filter_shared(SHARE, &shared.fleet, Channel::Fetch);
+    filters.push(SubscribeFilterInput::new(fetch, QoS::AtMostOnce));
     let notice = shared
         .client
         .subscribe_many_tracked(filters)

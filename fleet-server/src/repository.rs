@@ -31,6 +31,7 @@ pub use publish::Submission;
 use crate::files::{self, PUBLIC};
 use dunlin_protocol::bundle::{MANIFEST_MAX_BYTES, Manifest};
 use dunlin_protocol::id::Digest;
+use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::trust::{
     Envelope, Key, Metadata, Role, RootMetadata, SNAPSHOT_MAX_BYTES, SnapshotMetadata,
     TARGETS_MAX_BYTES, TIMESTAMP_MAX_BYTES, TargetCustom, TargetEntry, TimestampMetadata,
@@ -40,6 +41,7 @@ use error::{Result, trust};
 use jiff::Timestamp;
 use names::{is_safe_path, listed_role, root_name, stored_name};
 use online::{KeyRing, List, Lists, Online, SNAPSHOT_LIFE, TIMESTAMP_LIFE, is_due};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -214,6 +216,38 @@ impl Repository {
             &self.targets.join(path),
             MANIFEST_MAX_BYTES,
         )?)
+    }
+
+    /// Opens a metadata file or a manifest, to be read in parts; `None` if there is none of that
+    /// name. Blobs are not kept here.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open_file(&self, file: &RepositoryFile) -> Result<Option<File>> {
+        let path = match file {
+            // As on disk already, percent-encoded: one plain name.
+            RepositoryFile::Metadata(name) => self.metadata.join(name),
+            RepositoryFile::Target(path) if is_safe_path(path) => self.targets.join(path),
+            _ => return Ok(None),
+        };
+        match File::open(&path) {
+            Ok(file) if file.metadata().map_err(files::at(&path))?.is_file() => Ok(Some(file)),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(files::at(&path)(e).into()),
+        }
+    }
+
+    /// As [`Self::open_file`], read whole.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is longer than any metadata.
+    pub fn read_file(&self, file: &RepositoryFile) -> Result<Option<Vec<u8>>> {
+        match file {
+            RepositoryFile::Metadata(name) => self.stored(name),
+            RepositoryFile::Target(path) => self.target_file(path),
+            RepositoryFile::Blob(_) | RepositoryFile::Patch { .. } => Ok(None),
+        }
     }
 
     /// Signs and writes a snapshot and a timestamp for a targets file as it is, and the targets

@@ -7,6 +7,7 @@ use crate::broker::{
     self, BoxFuture, BrokerConfig, BrokerError, DeviceAuth, Identity, RunningBroker,
 };
 use crate::clock;
+use crate::command::blocks::{self, BlockSettings};
 use crate::command::deliver::{self, DeliverSettings, Wake};
 use crate::config::{MqttMode, Settings};
 use crate::enroll::succession::Desk;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 const ADMIN_CONNECTIONS_MAX: usize = 256;
@@ -178,7 +179,7 @@ impl Server {
         let device_tls = Some(pki.device_tls()?);
         write_acl(&settings)?;
         let broker = start_broker(&settings, pki, &store).await?;
-        let (client, inbound) = mqtt::start(mqtt_config(&settings, pki, broker.as_ref())?);
+        let (client, inbound, fetches) = mqtt::start(mqtt_config(&settings, pki, broker.as_ref())?);
         // Only once nothing can fail any more: a token that was never shown is a lost one.
         let first_admin_token = first_token(&store, token_file).await?;
         let wake = Wake::default();
@@ -203,7 +204,7 @@ impl Server {
                 ingest_settings(&settings),
                 ingesting,
             )),
-            planners: spawn_planners(&settings, &opened, &client, &wake, &planning),
+            planners: spawn_planners(&settings, &opened, &client, &wake, &planning, fetches),
             listeners: Vec::new(),
             stop_listening,
             stop_planning,
@@ -458,8 +459,13 @@ fn spawn_planners(
     client: &MqttClient,
     wake: &Wake,
     stop: &watch::Receiver<bool>,
+    fetches: mpsc::Receiver<mqtt::Inbound>,
 ) -> Vec<JoinHandle<()>> {
     let store = &opened.store;
+    let files = blocks::Files {
+        repository: opened.repository.clone(),
+        blobs: opened.blobs.clone(),
+    };
     let execute_settings = ExecuteSettings {
         tick: Duration::from_millis(settings.rollout_tick_ms),
         ..ExecuteSettings::default()
@@ -478,6 +484,14 @@ fn spawn_planners(
             client.clone(),
             wake.clone(),
             delivery,
+            stop.clone(),
+        )),
+        tokio::spawn(blocks::run(
+            files,
+            store.clone(),
+            client.clone(),
+            fetches,
+            BlockSettings::with_rate(settings.mqtt.device_blocks_kib_s),
             stop.clone(),
         )),
         tokio::spawn(resign::run(

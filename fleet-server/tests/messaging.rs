@@ -2,6 +2,8 @@
 //! behave and clients that do not.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "messaging/blocks.rs"]
+mod blocks;
 #[path = "messaging/harness.rs"]
 mod harness;
 

@@ -1,6 +1,6 @@
 //! What devices fetch: metadata, manifests, blobs and patches (with ranges).
 
-use super::error::{ApiError, parse};
+use super::error::{ApiError, ErrorBody, parse};
 use super::{App, blocking};
 use crate::blobs::BlobPart;
 use crate::patches::Patches;
@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use dunlin_protocol::id::Digest;
+use dunlin_protocol::repository::RepositoryFile;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::ops::Range;
 use std::sync::Arc;
@@ -175,6 +176,32 @@ where
             .body(Body::from_stream(part.stream))
     };
     built.map_err(|e| ApiError::internal(&e))
+}
+
+/// Any file of the repository, as devices get it, for whoever carries a bundle to a device by hand.
+#[utoipa::path(get, path = "/api/v1/repository/{*path}", tag = "bundles", security(("token" = [])),
+    params(("path" = String, Path, description = "metadata/NAME.json, targets/PATH, blobs/SHA256 or patches/SHA256/SHA256")),
+    responses((status = 200), (status = 206, description = "a part, as Range asks"), (status = 404, body = ErrorBody)))]
+pub async fn file(
+    State(app): State<Arc<App>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    match parse::<RepositoryFile>("path", &path)? {
+        file @ RepositoryFile::Metadata(_) => {
+            let repository = app.repository.clone();
+            let read = blocking(move || repository.read_file(&file));
+            let bytes = read.await?;
+            let bytes = bytes.ok_or_else(|| ApiError::not_found(format!("no file {path:?}")))?;
+            Ok(json(bytes))
+        }
+        RepositoryFile::Target(path) => target(State(app), Path(path)).await,
+        RepositoryFile::Blob(digest) => blob(State(app), Path(digest.to_string()), headers).await,
+        RepositoryFile::Patch { from, to } => {
+            let pair = (from.to_string(), to.to_string());
+            patch(State(app), Path(pair), headers).await
+        }
+    }
 }
 
 #[cfg(test)]

@@ -134,7 +134,8 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             // Streamed and bounded by the handler; it has its own time-out for silence.
             OpenApiRouter::new()
                 .routes(routes!(blobs::put, blobs::head, blobs::get))
-                .routes(routes!(patches::put, patches::head)),
+                .routes(routes!(patches::put, patches::head))
+                .routes(routes!(download::file)),
         )
 }
 

@@ -5,10 +5,13 @@ use dunlin_protocol::report::Presence;
 use dunlin_protocol::telemetry::{Body, Class, Event, Record, Segment};
 use dunlin_protocol::topic::{Channel, Topic};
 use dunlin_server::acl;
+use dunlin_server::blobs::Blobs;
 use dunlin_server::broker::{self, BrokerConfig, RunningBroker, StoreAuth};
+use dunlin_server::command::blocks::{self, BlockSettings, Files};
 use dunlin_server::command::deliver::{self, DeliverSettings, Wake};
 use dunlin_server::mqtt::{self, MqttClient, MqttConfig};
 use dunlin_server::pki::Pki;
+use dunlin_server::repository::Repository;
 use dunlin_server::store::{NewDevice, Store};
 use dunlin_server::telemetry::ingest::{self, IngestSettings};
 use rumqttc::mqttbytes::v5::{Packet, SubscribeReasonCode};
@@ -34,6 +37,7 @@ pub(crate) struct Fleet {
     pub(crate) port: u16,
     pub(crate) mqtt: MqttClient,
     pub(crate) stop: watch::Sender<bool>,
+    pub(crate) files: Files,
     tasks: Vec<JoinHandle<()>>,
     _dir: tempfile::TempDir,
 }
@@ -126,7 +130,7 @@ impl Fleet {
             let port = broker.addr.port();
             (Broker::Embedded(broker), port)
         };
-        let (mqtt, inbound) = mqtt::start(MqttConfig {
+        let (mqtt, inbound, fetches) = mqtt::start(MqttConfig {
             host: "localhost".to_owned(),
             port,
             client_id: "dunlin-server".to_owned(),
@@ -153,9 +157,25 @@ impl Fleet {
             inbound,
             wake,
             IngestSettings::default(),
+            stopped.clone(),
+        );
+        let files = Files {
+            repository: Arc::new(Repository::open(dir.path()).unwrap()),
+            blobs: Blobs::open(&dir.path().join("blobs")).unwrap(),
+        };
+        let blocks = blocks::run(
+            files.clone(),
+            store.clone(),
+            mqtt.clone(),
+            fetches,
+            BlockSettings::with_rate(4096),
             stopped,
         );
-        let tasks = vec![tokio::spawn(deliver), tokio::spawn(ingest)];
+        let tasks = vec![
+            tokio::spawn(deliver),
+            tokio::spawn(ingest),
+            tokio::spawn(blocks),
+        ];
         tokio::time::timeout(SOON, mqtt.ready())
             .await
             .expect("the server's client connects");
@@ -167,6 +187,7 @@ impl Fleet {
             port,
             mqtt,
             stop,
+            files,
             tasks,
             _dir: dir,
         }
