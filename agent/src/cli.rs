@@ -6,18 +6,21 @@ use crate::files::Disk;
 use crate::hold::{HoldFile, REASON_MAX_CHARS};
 use crate::identity::Identity;
 use crate::inference::WorkerArgs;
+use crate::install::{self, Outcome, Wish};
 use crate::ledger::Ledger;
 use crate::shell::{self, Program};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use dunlin_protocol::command::Probation;
 use dunlin_protocol::enroll::ClaimToken;
-use dunlin_protocol::id::DeviceId;
+use dunlin_protocol::id::{DeviceId, Family};
 use dunlin_protocol::report::{Failure, Hold, Progress, Reported};
 use jiff::{SignedDuration, Timestamp};
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Configuration is wrong (`EX_USAGE`, sysexits.h).
 const EXIT_CONFIG: u8 = 64;
@@ -60,6 +63,34 @@ enum Sub {
         /// Write JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Install a bundle from a file or a folder, without any network.
+    #[command(
+        after_help = "The file comes from `dunlin bundle export`; a folder has the same layout. It is verified\nlike a download. The agent need not run: it installs the bundle when it does.\n\nExit status: 0 installed and kept (with --no-wait: put in), 1 refused, failed or rolled back,\n2 not done within --timeout-s, 3 the server wants something else by now.\n\nExample:\n  dunlin-agent install /media/stick/digits-2.tar"
+    )]
+    Install {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Archive or folder.
+        from: PathBuf,
+        /// The model family, if there are several.
+        #[arg(long)]
+        family: Option<Family>,
+        /// The version; without it the newest that is there.
+        #[arg(long = "bundle-version")]
+        version: Option<u64>,
+        /// Live inferences it must answer before it is kept.
+        #[arg(long, default_value_t = Probation::default().inferences)]
+        probation_inferences: u64,
+        /// Time it must serve before it is kept, in seconds.
+        #[arg(long, default_value_t = Probation::default().time_ms / 1000)]
+        probation_s: u64,
+        /// Return once it is put in.
+        #[arg(long)]
+        no_wait: bool,
+        /// Longest time to wait for the outcome, in seconds.
+        #[arg(long, default_value_t = 24 * 3600)]
+        timeout_s: u64,
     },
     /// Hold updates back: fetching goes on, activating does not, going back always may.
     #[command(
@@ -141,6 +172,33 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             );
             Ok(ExitCode::SUCCESS)
         }),
+        Sub::Install {
+            config,
+            from,
+            family,
+            version,
+            probation_inferences,
+            probation_s,
+            no_wait,
+            timeout_s,
+        } => {
+            let probation = Probation {
+                inferences: probation_inferences,
+                time_ms: probation_s.saturating_mul(1000),
+                ..Probation::default()
+            };
+            let wish = Wish {
+                from,
+                family,
+                version,
+                probation,
+            };
+            let limit = (!no_wait).then(|| Duration::from_secs(timeout_s));
+            with_settings(&config, |settings| {
+                log_to_stderr(&settings.log_level);
+                runtime()?.block_on(install(&settings, &wish, limit))
+            })
+        }
         Sub::Hold {
             config,
             reason,
@@ -153,6 +211,30 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
         }),
         Sub::Status { config, json } => with_settings(&config, |s| status(&s.state_dir, json)),
     }
+}
+
+/// Puts a bundle in and, unless `limit` is none, waits for what becomes of it.
+async fn install(
+    settings: &Settings,
+    wish: &Wish,
+    limit: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let mut say = |text: &str| println!("{text}");
+    let request = install::submit(settings, wish, &mut say).await?;
+    if !is_running(&settings.state_dir) {
+        say("the agent does not run: it installs the bundle when it is started");
+    }
+    let Some(limit) = limit else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (text, code) = match install::outcome(settings, &request, limit, &mut say).await? {
+        Outcome::Succeeded => ("installed: golden cases and probation passed".to_owned(), 0),
+        Outcome::Failed(why) => (format!("not installed: {why}"), 1),
+        Outcome::StillUnderWay => ("not done yet; it goes on".to_owned(), 2),
+        Outcome::Superseded => ("given up: the server wants something else".to_owned(), 3),
+    };
+    say(&text);
+    Ok(ExitCode::from(code))
 }
 
 fn with_settings(

@@ -5,6 +5,7 @@
 
 use crate::device::window::{WindowError, Windows};
 use crate::files;
+use crate::http::proxy::ProxyUrl;
 use dunlin_protocol::id::DeviceId;
 use jiff::tz::TimeZone;
 use std::fmt;
@@ -84,9 +85,24 @@ pub struct TelemetrySettings {
     pub metrics_every_ms: u64,
 }
 
+/// What updates are fetched over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTPS alone.
+    Https,
+    /// MQTT alone, block by block.
+    Mqtt,
+    /// HTTPS, and MQTT once HTTPS could not be reached.
+    Auto,
+}
+
 /// How updates are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateSettings {
+    /// What they are fetched over.
+    pub transport: Transport,
+    /// The HTTP proxy; without it the environment's (`HTTPS_PROXY`, `NO_PROXY`) is asked.
+    pub proxy: Option<ProxyUrl>,
     /// Most bandwidth taken, in KiB a second; 0: no limit.
     pub bandwidth_kib_s: u64,
     /// Longest time to connect, 100 to 600,000 ms.
@@ -134,6 +150,8 @@ struct Inputs {
     memory_limit_mib: i64,
     max_mib: i64,
     metrics_every_ms: i64,
+    transport: String,
+    proxy: Option<String>,
     bandwidth_kib_s: i64,
     connect_timeout_ms: i64,
     request_timeout_ms: i64,
@@ -236,6 +254,8 @@ impl Inputs {
             memory_limit_mib: from.number("inference.memory_limit_mib", 512),
             max_mib: from.number("telemetry.max_mib", 64),
             metrics_every_ms: from.number("telemetry.metrics_every_ms", 60_000),
+            transport: text(from, "update.transport", "auto"),
+            proxy: from.secret_text("update.proxy"),
             bandwidth_kib_s: from.number("update.bandwidth_kib_s", 0),
             connect_timeout_ms: from.number("update.connect_timeout_ms", 10_000),
             request_timeout_ms: from.number("update.request_timeout_ms", 30_000),
@@ -276,6 +296,8 @@ impl Inputs {
                 ),
             },
             update: UpdateSettings {
+                transport: check.transport(&self.transport),
+                proxy: check.proxy(self.proxy),
                 bandwidth_kib_s: check.range(
                     "update.bandwidth_kib_s",
                     self.bandwidth_kib_s,
@@ -332,6 +354,21 @@ impl Reader {
             Value::String(text) => Some(text),
             other => {
                 self.wrong(key, "a string", &other);
+                None
+            }
+        }
+    }
+
+    /// As [`Self::text`], for what must not be shown.
+    fn secret_text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.errors.push(ConfigError {
+                    key: key.to_owned(),
+                    expected: "a string".to_owned(),
+                    got: format!("a {}", other.type_str()),
+                });
                 None
             }
         }
@@ -472,6 +509,30 @@ impl Check<'_> {
         None
     }
 
+    fn transport(&mut self, text: &str) -> Transport {
+        match text {
+            "https" => Transport::Https,
+            "mqtt" => Transport::Mqtt,
+            "auto" => Transport::Auto,
+            other => {
+                let expected = "\"https\", \"mqtt\" or \"auto\"";
+                self.wrong("update.transport", expected, format!("{other:?}"));
+                Transport::Auto
+            }
+        }
+    }
+
+    /// The text may hold a password: it is not repeated.
+    fn proxy(&mut self, text: Option<String>) -> Option<ProxyUrl> {
+        match text?.parse() {
+            Ok(url) => Some(url),
+            Err(expected) => {
+                self.wrong("update.proxy", expected, "another text (not shown)");
+                None
+            }
+        }
+    }
+
     fn windows(&mut self, texts: &[String], zone: &str) -> Windows {
         if texts.len() > WINDOWS_MAX {
             let got = texts.len().to_string();
@@ -544,6 +605,11 @@ max_mib = 64
 metrics_every_ms = 60000
 
 [update]
+# What bundles are fetched over: "https", "mqtt" (block by block, where nothing else gets through),
+# or "auto": https, and mqtt once https could not be reached.
+transport = "auto"
+# HTTP proxy for enrolling and fetching; without it HTTPS_PROXY and NO_PROXY of the environment count.
+# proxy = "http://user:password@proxy.example:3128"
 # Most bandwidth a download takes, in KiB a second; 0: no limit.
 bandwidth_kib_s = 0
 # Longest time to connect.
@@ -615,6 +681,8 @@ mod tests {
             max_mib = 0
             metrics_every_ms = -1
             [update]
+            transport = "carrier pigeon"
+            proxy = "socks5://u:s3cret@p:1"
             bandwidth_kib_s = -5
             connect_timeout_ms = 1.5
             request_timeout_ms = 9999999
@@ -634,6 +702,8 @@ mod tests {
                 "inference.window_ms",
                 "telemetry.max_mib",
                 "telemetry.metrics_every_ms",
+                "update.transport",
+                "update.proxy",
                 "update.bandwidth_kib_s",
                 "update.request_timeout_ms",
                 "colour",
@@ -642,7 +712,8 @@ mod tests {
             ]
         );
         let text = errors.to_string();
-        assert!(text.starts_with("agent.toml: 14 errors\n"), "{text}");
+        assert!(text.starts_with("agent.toml: 16 errors\n"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
         assert!(
             text.contains("inference.window_ms: expected 100 to 86400000, got 99"),
             "{text}"

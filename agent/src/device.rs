@@ -188,6 +188,9 @@ pub struct State {
     pub hold: Option<Hold>,
     /// Where the update is.
     pub phase: Phase,
+    /// Newest installation by hand that was accepted.
+    #[serde(default)]
+    pub install: Option<String>,
     /// Number of the last report.
     pub sequence: u64,
     /// Spreads retries of a fleet; derived from the device id.
@@ -224,6 +227,13 @@ pub enum Event {
     Started,
     /// The server says what it wants.
     Desired(Desired),
+    /// Somebody at the device wants a bundle that was brought by hand.
+    Install {
+        /// Of the request: the same one counts once.
+        id: String,
+        /// What is wanted.
+        want: DesiredBundle,
+    },
     /// A fetch ended.
     Received {
         /// The bundle it was for.
@@ -351,6 +361,7 @@ impl State {
             phase: Phase::Idle {
                 last: Progress::Idle,
             },
+            install: None,
             sequence: 0,
             jitter_seed,
         }

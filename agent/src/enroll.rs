@@ -9,8 +9,9 @@ use crate::bundle::TrustStore;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::files::{self, Disk, FileError};
-use crate::http::{Client, HttpError, Limits};
+use crate::http::{Client, HttpError, Limits, Proxy};
 use crate::identity::{self, DeviceKey, Enrolled, FleetServer, Identity, IdentityError};
+use crate::throttle::Throttle;
 use dunlin_protocol::command::{self, MessageError};
 use dunlin_protocol::enroll::{ClaimToken, ENROLL_MAX_BYTES, EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::Digest;
@@ -152,7 +153,13 @@ async fn exchange(
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>)
         .with_no_client_auth();
-    let client = Client::new(&tls, Limits::from(&settings.update));
+    let limits = Limits::from(&settings.update);
+    let client = Client::with(
+        &tls,
+        limits,
+        Proxy::configured(settings.update.proxy.as_ref()),
+        Throttle::new(limits.bandwidth_bytes_s),
+    );
     let url = format!("{}/enroll", token.url.trim_end_matches('/'));
     let answer = client
         .post_json(&url, request, ENROLL_MAX_BYTES as u64)

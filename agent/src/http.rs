@@ -3,125 +3,32 @@
 //! It follows no redirect and accepts no compressed transfer: what is fetched is addressed by its
 //! content, so that length and hash are known to the caller beforehand.
 
+mod download;
+mod error;
+pub mod proxy;
+
+pub use download::Download;
+pub use error::HttpError;
+pub use proxy::Proxy;
+
 use crate::config::UpdateSettings;
+use crate::throttle::Throttle;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full};
+use download::{Body, content_range, length};
+use error::{classify, refusal_text, timeout};
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, PoisonError};
+use proxy::Connector;
 use std::time::Duration;
-use tokio::time::Instant;
 
+/// What is waited for while a server may not be there at all.
+pub(crate) const ANSWERS_HEAD: &str = "the answer's head";
 /// Most bytes of a refusal's body that are read, for its message.
 const REFUSAL_MAX_BYTES: usize = 4096;
-
-/// Why a request failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HttpError {
-    /// Not a URL that can be asked.
-    #[error("{url:?} is no https URL: {problem}")]
-    Url {
-        /// The text.
-        url: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// No connection.
-    #[error("cannot reach {url}: {problem}")]
-    Connect {
-        /// What was asked.
-        url: String,
-        /// The system's words.
-        problem: String,
-    },
-    /// The two sides do not trust each other.
-    #[error("TLS with {url}: {problem}")]
-    Tls {
-        /// What was asked.
-        url: String,
-        /// What failed.
-        problem: String,
-    },
-    /// Nothing came in time.
-    #[error("{url}: {what} did not come within {after_ms} ms")]
-    Timeout {
-        /// What was asked.
-        url: String,
-        /// What was waited for.
-        what: &'static str,
-        /// How long.
-        after_ms: u64,
-    },
-    /// Bytes drip too slowly to be an honest server's (slow retrieval).
-    #[error("{url}: {got_bytes} bytes in {over_ms} ms, at least {least_bytes} are expected")]
-    TooSlow {
-        /// What was asked.
-        url: String,
-        /// Bytes that came.
-        got_bytes: u64,
-        /// Time they took.
-        over_ms: u64,
-        /// Fewest bytes accepted in that time.
-        least_bytes: u64,
-    },
-    /// An answer other than success.
-    #[error("{url}: the server answers {code}{}", sayable(.message))]
-    Status {
-        /// What was asked.
-        url: String,
-        /// HTTP status.
-        code: u16,
-        /// The server's code for the error, if it gave one.
-        reason: Option<String>,
-        /// The server's words, cut short, empty if none.
-        message: String,
-    },
-    /// More bytes than this answer may have (endless data).
-    #[error("{url}: more than the {max_bytes} bytes that are accepted")]
-    TooLarge {
-        /// What was asked.
-        url: String,
-        /// Limit in bytes.
-        max_bytes: u64,
-    },
-    /// The answer broke off, or is not HTTP.
-    #[error("{url}: the answer broke off: {problem}")]
-    Broken {
-        /// What was asked.
-        url: String,
-        /// What happened.
-        problem: String,
-    },
-}
-
-fn sayable(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!(": {message}")
-    }
-}
-
-impl HttpError {
-    /// A short, stable code for reports.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Url { .. } => "url",
-            Self::Connect { .. } => "connect",
-            Self::Tls { .. } => "tls",
-            Self::Timeout { .. } => "timeout",
-            Self::TooSlow { .. } => "too_slow",
-            Self::Status { .. } => "status",
-            Self::TooLarge { .. } => "too_large",
-            Self::Broken { .. } => "broken",
-        }
-    }
-}
 
 /// How long to wait, and how much bandwidth to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,11 +69,10 @@ pub enum Scheme {
 /// A client; clones share connections and the bandwidth limit.
 #[derive(Clone)]
 pub struct Client {
-    inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    inner: legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
     scheme: Scheme,
     limits: Limits,
-    /// When the next byte may be taken under the bandwidth limit.
-    next_byte_at: Arc<Mutex<Instant>>,
+    throttle: Throttle,
 }
 
 impl std::fmt::Debug for Client {
@@ -178,7 +84,8 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client that trusts, and shows, what `tls` says (without ALPN). Only `https` is spoken.
+    /// A client that trusts, and shows, what `tls` says (without ALPN). Only `https` is spoken, and
+    /// no proxy is asked.
     #[must_use]
     pub fn new(tls: &rustls::ClientConfig, limits: Limits) -> Self {
         Self::speaking(Scheme::Https, tls, limits)
@@ -187,6 +94,28 @@ impl Client {
     /// As [`Self::new`], for a scheme that the caller names.
     #[must_use]
     pub fn speaking(scheme: Scheme, tls: &rustls::ClientConfig, limits: Limits) -> Self {
+        let throttle = Throttle::new(limits.bandwidth_bytes_s);
+        Self::build(scheme, tls, limits, Proxy::none(), throttle)
+    }
+
+    /// As [`Self::new`], through a proxy where there is one, within a bandwidth that is shared.
+    #[must_use]
+    pub fn with(
+        tls: &rustls::ClientConfig,
+        limits: Limits,
+        proxy: Proxy,
+        throttle: Throttle,
+    ) -> Self {
+        Self::build(Scheme::Https, tls, limits, proxy, throttle)
+    }
+
+    fn build(
+        scheme: Scheme,
+        tls: &rustls::ClientConfig,
+        limits: Limits,
+        proxy: Proxy,
+        throttle: Throttle,
+    ) -> Self {
         let mut tls = tls.clone();
         tls.alpn_protocols.clear();
         let mut tcp = HttpConnector::new();
@@ -198,7 +127,9 @@ impl Client {
             Scheme::Https => connector.https_only(),
             Scheme::HttpOrHttps => connector.https_or_http(),
         };
-        let connector = connector.enable_http1().wrap_connector(tcp);
+        let connector = connector
+            .enable_http1()
+            .wrap_connector(Connector::new(tcp, proxy));
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(20))
@@ -208,7 +139,7 @@ impl Client {
             inner,
             scheme,
             limits,
-            next_byte_at: Arc::new(Mutex::new(Instant::now())),
+            throttle,
         }
     }
 
@@ -265,7 +196,7 @@ impl Client {
         Ok(Download {
             offset,
             total_bytes,
-            body: self.body(url, response),
+            body: Body::new(url, response.into_body(), self.clone()),
         })
     }
 
@@ -289,7 +220,9 @@ impl Client {
         if !response.status().is_success() {
             return Err(self.refusal(url, response).await);
         }
-        self.body(url, response).collect(max_bytes).await
+        Body::new(url, response.into_body(), self.clone())
+            .collect(max_bytes)
+            .await
     }
 
     async fn send(
@@ -313,23 +246,13 @@ impl Client {
         match tokio::time::timeout(limit, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(url, &error)),
-            Err(_) => Err(timeout(url, "the answer's head", limit)),
-        }
-    }
-
-    fn body(&self, url: &str, response: Response<Incoming>) -> Body {
-        Body {
-            url: url.to_owned(),
-            incoming: response.into_body(),
-            client: self.clone(),
-            waited: Duration::ZERO,
-            window_bytes: 0,
+            Err(_) => Err(timeout(url, ANSWERS_HEAD, limit)),
         }
     }
 
     async fn refusal(&self, url: &str, response: Response<Incoming>) -> HttpError {
         let code = response.status().as_u16();
-        let mut body = self.body(url, response);
+        let mut body = Body::new(url, response.into_body(), self.clone());
         let mut bytes = Vec::new();
         while let Ok(Some(chunk)) = body.chunk().await {
             let room = REFUSAL_MAX_BYTES - bytes.len();
@@ -345,133 +268,6 @@ impl Client {
             reason,
             message,
         }
-    }
-
-    /// Books `bytes` under the bandwidth limit and says until when to wait.
-    fn book(&self, bytes: usize) -> Option<Instant> {
-        let rate = self.limits.bandwidth_bytes_s;
-        if rate == 0 {
-            return None;
-        }
-        let mut next = self
-            .next_byte_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let micros = (bytes as u64).saturating_mul(1_000_000) / rate;
-        *next = (*next).max(Instant::now()) + Duration::from_micros(micros);
-        Some(*next)
-    }
-}
-
-/// A download under way.
-pub struct Download {
-    /// Where the bytes begin: as asked, or 0 if the server sends all of it.
-    pub offset: u64,
-    /// Length of the whole file, if the server says.
-    pub total_bytes: Option<u64>,
-    body: Body,
-}
-
-impl Download {
-    /// The next piece; `None` at the end.
-    ///
-    /// # Errors
-    /// [`HttpError`]
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
-        self.body.chunk().await
-    }
-
-    async fn collect(self, max_bytes: u64) -> Result<Vec<u8>, HttpError> {
-        if self.total_bytes.is_some_and(|n| n > max_bytes) {
-            return Err(HttpError::TooLarge {
-                url: self.body.url,
-                max_bytes,
-            });
-        }
-        self.body.collect(max_bytes).await
-    }
-}
-
-struct Body {
-    url: String,
-    incoming: Incoming,
-    client: Client,
-    /// Time spent waiting for the network in this rate window, and what came in it.
-    waited: Duration,
-    window_bytes: u64,
-}
-
-impl Body {
-    async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
-        let limits = self.client.limits;
-        loop {
-            let idle = limits.request_timeout;
-            let window_left = limits.rate_window.saturating_sub(self.waited);
-            let begun = Instant::now();
-            let next = tokio::time::timeout(idle.min(window_left), self.incoming.frame()).await;
-            self.waited += begun.elapsed();
-            match next {
-                Err(_) if idle <= window_left => {
-                    return Err(timeout(&self.url, "the next bytes", idle));
-                }
-                Err(_) => self.judge_rate()?,
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => {
-                    return Err(HttpError::Broken {
-                        url: self.url.clone(),
-                        problem: causes(&error),
-                    });
-                }
-                Ok(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    self.window_bytes += data.len() as u64;
-                    if self.waited >= limits.rate_window {
-                        self.judge_rate()?;
-                    }
-                    if let Some(until) = self.client.book(data.len()) {
-                        tokio::time::sleep_until(until).await;
-                    }
-                    return Ok(Some(data));
-                }
-            }
-        }
-    }
-
-    fn judge_rate(&mut self) -> Result<(), HttpError> {
-        let over_ms = as_ms(self.waited);
-        let least_bytes = self
-            .client
-            .limits
-            .rate_min_bytes_s
-            .saturating_mul(over_ms)
-            .div_euclid(1000);
-        if self.window_bytes < least_bytes {
-            return Err(HttpError::TooSlow {
-                url: self.url.clone(),
-                got_bytes: self.window_bytes,
-                over_ms,
-                least_bytes,
-            });
-        }
-        self.waited = Duration::ZERO;
-        self.window_bytes = 0;
-        Ok(())
-    }
-
-    async fn collect(mut self, max_bytes: u64) -> Result<Vec<u8>, HttpError> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if (bytes.len() + chunk.len()) as u64 > max_bytes {
-                return Err(HttpError::TooLarge {
-                    url: self.url,
-                    max_bytes,
-                });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
     }
 }
 
@@ -493,104 +289,11 @@ fn uri(url: &str, scheme: Scheme) -> Result<Uri, HttpError> {
     Ok(uri)
 }
 
-fn timeout(url: &str, what: &'static str, after: Duration) -> HttpError {
-    HttpError::Timeout {
-        url: url.to_owned(),
-        what,
-        after_ms: as_ms(after),
-    }
-}
-
-fn as_ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn classify(url: &str, error: &legacy::Error) -> HttpError {
-    let url = url.to_owned();
-    if let Some(tls) = tls_error(error) {
-        let problem = tls.to_string();
-        return HttpError::Tls { url, problem };
-    }
-    let problem = causes(error);
-    if error.is_connect() {
-        HttpError::Connect { url, problem }
-    } else {
-        HttpError::Broken { url, problem }
-    }
-}
-
-/// The TLS error somewhere below: `io::Error` hides what it wraps from `source()`.
-fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        let wrapped = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-/// An error and what caused it, on one line.
-fn causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
-/// First byte and total length of `Content-Range: bytes first-last/total` (RFC 9110, 14.4).
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, _) = range.split_once('-')?;
-    let total = match total {
-        "*" => None,
-        n => Some(n.parse().ok()?),
-    };
-    Some((first.parse().ok()?, total))
-}
-
-/// Code and words of `{"error":{"code","message"}}`, or the text itself, cut to one line.
-fn refusal_text(bytes: &[u8]) -> (Option<String>, String) {
-    let line = |text: &str| -> String {
-        let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-        clean.take(200).collect::<String>().trim().to_owned()
-    };
-    let json: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let error = &json["error"];
-    match (error["code"].as_str(), error["message"].as_str()) {
-        (code, Some(message)) => (code.map(line), line(message)),
-        _ => (None, line(&String::from_utf8_lossy(bytes))),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use http::HeaderMap;
 
     #[test]
     fn a_content_range_is_read_as_rfc_9110_writes_it() {

@@ -13,13 +13,16 @@ pub mod files;
 pub mod hold;
 pub mod http;
 pub mod identity;
+pub mod inbox;
 pub mod inference;
+pub mod install;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;
 pub mod renew;
 pub mod shell;
 pub mod telemetry;
+pub mod throttle;
 pub mod worker;
 
 /// This agent's version, as bundles' `agent_min` and reports know it.

@@ -34,7 +34,12 @@ const PUBLISH_TIMEOUT_MS: u64 = 20_000;
 const GOOD: Duration = Duration::from_secs(30);
 const BACKOFF_MIN_MS: u64 = 500;
 const BACKOFF_MAX_MS: u64 = 60_000;
-const DOWN: [Channel; 3] = [Channel::Desired, Channel::Command, Channel::Ack];
+const DOWN: [Channel; 4] = [
+    Channel::Desired,
+    Channel::Command,
+    Channel::Ack,
+    Channel::Block,
+];
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -84,6 +89,28 @@ impl Link {
     #[must_use]
     pub fn send(&self, message: Outgoing) -> bool {
         self.out.try_send(message).is_ok()
+    }
+
+    /// A sending end for whoever must not keep the connection alive.
+    #[must_use]
+    pub fn weak(&self) -> WeakLink {
+        let out = self.out.downgrade();
+        WeakLink { out }
+    }
+}
+
+/// A sending end that does not keep the connection: without any [`Link`] it says goodbye.
+#[derive(Clone)]
+pub struct WeakLink {
+    out: mpsc::WeakSender<Outgoing>,
+}
+
+impl WeakLink {
+    /// As [`Link::send`].
+    #[must_use]
+    pub fn send(&self, message: Outgoing) -> bool {
+        let out = self.out.upgrade();
+        out.is_some_and(|out| out.try_send(message).is_ok())
     }
 }
 
@@ -416,9 +443,14 @@ fn options(settings: &LinkSettings, will: LastWill) -> MqttOptions {
     options
 }
 
-/// Content type and schema of a channel's messages, as MQTT 5 properties.
+/// Content type and schema of a channel's messages, as MQTT 5 properties. A request for a block is
+/// made again by whoever made it: a broker need not keep it.
 fn properties(channel: Channel) -> PublishOptions {
-    PublishOptions::new(QoS::AtLeastOnce).properties(PublishProperties {
+    let qos = match channel {
+        Channel::Fetch => QoS::AtMostOnce,
+        _ => QoS::AtLeastOnce,
+    };
+    PublishOptions::new(qos).properties(PublishProperties {
         payload_format_indicator: Some(1),
         content_type: Some("application/json".to_owned()),
         user_properties: vec![(

@@ -14,6 +14,7 @@ mod slots;
 mod startup;
 pub mod updater;
 
+use crate::bundle::BlockLink;
 use crate::config::Settings;
 use crate::device::{self, Event};
 use crate::identity::Identity;
@@ -113,6 +114,8 @@ struct Shell {
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
     link: Option<Link>,
+    /// Files over MQTT.
+    blocks: BlockLink,
     renewal: Renewal,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
@@ -239,6 +242,7 @@ impl Shell {
             Incoming::Connected => {
                 tracing::info!("connected");
                 self.connected = true;
+                self.blocks.connected();
                 self.reset_inflight().await;
                 self.send_report();
                 self.send_telemetry().await;
@@ -250,6 +254,7 @@ impl Shell {
                     tracing::info!(%reason, "not connected, trying again");
                 }
                 self.connected = false;
+                self.blocks.disconnected();
                 self.renewal.nudge();
             }
             Incoming::Message(channel, payload) => {
@@ -280,6 +285,12 @@ impl Shell {
             Channel::Command => {
                 let command: Command = parse("command", CONTROL_MESSAGE_MAX_BYTES, payload)?;
                 self.command(command).await;
+            }
+            // What is lost is asked for again, and so is what is damaged: no event for the server.
+            Channel::Block => {
+                if let Err(error) = self.blocks.deliver(payload) {
+                    tracing::debug!(%error, "block dropped");
+                }
             }
             other => {
                 return Err(MessageError::Malformed {

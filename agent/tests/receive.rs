@@ -2,10 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "receive/blocks.rs"]
+mod blocks;
 #[path = "receive/enrolling.rs"]
 mod enrolling;
 #[path = "receive/faults.rs"]
 mod faults;
+#[path = "receive/local.rs"]
+mod local;
+#[path = "receive/patches.rs"]
+mod patches;
+#[path = "receive/proxied.rs"]
+mod proxied;
 #[path = "receive/repository.rs"]
 mod repository;
 #[path = "receive/server.rs"]

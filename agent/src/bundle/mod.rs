@@ -2,13 +2,16 @@
 //!
 //! * [`receive`]: one call does it all, and may be repeated after any cut.
 //! * [`verify`]: the device's trust on disk and the TUF client cycle over the network.
+//! * [`source`]: HTTPS, MQTT or an archive: where it comes from.
 //! * [`stage`]: slots, written from verified manifests alone and checked again before they run.
 
 pub mod receive;
+pub mod source;
 pub mod stage;
 pub mod verify;
 
 pub use receive::{Receiver, Staged, host_facts};
+pub use source::{BlockLink, Local};
 pub use stage::StagedInfo;
 pub use verify::{MetadataFolder, MetadataSource, TrustStore};
 

@@ -9,9 +9,7 @@
 
 mod store;
 
-use crate::http::Client;
 use dunlin_protocol::command::DesiredBundle;
-use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
     DelegatedFile, FileRequest, FoundTarget, Freshness, Lookup, OnlineKeys, Role, RoleName,
     TrustError, TrustedSet, VerifiedTarget, check_target,
@@ -52,37 +50,6 @@ async fn required(
         code: "missing",
         detail: format!("{}: the repository has no such file", file.name),
     })
-}
-
-/// Where a repository's files are.
-#[derive(Debug, Clone)]
-pub(crate) struct Repository {
-    pub(crate) client: Client,
-    base_url: String,
-}
-
-impl Repository {
-    pub(crate) fn new(client: Client, base_url: &str) -> Self {
-        Self {
-            client,
-            base_url: base_url.trim_end_matches('/').to_owned(),
-        }
-    }
-
-    pub(crate) fn blob_url(&self, digest: &Digest) -> String {
-        format!("{}/repository/blobs/{digest}", self.base_url)
-    }
-
-    pub(crate) fn target_url(&self, consistent_path: &str) -> String {
-        format!("{}/repository/targets/{consistent_path}", self.base_url)
-    }
-}
-
-impl MetadataSource for Repository {
-    async fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, UpdateError> {
-        let url = format!("{}/repository/metadata/{name}", self.base_url);
-        Ok(self.client.get_if_there(&url, max_bytes).await?)
-    }
 }
 
 /// The device's cycle: [`update_metadata`] at a time that never goes back.

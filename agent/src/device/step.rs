@@ -38,6 +38,7 @@ pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
     match event {
         Event::Started => next.started(),
         Event::Desired(desired) => next.desired(desired),
+        Event::Install { id, want } => next.install(id, want),
         Event::Received { digest, result } => next.received(digest, result),
         Event::TrialDone { digest, report } => next.trial_done(digest, report),
         Event::Activated { digest } => next.activated(digest),
@@ -161,6 +162,30 @@ impl Step {
             }
             Some(want) => self.wanted(want),
         }
+    }
+
+    /// Somebody at the device wants a bundle. The accepted revision stays, so that the server's same
+    /// word, said again, changes nothing, and its next one wins. Floors hold as ever.
+    fn install(&mut self, id: String, want: DesiredBundle) {
+        if self.state.install.as_ref() == Some(&id) {
+            return;
+        }
+        self.state.install = Some(id);
+        let detail = format!("version {} was brought by hand", want.version);
+        self.event("install_requested", detail, Some(want.digest));
+        // What the server wants too stays the server's, with its rollout and its probation.
+        let same = self.state.wanted.take_if(|w| w.digest == want.digest);
+        let want = same.unwrap_or(want);
+        self.state.target = Some(installed(&want));
+        self.state.rollout = want.rollout.clone();
+        self.state.wanted = Some(want.clone());
+        if matches!(
+            self.state.phase,
+            Phase::Receiving { .. } | Phase::Trial { .. }
+        ) {
+            self.effects.push(Effect::Cancel);
+        }
+        self.wanted(want);
     }
 
     /// Nothing is asked for: what is kept goes on serving, an unkept version is given up.

@@ -264,6 +264,68 @@ fn older_and_repeated_desired_states_change_nothing() {
     }
 }
 
+fn install(id: &str, version: u64) -> Event {
+    Event::Install {
+        id: id.to_owned(),
+        want: want(version),
+    }
+}
+
+fn receiving(device: &Device) -> Option<&DesiredBundle> {
+    match &device.state.phase {
+        Phase::Receiving { want, .. } => Some(want),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_is_brought_by_hand_stays_until_the_server_wants_something_newer() {
+    let mut d = Device::new();
+    d.install(5, 1).feed(install("x", 2));
+    assert!(d.effects.contains(&Effect::Receive {
+        want: want(2),
+        slot: Slot::B
+    }));
+    // The same call again, and the server's same word again, change nothing.
+    d.feed(install("x", 2));
+    assert!(d.effects.is_empty());
+    d.feed(desired(5, 1));
+    assert_eq!(d.effects, [Effect::Report]);
+    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(d.state.revision.generation, 5);
+    assert_eq!(d.state.target.as_ref().unwrap().version, 2);
+    // Its next one wins, and a new call after it wins over that.
+    d.feed(desired(6, 3));
+    assert!(d.effects.contains(&Effect::Cancel));
+    assert_eq!(receiving(&d), Some(&want(3)));
+    d.feed(install("y", 2));
+    assert_eq!(receiving(&d), Some(&want(2)));
+}
+
+#[test]
+fn what_the_server_wants_too_stays_the_servers() {
+    let mut d = Device::new();
+    let of_rollout = DesiredBundle {
+        rollout: Some("r-1".parse().unwrap()),
+        ..want(2)
+    };
+    let revision = Revision {
+        epoch: 1,
+        generation: 1,
+    };
+    d.feed(Event::Desired(Desired {
+        revision,
+        bundles: vec![of_rollout.clone()],
+    }));
+    d.feed(failed(2, ReceiveFailureKind::Failed))
+        .feed(install("x", 2));
+    assert_eq!(receiving(&d), Some(&of_rollout));
+    assert_eq!(d.state.rollout, of_rollout.rollout);
+    // What is kept already is not received once more.
+    d.install(2, 2).feed(install("y", 2));
+    assert_eq!((receiving(&d), d.last()), (None, Progress::Succeeded));
+}
+
 #[test]
 fn a_restart_goes_on_where_it_was() {
     let mut d = Device::new();
@@ -424,6 +486,7 @@ fn only_counters_may_wait_for_the_disk() {
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => (1_u64..40, 1_u64..4).prop_map(|(g, v)| desired(g, v)),
+        1 => ("[a-z]", 1_u64..4).prop_map(|(id, v)| install(&id, v)),
         3 => (1_u64..4).prop_map(received),
         3 => (1_u64..4).prop_map(passed),
         1 => (1_u64..4).prop_map(|v| failed(v, ReceiveFailureKind::Refused)),

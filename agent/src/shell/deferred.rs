@@ -18,6 +18,8 @@ impl Deferred {
     pub(super) fn push(&mut self, event: Event) -> Option<Event> {
         match &event {
             Event::Tick | Event::Consent(_) if !self.events.is_empty() => return None,
+            // Looked for again and again as well.
+            Event::Install { .. } if self.events.contains(&event) => return None,
             Event::Counted { digest, .. } => {
                 let same = |e: &Event| matches!(e, Event::Counted { digest: d, .. } if d == digest);
                 // Not past a death, after which totals begin anew.

@@ -52,6 +52,13 @@ pub enum Done {
         /// What to tell the state machine.
         event: Event,
     },
+    /// What a fetch cost.
+    Fetched {
+        /// The bundle.
+        digest: Digest,
+        /// In words.
+        detail: String,
+    },
     /// The slot to be served was read.
     Checked {
         /// Of the job.

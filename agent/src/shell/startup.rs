@@ -2,16 +2,20 @@
 
 use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
+use crate::bundle::BlockLink;
 use crate::bundle::receive::Receiver;
 use crate::config::Settings;
 use crate::files::Disk;
 use crate::identity::Identity;
-use crate::mqtt::{self, LinkSettings};
+use crate::mqtt::{self, Link, LinkSettings, Outgoing};
 use crate::renew;
 use crate::telemetry::{Limits, TelemetryHandle};
+use crate::throttle::Throttle;
 use crate::worker::{self, WorkerSettings};
 use dunlin_protocol::id::{Digest, Revision};
+use dunlin_protocol::topic::Channel;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Shell {
     pub(super) async fn build(
@@ -38,7 +42,16 @@ impl Shell {
             crate::files::create_private_dir(folder)?;
         }
         let disk = Disk::native();
-        let receiver = Receiver::new(&disk, &settings, &identity)?;
+        let (link, incoming) = mqtt::start(LinkSettings {
+            host: identity.enrolled.mqtt_host.clone(),
+            port: identity.enrolled.mqtt_port,
+            fleet: identity.enrolled.fleet.clone(),
+            device: identity.enrolled.device.clone(),
+            tls: identity.rustls_client_config(),
+        });
+        let throttle = Throttle::new(settings.update.bandwidth_kib_s.saturating_mul(1024));
+        let blocks = block_link(&link, throttle.clone(), &settings);
+        let receiver = Receiver::new(&disk, &settings, &identity, throttle, blocks.clone())?;
         let renewal = renew::start(&identity, &disk, &settings);
         let parts = Parts {
             disk,
@@ -51,13 +64,6 @@ impl Shell {
         };
         let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
         let (worker, worker_events) = worker::start(worker_settings.clone());
-        let (link, incoming) = mqtt::start(LinkSettings {
-            host: identity.enrolled.mqtt_host.clone(),
-            port: identity.enrolled.mqtt_port,
-            fleet: identity.enrolled.fleet.clone(),
-            device: identity.enrolled.device.clone(),
-            tls: identity.rustls_client_config(),
-        });
         let mut shell = Self {
             settings,
             identity,
@@ -67,6 +73,7 @@ impl Shell {
             worker_events,
             worker_listened: false,
             link: Some(link),
+            blocks,
             renewal,
             incoming,
             connected: false,
@@ -80,6 +87,14 @@ impl Shell {
         }
         Ok(shell)
     }
+}
+
+/// Blocks are asked for over the device's own connection, and do not keep it alive.
+fn block_link(link: &Link, throttle: Throttle, settings: &Settings) -> BlockLink {
+    let (link, channel) = (link.weak(), Channel::Fetch);
+    let send = move |payload| link.send(Outgoing { channel, payload });
+    let stall = Duration::from_millis(settings.update.request_timeout_ms.saturating_mul(2));
+    BlockLink::new(send, throttle, stall)
 }
 
 /// Spreads a fleet's retries; always the same on one device.

@@ -6,9 +6,12 @@
 
 pub use super::job::Done;
 
+mod brought;
+
 use super::deferred::Deferred;
 use super::job::Job;
 use super::slots::{Slots, slot_of};
+use crate::bundle::receive::Spent;
 use crate::bundle::{Kind, Receiver, UpdateError};
 use crate::clock::Clock;
 use crate::device::window::Windows;
@@ -17,11 +20,13 @@ use crate::device::{
 };
 use crate::files::Disk;
 use crate::hold::HoldFile;
+use crate::inbox::Inbox;
 use crate::ledger::{Ledger, LedgerError};
 use crate::pipe::TrialReport;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::Failure;
+use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,6 +91,8 @@ pub struct Updater {
     ledger: Ledger,
     slots: Slots,
     hold: HoldFile,
+    /// What was brought by hand.
+    inbox: Inbox,
     windows: Windows,
     receiver: Arc<Receiver>,
     clock: Arc<Clock>,
@@ -128,6 +135,7 @@ impl Updater {
             ledger,
             slots,
             hold: HoldFile::new(disk, state_dir),
+            inbox: Inbox::new(disk, state_dir),
             windows: parts.windows,
             receiver: Arc::new(parts.receiver),
             clock: parts.clock,
@@ -158,6 +166,9 @@ impl Updater {
     pub async fn feed(&mut self, event: Event, now_ms: i64) -> Vec<Order> {
         let ticks = event == Event::Tick;
         self.step(event, now_ms);
+        if ticks {
+            self.look_into_inbox(now_ms);
+        }
         let waits = matches!(self.state.phase, Phase::Waiting { .. });
         if ticks || waits {
             let consent = Consent {
@@ -248,6 +259,11 @@ impl Updater {
                     self.feed(failed, now_ms).await
                 }
             },
+            Done::Fetched { digest, detail } => vec![Order::Event {
+                code: "bundle_fetched",
+                detail,
+                bundle: Some(digest),
+            }],
             late => {
                 tracing::debug!(?late, "given up meanwhile");
                 Vec::new()
@@ -333,11 +349,16 @@ impl Updater {
         let dir = self.slots.folder(slot);
         self.fetches.fetch_add(1, Ordering::SeqCst);
         let in_use = self.state.in_use();
+        let brought = self.brought(&want);
         self.update.start(|number| async move {
-            tracing::info!(target_path = %want.target, "fetching");
-            let result = receiver.receive(&want, clock.now(), &dir, |_, _| {}).await;
+            tracing::info!(target_path = %want.target, ?brought, "fetching");
+            let result = fetch(&receiver, brought, &want, clock.now(), &dir).await;
             match &result {
-                Ok(_) => receiver.tidy(&in_use, None, || false).await,
+                Ok(spent) => {
+                    receiver.tidy(&in_use, None, || false).await;
+                    let (digest, detail) = (want.digest, cost(&want, spent));
+                    let _ = sender.send(Done::Fetched { digest, detail }).await;
+                }
                 // Room for the ledger and the telemetry is worth more than a resumed download.
                 Err(e) if e.is_disk_full() => {
                     let others: Vec<Digest> =
@@ -346,7 +367,7 @@ impl Updater {
                 }
                 Err(_) => {}
             }
-            let result = result.map(|_| ()).map_err(|e| {
+            let result = result.map(drop).map_err(|e| {
                 tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
                 in_events_terms(e)
             });
@@ -469,6 +490,43 @@ fn begin(slots: &Slots, jitter_seed: u64, now_ms: i64, orders: &mut Vec<Order>) 
         kept,
         ..State::new(jitter_seed)
     }
+}
+
+/// From the archive it was brought in, else over the network.
+async fn fetch(
+    receiver: &Receiver,
+    brought: Option<PathBuf>,
+    want: &DesiredBundle,
+    now: Timestamp,
+    slot: &Path,
+) -> Result<Spent, UpdateError> {
+    let progress = |_, _| {};
+    let staged = match brought {
+        Some(archive) => {
+            let local = brought::open(archive).await?;
+            receiver
+                .receive_local(&local, want, now, slot, progress)
+                .await
+        }
+        None => receiver.receive(want, now, slot, progress).await,
+    };
+    staged.map(|staged| staged.spent)
+}
+
+/// What a fetch cost, in words.
+fn cost(want: &DesiredBundle, spent: &Spent) -> String {
+    let patched = match (spent.patches, spent.patches_failed) {
+        (0, 0) => "",
+        (_, 0) => ", by a patch",
+        _ => ", a patch was of no use",
+    };
+    format!(
+        "version {}: {} bytes fetched of {}, {} saved{patched}",
+        want.version,
+        spent.fetched_bytes,
+        spent.whole_bytes,
+        spent.saved_bytes()
+    )
 }
 
 fn in_events_terms(error: UpdateError) -> ReceiveFailure {

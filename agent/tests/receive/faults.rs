@@ -42,6 +42,30 @@ async fn a_cut_download_is_resumed_where_it_broke_off() {
 }
 
 #[tokio::test]
+async fn cut_after_every_piece_it_goes_on_from_there() {
+    const PIECE: usize = 20_000;
+    let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
+    let pieces = model(1).len() / PIECE;
+    for _ in 0..pieces {
+        fleet
+            .server
+            .spoil(&model_path(), Fault::CutAfterOnce(PIECE));
+        let error = fleet.receive(&wants[0]).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Transient, "{error}");
+        assert_eq!(stage::read(&Disk::native(), &fleet.slot("a")), None);
+    }
+    fleet.server.heal();
+    fleet.receive(&wants[0]).await.unwrap();
+    assert_eq!(
+        stage::read(&Disk::native(), &fleet.slot("a")),
+        Some(info(&wants[0]))
+    );
+    let asked = fleet.server.asked(&model_path());
+    let expected = (0..pieces).map(|n| (model_path(), (n * PIECE) as u64));
+    assert_eq!(asked, expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_server_without_ranges_starts_over() {
     let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
     fleet
@@ -144,12 +168,23 @@ async fn other_hardware_and_too_small_devices_are_refused_before_any_download() 
         ram_bytes: 1 << 40,
         ..Release::version(2)
     };
-    let (fleet, wants) = Fleet::with(&[elsewhere, large]).await;
+    let foreign = Release {
+        arch: "aarch64",
+        ..Release::version(3)
+    };
+    let late = Release {
+        agent_min: "99.0.0",
+        ..Release::version(4)
+    };
+    let (fleet, wants) = Fleet::with(&[elsewhere, large, foreign, late]).await;
     let error = fleet.receive(&wants[0]).await.unwrap_err();
     assert_eq!(kind_and_code(&error), (Kind::Refused, "hardware"));
     assert!(error.detail.contains("jetson"), "{error}");
-    let error = fleet.receive(&wants[1]).await.unwrap_err();
-    assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+    for (want, words) in wants[1..].iter().zip(["memory", "aarch64", "99.0.0"]) {
+        let error = fleet.receive(want).await.unwrap_err();
+        assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+        assert!(error.detail.contains(words), "{error}");
+    }
     assert!(fleet.server.asked("blobs/").is_empty());
 }
 
@@ -298,11 +333,16 @@ async fn a_slow_or_silent_server_is_given_up() {
 #[tokio::test]
 async fn a_server_in_trouble_is_tried_again_later() {
     let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
-    for (path, code) in [
-        (model_path(), 404),
-        ("metadata/timestamp.json".to_owned(), 404),
-        ("metadata/1.targets.json".to_owned(), 503),
-        ("metadata/2.root.json".to_owned(), 500),
+    for (path, code, reported, words) in [
+        (model_path(), 404, "status", "404"),
+        (
+            "metadata/timestamp.json".to_owned(),
+            404,
+            "missing",
+            "no such file",
+        ),
+        ("metadata/1.targets.json".to_owned(), 503, "status", "503"),
+        ("metadata/2.root.json".to_owned(), 500, "status", "500"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         dunlin_agent::bundle::TrustStore::new(&Disk::native(), dir.path())
@@ -324,10 +364,10 @@ async fn a_server_in_trouble_is_tried_again_later() {
             .unwrap_err();
         assert_eq!(
             kind_and_code(&error),
-            (Kind::Transient, "status"),
+            (Kind::Transient, reported),
             "{error}"
         );
-        assert!(error.detail.contains(&code.to_string()), "{error}");
+        assert!(error.detail.contains(words), "{error}");
         fleet.upload();
     }
 }

@@ -18,6 +18,10 @@ pub(crate) struct Release {
     pub(crate) floor: u64,
     pub(crate) hardware: &'static str,
     pub(crate) ram_bytes: u64,
+    pub(crate) arch: &'static str,
+    pub(crate) agent_min: &'static str,
+    /// The version of whose model this one's is a slight change.
+    pub(crate) like: Option<u64>,
 }
 
 impl Release {
@@ -27,7 +31,21 @@ impl Release {
             floor: 1,
             hardware: "any",
             ram_bytes: 1 << 20,
+            arch: "any",
+            agent_min: "0.1.0",
+            like: None,
         }
+    }
+
+    pub(crate) fn model(&self, words: usize) -> Vec<u8> {
+        let Some(like) = self.like else {
+            return model_of(self.version, words);
+        };
+        let mut bytes = model_of(like, words);
+        for at in (0..bytes.len()).step_by(100_000) {
+            bytes[at] ^= u8::try_from(self.version).unwrap();
+        }
+        bytes
     }
 }
 
@@ -44,7 +62,7 @@ pub(crate) struct Repository {
     version: u64,
 }
 
-const MODEL_WORDS: usize = 150_000;
+pub(crate) const MODEL_WORDS: usize = 150_000;
 
 /// 1.2 MB that compress badly, other ones for every version.
 pub(crate) fn model(version: u64) -> Vec<u8> {
@@ -113,7 +131,7 @@ impl Repository {
 
     /// Adds a bundle; [`Self::publish`] makes it known.
     pub(crate) fn add(&mut self, release: &Release) -> DesiredBundle {
-        let model = model_of(release.version, self.model_words);
+        let model = release.model(self.model_words);
         let mut blob = |bytes: &[u8], pack: bool| {
             let packed = pack.then(|| {
                 let packed = zstd::encode_all(bytes, 3).unwrap();
@@ -220,8 +238,8 @@ fn manifest(release: &Release, files: Files) -> Manifest {
         resources: Resources {
             ram_bytes: release.ram_bytes,
             disk_bytes: 1 << 20,
-            arch: vec!["any".to_owned()],
-            agent_min: "0.1.0".to_owned(),
+            arch: vec![release.arch.to_owned()],
+            agent_min: release.agent_min.to_owned(),
         },
         lineage: Lineage::default(),
         files,

@@ -231,7 +231,10 @@ impl Server {
             Some(Fault::Silent) => vec![Step::Wait],
             Some(Fault::Endless) => vec![Step::Forever(data)],
             Some(Fault::Stalls) => vec![Step::Data(data.slice(..data.len().min(10))), Step::Wait],
-            Some(Fault::CutAfterOnce(n)) => vec![Step::Data(data.slice(..n)), Step::Fail],
+            Some(Fault::CutAfterOnce(n)) => {
+                answer = answer.header(header::CONTENT_LENGTH, data.len());
+                vec![Step::Data(data.slice(..n)), Step::Fail]
+            }
             _ => {
                 answer = answer.header(header::CONTENT_LENGTH, data.len());
                 let pieces = data.chunks(16 * 1024);

@@ -7,8 +7,8 @@ use crate::files::{Disk, FileError};
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::report::TrustedVersions;
 use dunlin_protocol::trust::{
-    Envelope, FoundTarget, Metadata as _, Role, RoleName, SnapshotMetadata, TimestampMetadata,
-    TrustedSet, raise_delegated_floors, raise_floors,
+    Envelope, FoundTarget, Metadata as _, Role, RoleName, SnapshotMetadata, TARGETS_MAX_BYTES,
+    TimestampMetadata, TrustedSet, raise_delegated_floors, raise_floors,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +105,28 @@ impl TrustStore {
             dir,
             metadata,
         }
+    }
+
+    /// Another store in `state_dir` that begins with all that this one holds.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub(crate) fn copy_to(&self, state_dir: &Path) -> Result<Self, FileError> {
+        let copy = Self::new(&self.disk, state_dir);
+        for (from, to) in [
+            (&self.dir, &copy.dir),
+            (&self.metadata.delegated, &copy.metadata.delegated),
+        ] {
+            self.disk.create_private_dir(to)?;
+            for (name, found) in self.disk.list(from)? {
+                if found.kind == crate::files::Kind::File {
+                    let max_bytes = TARGETS_MAX_BYTES as u64;
+                    let bytes = self.disk.read_bounded(&from.join(&name), max_bytes)?;
+                    self.disk.write_atomic(&to.join(&name), &bytes, 0o600)?;
+                }
+            }
+        }
+        Ok(copy)
     }
 
     /// The accepted metadata.
