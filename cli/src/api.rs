@@ -9,7 +9,9 @@ mod upload;
 
 pub use types::{BrokerAddress, CreateRollout, Fleet, IssuedClaim, OnlineKeys, RolloutView};
 
+use dunlin_protocol::archive::length_max;
 use dunlin_protocol::id::{DeviceId, Digest, Family, RolloutId};
+use dunlin_protocol::repository::RepositoryFile;
 use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,6 +112,12 @@ impl std::fmt::Debug for Connection {
             .field("url", &self.url)
             .finish_non_exhaustive()
     }
+}
+
+/// Path of a repository's file in the API; `%` is the one character in it that means something.
+fn repository_path(file: &RepositoryFile) -> String {
+    let name = file.to_string().replace('%', "%25");
+    format!("/api/v1/repository/{name}")
 }
 
 /// A client of one fleet server.
@@ -232,6 +240,41 @@ impl ApiClient {
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// A file of the repository as devices get it, of at most `max_bytes` bytes; `None` if the
+    /// server has none of that name.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn repository_file(
+        &self,
+        file: &RepositoryFile,
+        max_bytes: u64,
+    ) -> Result<Option<Vec<u8>>, ApiError> {
+        let mut bytes = Vec::new();
+        let path = repository_path(file);
+        let length = self
+            .transport
+            .download(&path, max_bytes, &mut bytes)
+            .await?;
+        Ok(length.map(|_| bytes))
+    }
+
+    /// Writes a file of the repository to `to`, as it comes; gives its length, or `None` if the
+    /// server has none of that name.
+    ///
+    /// # Errors
+    /// As every call, or the file cannot be written.
+    pub async fn download(
+        &self,
+        file: &RepositoryFile,
+        to: &mut std::fs::File,
+    ) -> Result<Option<u64>, ApiError> {
+        let max_bytes = length_max(file);
+        self.transport
+            .download(&repository_path(file), max_bytes, to)
+            .await
     }
 
     /// Issues the right to enrol `uses` devices.

@@ -15,6 +15,7 @@ pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
 pub use values::{duration, label, whole_ms};
 
 use clap::{Args, Parser, Subcommand};
+use dunlin_protocol::id::Family;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -186,6 +187,36 @@ Examples:
     /// List what is published
     #[command(after_help = "Example:\n  dunlin bundle list")]
     List,
+    /// Write everything a device needs for a bundle into one file, for a USB stick
+    ///
+    /// The file holds what the server publishes, nothing secret, and is verified by the device like
+    /// a download. It is of use until the timestamp in it expires.
+    #[command(after_help = "\
+Example:
+  dunlin bundle export --family digits -o digits.tar
+On the device:
+  dunlin-agent install digits.tar")]
+    Export(ExportArgs),
+}
+
+/// `dunlin bundle export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The model family
+    #[arg(long)]
+    pub family: Family,
+    /// The version; without it the newest that top-level targets list
+    #[arg(long = "bundle-version", value_name = "N")]
+    pub version: Option<u64>,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A folder or archive with a repository's layout, instead of the server
+    #[arg(long, value_name = "PATH")]
+    pub from: Option<PathBuf>,
+    /// Add the patch from this version too (repeatable)
+    #[arg(long, value_name = "N")]
+    pub patch_from: Vec<u64>,
 }
 
 /// `dunlin bundle pack`.

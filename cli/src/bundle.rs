@@ -52,6 +52,7 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
             )),
         },
         BundleAction::List => list(shared).await,
+        BundleAction::Export(export) => crate::export::run(export, shared).await,
     }
 }
 

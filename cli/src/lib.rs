@@ -14,6 +14,7 @@ pub mod context;
 pub mod demo;
 pub mod device;
 pub mod drift;
+pub mod export;
 pub mod failure;
 pub mod files;
 pub mod keys;

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Longest answer that is read, in bytes.
 pub(super) const ANSWER_MAX_BYTES: usize = 64 << 20;
+/// Longest wait for the next piece of a download.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -103,26 +105,7 @@ impl Transport {
         timeout: Duration,
     ) -> Result<Answer, ApiError> {
         let what = format!("{method} {path}");
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header(http::header::HOST, &self.authority)
-            .header(http::header::CONTENT_TYPE, content_type)
-            .header(
-                http::header::USER_AGENT,
-                concat!("dunlin/", env!("CARGO_PKG_VERSION")),
-            );
-        if let Some(token) = &self.token {
-            let value = http::HeaderValue::try_from(format!("Bearer {token}"));
-            let mut value = value.map_err(|_| {
-                ApiError::Setup("the token holds characters that no token has".to_owned())
-            })?;
-            value.set_sensitive(true);
-            request = request.header(http::header::AUTHORIZATION, value);
-        }
-        let request = request
-            .body(body)
-            .map_err(|e| ApiError::Setup(format!("{what}: {e}")))?;
+        let request = self.request(method, path, content_type, body)?;
         let exchange = async {
             let answer = self
                 .client
@@ -147,6 +130,84 @@ impl Transport {
                 request: what.clone(),
                 seconds: timeout.as_secs(),
             }),
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Body,
+    ) -> Result<Request<Body>, ApiError> {
+        let what = format!("{method} {path}");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(http::header::HOST, &self.authority)
+            .header(http::header::CONTENT_TYPE, content_type)
+            .header(
+                http::header::USER_AGENT,
+                concat!("dunlin/", env!("CARGO_PKG_VERSION")),
+            );
+        if let Some(token) = &self.token {
+            let value = http::HeaderValue::try_from(format!("Bearer {token}"));
+            let mut value = value.map_err(|_| {
+                ApiError::Setup("the token holds characters that no token has".to_owned())
+            })?;
+            value.set_sensitive(true);
+            request = request.header(http::header::AUTHORIZATION, value);
+        }
+        request
+            .body(body)
+            .map_err(|e| ApiError::Setup(format!("{what}: {e}")))
+    }
+
+    /// Gets a file of at most `max_bytes` bytes, piece by piece; `None` if there is none.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        max_bytes: u64,
+        to: &mut impl std::io::Write,
+    ) -> Result<Option<u64>, ApiError> {
+        let what = format!("GET {path}");
+        let timed_out = || ApiError::TimedOut {
+            url: self.base.clone(),
+            request: what.clone(),
+            seconds: IDLE_TIMEOUT.as_secs(),
+        };
+        let unreadable = |problem: String| ApiError::Unreadable {
+            request: what.clone(),
+            problem,
+        };
+        let request = self.request(Method::GET, path, "", bytes_body(Bytes::new()))?;
+        let answer = tokio::time::timeout(IDLE_TIMEOUT, self.client.request(request)).await;
+        let answer = answer.map_err(|_| timed_out())?;
+        let (head, mut body) = answer.map_err(|e| self.unreachable(&e))?.into_parts();
+        if head.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !head.status.is_success() {
+            let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
+            let body = body.map_err(|e| unreadable(e.to_string()))?.to_bytes();
+            let status = head.status;
+            return super::accepted(Answer { status, body }).map(|_| None);
+        }
+        let mut length = 0;
+        loop {
+            let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await;
+            let Some(frame) = frame.map_err(|_| timed_out())? else {
+                return Ok(Some(length));
+            };
+            let frame = frame.map_err(|e| unreadable(e.to_string()))?;
+            if let Ok(bytes) = frame.into_data() {
+                length += bytes.len() as u64;
+                if length > max_bytes {
+                    return Err(unreadable(format!("longer than {max_bytes} bytes")));
+                }
+                let written = to.write_all(&bytes);
+                written.map_err(|e| ApiError::File(format!("{path}: {e}")))?;
+            }
         }
     }
 
