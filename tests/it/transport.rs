@@ -185,9 +185,8 @@ async fn the_servers_next_word_wins_over_a_file() {
     };
     let request = submit(&settings, &endless, &mut |_| {}).await.unwrap();
     let mut on_probation = false;
-    let watched = outcome(&settings, &request, TIMEOUT, &mut |step| {
-        on_probation |= step == "on probation";
-    });
+    let mut heard = |step: &str| on_probation |= step == "on probation";
+    let watched = outcome(&settings, &request, TIMEOUT, &mut heard);
     // The server's same word is said again at every connect; the next is another rollout.
     let (watched, ()) = tokio::join!(watched, async {
         fleet
