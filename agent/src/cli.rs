@@ -3,6 +3,7 @@
 use crate::config::Settings;
 use crate::device::{Phase, State};
 use crate::files::Disk;
+use crate::hold::{HoldFile, REASON_MAX_CHARS};
 use crate::identity::Identity;
 use crate::inference::WorkerArgs;
 use crate::ledger::Ledger;
@@ -11,7 +12,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dunlin_protocol::enroll::ClaimToken;
 use dunlin_protocol::id::DeviceId;
-use dunlin_protocol::report::{Failure, Progress, Reported};
+use dunlin_protocol::report::{Failure, Hold, Progress, Reported};
+use jiff::{SignedDuration, Timestamp};
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
@@ -58,6 +60,25 @@ enum Sub {
         /// Write JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Hold updates back: fetching goes on, activating does not, going back always may.
+    #[command(
+        after_help = "Works while the agent is down and survives reboots. The server sees the reason.\n\nExample:\n  dunlin-agent hold --for 8h --reason \"acceptance test on line 3\""
+    )]
+    Hold {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Why, for whoever watches the fleet; at most 200 characters.
+        #[arg(long, default_value = "no reason given")]
+        reason: String,
+        /// For how long, such as 90m, 8h or 2d; until `release` otherwise.
+        #[arg(long = "for", value_name = "TIME", value_parser = hold_time)]
+        time: Option<SignedDuration>,
+    },
+    /// Let updates go on that are held back.
+    Release {
+        #[command(flatten)]
+        config: ConfigArg,
     },
     /// Print a configuration file with every key and its default.
     DefaultConfig,
@@ -118,6 +139,16 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
                 "enrolled as {} in fleet {}; broker {}:{}",
                 enrolled.device, enrolled.fleet, enrolled.mqtt_host, enrolled.mqtt_port
             );
+            Ok(ExitCode::SUCCESS)
+        }),
+        Sub::Hold {
+            config,
+            reason,
+            time,
+        } => with_settings(&config, |s| hold(&s.state_dir, &reason, time)),
+        Sub::Release { config } => with_settings(&config, |s| {
+            HoldFile::new(&Disk::native(), &s.state_dir).remove()?;
+            println!("updates go on");
             Ok(ExitCode::SUCCESS)
         }),
         Sub::Status { config, json } => with_settings(&config, |s| status(&s.state_dir, json)),
@@ -190,17 +221,61 @@ fn read_token(file: Option<&Path>) -> anyhow::Result<ClaimToken> {
     Ok(text.parse::<ClaimToken>()?)
 }
 
+/// `90m`, `8h`, `2d`.
+fn hold_time(text: &str) -> Result<SignedDuration, String> {
+    let (number, unit_s) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3_600),
+        Some((at, 'd')) => (&text[..at], 86_400),
+        _ => (text, 0),
+    };
+    let seconds = number.parse::<u32>().ok().filter(|n| *n > 0 && unit_s > 0);
+    let seconds = seconds.map(|n| i64::from(n).saturating_mul(unit_s));
+    seconds
+        .map(SignedDuration::from_secs)
+        .ok_or_else(|| "expected a number and s, m, h or d, such as 8h".to_owned())
+}
+
+fn hold(state_dir: &Path, reason: &str, time: Option<SignedDuration>) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        reason.chars().count() <= REASON_MAX_CHARS,
+        "--reason: at most {REASON_MAX_CHARS} characters"
+    );
+    let now = Timestamp::now();
+    let until = time.map(|t| now.saturating_add(t)).transpose()?;
+    let hold = Hold {
+        reason: reason.to_owned(),
+        since_ms: now.as_millisecond(),
+        until_ms: until.map(Timestamp::as_millisecond),
+    };
+    HoldFile::new(&Disk::native(), state_dir).write(&hold)?;
+    println!("updates are {}", held(&hold));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn held(hold: &Hold) -> String {
+    let until = match hold.until_ms.map(Timestamp::from_millisecond) {
+        Some(Ok(until)) => format!("until {until}"),
+        _ => "until they are released (dunlin-agent release)".to_owned(),
+    };
+    format!("held back {until}: {}", hold.reason)
+}
+
 fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let identity = Identity::load(state_dir)?;
     let state = Ledger::new(&Disk::native(), state_dir).load()?;
     let running = is_running(state_dir);
+    let hold = HoldFile::new(&Disk::native(), state_dir).read(Timestamp::now().as_millisecond());
     let reported = state.as_ref().map(|s| s.reported(crate::VERSION));
     if json {
         let document = serde_json::json!({
             "running": running,
             "device": identity.as_ref().map(|i| &i.enrolled.device),
             "fleet": identity.as_ref().map(|i| &i.enrolled.fleet),
+            "certificate_not_after": identity.as_ref().map(|i| i.validity().not_after.to_string()),
             "reported": reported,
+            "hold": hold,
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
@@ -210,6 +285,9 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             reported.as_ref(),
             running,
         );
+        if let Some(hold) = &hold {
+            println!("hold       updates are {}", held(hold));
+        }
     }
     Ok(if running && identity.is_some() {
         ExitCode::SUCCESS
@@ -231,10 +309,16 @@ fn print_status(
     );
     match identity {
         None => println!("device     not enrolled: run `dunlin-agent enroll`"),
-        Some(i) => println!(
-            "device     {} in fleet {}",
-            i.enrolled.device, i.enrolled.fleet
-        ),
+        Some(i) => {
+            println!(
+                "device     {} in fleet {}",
+                i.enrolled.device, i.enrolled.fleet
+            );
+            let end = i.validity().not_after;
+            let over = i.clock().now() > end;
+            let word = if over { "ended" } else { "valid until" };
+            println!("identity   certificate {word} {end}");
+        }
     }
     let (Some(state), Some(reported)) = (state, reported) else {
         return println!("model      none yet");
@@ -264,6 +348,11 @@ fn print_status(
             )
         }
         Phase::Trial { want, .. } => format!("golden cases of version {}", want.version),
+        Phase::Waiting { want, why } => format!(
+            "version {} is ready; {}",
+            want.version,
+            why.as_ref().map_or("activating", |w| &w.detail)
+        ),
         Phase::Probation {
             want, served_ms, ..
         } => format!(

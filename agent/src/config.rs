@@ -3,8 +3,10 @@
 //! Three types: [`Fragment`] (a file as written) → `Inputs` (every key with its default) →
 //! [`Settings`] (checked). Only settings travel.
 
+use crate::device::window::{WindowError, Windows};
 use crate::files;
 use dunlin_protocol::id::DeviceId;
+use jiff::tz::TimeZone;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use toml::{Table, Value};
 const FILE_MAX_BYTES: u64 = 64 * 1024;
 /// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// Most maintenance windows.
+const WINDOWS_MAX: usize = 32;
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// One thing wrong with a configuration.
@@ -89,6 +93,8 @@ pub struct UpdateSettings {
     pub connect_timeout_ms: u64,
     /// Longest wait for an answer to begin, and for its next bytes, 100 to 600,000 ms.
     pub request_timeout_ms: u64,
+    /// When versions that are ready may be activated.
+    pub windows: Windows,
 }
 
 /// What the agent runs by.
@@ -131,6 +137,8 @@ struct Inputs {
     bandwidth_kib_s: i64,
     connect_timeout_ms: i64,
     request_timeout_ms: i64,
+    window: Vec<String>,
+    time_zone: String,
     level: String,
 }
 
@@ -231,6 +239,8 @@ impl Inputs {
             bandwidth_kib_s: from.number("update.bandwidth_kib_s", 0),
             connect_timeout_ms: from.number("update.connect_timeout_ms", 10_000),
             request_timeout_ms: from.number("update.request_timeout_ms", 30_000),
+            window: from.texts("update.window"),
+            time_zone: text(from, "update.time_zone", "UTC"),
             level: text(from, "log.level", "info"),
         }
     }
@@ -284,6 +294,7 @@ impl Inputs {
                     100,
                     600_000,
                 ),
+                windows: check.windows(&self.window, &self.time_zone),
             },
             log_level: check.level(self.level),
             state_dir,
@@ -322,6 +333,20 @@ impl Reader {
             other => {
                 self.wrong(key, "a string", &other);
                 None
+            }
+        }
+    }
+
+    fn texts(&mut self, key: &str) -> Vec<String> {
+        match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) if items.iter().all(Value::is_str) => {
+                let texts = items.iter().filter_map(Value::as_str);
+                texts.map(str::to_owned).collect()
+            }
+            Some(other) => {
+                self.wrong(key, "a list of strings", &other);
+                Vec::new()
             }
         }
     }
@@ -447,6 +472,39 @@ impl Check<'_> {
         None
     }
 
+    fn windows(&mut self, texts: &[String], zone: &str) -> Windows {
+        if texts.len() > WINDOWS_MAX {
+            let got = texts.len().to_string();
+            self.wrong("update.window", format!("at most {WINDOWS_MAX}"), got);
+        }
+        let mut windows = Vec::new();
+        for text in texts.iter().take(WINDOWS_MAX) {
+            match text.parse() {
+                Ok(window) => windows.push(window),
+                Err(e) => {
+                    let e: WindowError = e;
+                    self.wrong(
+                        "update.window",
+                        "days and times, such as \"Mon-Fri 02:00-04:30\"",
+                        e.to_string(),
+                    );
+                }
+            }
+        }
+        // A rule as in TZ needs no files on the device.
+        match TimeZone::get(zone).or_else(|e| TimeZone::posix(zone).map_err(|_| e)) {
+            Ok(zone) => Windows::new(windows, zone),
+            Err(e) => {
+                self.wrong(
+                    "update.time_zone",
+                    "UTC, a name such as Europe/Berlin (from the system's zoneinfo), or a rule such as CET-1CEST,M3.5.0,M10.5.0/3",
+                    format!("{zone:?}: {e}"),
+                );
+                Windows::default()
+            }
+        }
+    }
+
     fn level(&mut self, text: String) -> String {
         if !LEVELS.contains(&text.as_str()) {
             self.wrong("log.level", LEVELS.join(", "), format!("{text:?}"));
@@ -492,6 +550,15 @@ bandwidth_kib_s = 0
 connect_timeout_ms = 10000
 # Longest wait for an answer to begin, and for its next bytes.
 request_timeout_ms = 30000
+
+# When a version that is ready may be activated: "Mon-Fri 02:00-04:30", "Sat,Sun 22:00-04:00",
+# "01:00-03:00" (every day); none: at any time. Days are those on which a window opens. Fetching and
+# trying out go on outside of it, and going back never waits.
+window = []
+
+# Whose local time that is: UTC, a name such as "Europe/Berlin" (from the system's zoneinfo), or a
+# rule such as "CET-1CEST,M3.5.0,M10.5.0/3".
+time_zone = "UTC"
 
 [log]
 # error, warn, info, debug or trace.

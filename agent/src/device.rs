@@ -5,29 +5,32 @@
 //! for what the persisted state still needs.
 //!
 //! ```text
-//!            Desired                 Received              Trial passed
-//!   Idle ───────────────▶ Receiving ──────────▶ Trial ───────────────────▶ Probation
-//!    ▲                     │  ▲ retry, backoff    │                          │   │
-//!    │  refused, failed    └──┘                   │ golden, load, latency    │   │ inferences and
-//!    ├─────────────────────┴──────────────────────┘                          │   │ time reached
-//!    │          errors, two deaths, deadline, or the server wants            │   │
-//!    ├── RollingBack ◀── the version before ─────────────────────────────────┘   │
-//!    │       (previous version serves again)                                     │
-//!    └───────────────────────────────────────────────────────────── kept ◀───────┘
+//!            Desired           Received          Passed            Consent
+//!   Idle ─────────────▶ Receiving ──────▶ Trial ─────────▶ Waiting ─────────▶ Probation
+//!    ▲                   │  ▲ retry,       │        window, │  ▲               │   │
+//!    │  refused, failed  └──┘ backoff      │ golden,  hold  └──┘               │   │ inferences
+//!    ├───────────────────┴─────────────────┘ load, latency                     │   │ and time
+//!    │   errors, slow, two deaths, five restarts, deadline, or the server      │   │ reached
+//!    ├── RollingBack ◀── wants another version ────────────────────────────────┘   │
+//!    │       (previous version serves again)                                       │
+//!    └─────────────────────────────────────────────────────────────── kept ◀───────┘
 //! ```
+//!
+//! `docs/update-states.md` has every transition; a test keeps it so.
 //!
 //! The slot that serves is never the slot that is written to. A version is kept only after the
 //! worker said that it serves. A kept version that can no longer be served is kept no more: the
 //! worker is emptied, the server is told, and the version is received again if it is still wanted.
 
 mod step;
+pub mod window;
 
 pub use step::step;
 
 use crate::pipe::TrialReport;
 use dunlin_protocol::command::{Desired, DesiredBundle};
 use dunlin_protocol::id::{Digest, Revision, RolloutId};
-use dunlin_protocol::report::{Failure, Installed, Progress, Reported};
+use dunlin_protocol::report::{Failure, Hold, Installed, Progress, Reported, Waiting};
 use serde::{Deserialize, Serialize};
 
 /// One of the two places a bundle can be in.
@@ -96,6 +99,14 @@ pub enum Phase {
         /// Times the trial was begun: a model that takes the machine down is not tried for ever.
         starts: u32,
     },
+    /// Passed its trial; is activated once the device's owner consents.
+    Waiting {
+        /// What is wanted.
+        want: DesiredBundle,
+        /// What it waits for; `None` until it was asked for.
+        #[serde(default)]
+        why: Option<Waiting>,
+    },
     /// Serves, and is watched.
     Probation {
         /// What is wanted.
@@ -136,6 +147,9 @@ pub struct Count {
     pub inferences: u64,
     /// Failed.
     pub errors: u64,
+    /// Of those answered, how many took longer than the manifest's latency budget.
+    #[serde(default)]
+    pub slow: u64,
 }
 
 impl Count {
@@ -143,6 +157,7 @@ impl Count {
         Self {
             inferences: self.inferences.saturating_add(other.inferences),
             errors: self.errors.saturating_add(other.errors),
+            slow: self.slow.saturating_add(other.slow),
         }
     }
 }
@@ -161,12 +176,45 @@ pub struct State {
     pub wanted: Option<DesiredBundle>,
     /// The version that is kept: what serves, or what an unkept one falls back to.
     pub kept: Option<Held>,
+    /// The version that was kept before, as long as its slot holds it: nobody's consent is needed
+    /// to go back to it.
+    #[serde(default)]
+    pub previous: Option<Held>,
+    /// Versions that did not hold here, the newest last; at most [`NOT_HELD_MAX`].
+    #[serde(default)]
+    pub not_held: Vec<NotHeld>,
+    /// Whether somebody at the device holds updates back.
+    #[serde(default)]
+    pub hold: Option<Hold>,
     /// Where the update is.
     pub phase: Phase,
     /// Number of the last report.
     pub sequence: u64,
     /// Spreads retries of a fleet; derived from the device id.
     pub jitter_seed: u64,
+}
+
+/// Most versions that are remembered as not to be tried again.
+pub const NOT_HELD_MAX: usize = 32;
+
+/// A version that did not hold on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotHeld {
+    /// The bundle.
+    pub digest: Digest,
+    /// Its version.
+    pub version: u64,
+    /// Code of the failure.
+    pub code: String,
+}
+
+/// What the device's owner has to say about activating a version now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Consent {
+    /// Held back by hand.
+    pub hold: Option<Hold>,
+    /// Outside the maintenance window, which opens then (milliseconds since 1970; `i64::MAX`: never).
+    pub window_opens_ms: Option<i64>,
 }
 
 /// What happened.
@@ -218,6 +266,9 @@ pub enum Event {
         /// Its totals.
         count: Count,
     },
+    /// What the device's owner has to say, as of now; asked for while a version waits, and told
+    /// whenever a hold begins or ends.
+    Consent(Consent),
     /// Time passed.
     Tick,
 }
@@ -294,6 +345,9 @@ impl State {
             rollout: None,
             wanted: None,
             kept: None,
+            previous: None,
+            not_held: Vec::new(),
+            hold: None,
             phase: Phase::Idle {
                 last: Progress::Idle,
             },
@@ -317,6 +371,28 @@ impl State {
         let (slot, bundle) = self.serving().zip(self.active())?;
         let digest = bundle.digest;
         Some(Effect::Serve { slot, digest })
+    }
+
+    /// The bundles that this device has a use for: what is kept, what was kept before, what is under
+    /// way. All else on its disk is garbage.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<Digest> {
+        let held = self.kept.iter().chain(&self.previous);
+        let under_way = self.under_way().map(|want| want.digest);
+        held.map(|h| h.bundle.digest).chain(under_way).collect()
+    }
+
+    /// What is wanted and not kept yet.
+    #[must_use]
+    pub fn under_way(&self) -> Option<&DesiredBundle> {
+        match &self.phase {
+            Phase::Idle { .. } => None,
+            Phase::Receiving { want, .. }
+            | Phase::Trial { want, .. }
+            | Phase::Waiting { want, .. }
+            | Phase::Probation { want, .. }
+            | Phase::RollingBack { want, .. } => Some(want),
+        }
     }
 
     /// The slot that may be written to.
@@ -365,8 +441,18 @@ impl State {
             target: self.target.clone(),
             rollout: self.rollout.clone(),
             progress: self.progress(),
+            waiting: self.waiting(),
+            hold: self.hold.clone(),
             active: self.active(),
             agent_version: agent_version.to_owned(),
+            trust: None,
+        }
+    }
+
+    fn waiting(&self) -> Option<Waiting> {
+        match &self.phase {
+            Phase::Waiting { why, .. } => why.clone(),
+            _ => None,
         }
     }
 
@@ -377,7 +463,8 @@ impl State {
                 done_bytes: 0,
                 total_bytes: 0,
             },
-            Phase::Trial { .. } => Progress::Trial,
+            // Servers of before know no such state; [`Self::waiting`] says it.
+            Phase::Trial { .. } | Phase::Waiting { .. } => Progress::Trial,
             Phase::Probation {
                 want, before, live, ..
             } => Progress::Probation {

@@ -6,16 +6,16 @@
 //! again, the identity is stored last and makes the device enrolled.
 
 use crate::bundle::TrustStore;
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::files::{self, Disk, FileError};
 use crate::http::{Client, HttpError, Limits};
-use crate::identity::{self, DeviceKey, Enrolled, Identity, IdentityError};
+use crate::identity::{self, DeviceKey, Enrolled, FleetServer, Identity, IdentityError};
 use dunlin_protocol::command::{self, MessageError};
 use dunlin_protocol::enroll::{ClaimToken, ENROLL_MAX_BYTES, EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{TrustError, TrustedSet};
 use jiff::Timestamp;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -123,7 +123,7 @@ pub async fn enroll(
         agent_version: crate::VERSION.to_owned(),
     };
     let response = exchange(settings, token, &request).await?;
-    let identity = check(&response, token, &key)?;
+    let identity = check(&response, token, key)?;
     trust.adopt_root(response.root_json.as_bytes())?;
     identity.store(state_dir)?;
     Ok(response)
@@ -145,7 +145,8 @@ async fn exchange(
     request: &EnrollRequest,
 ) -> Result<EnrollResponse, EnrollError> {
     let verifier = Arc::new(PinnedCa::new(token.ca_sha256));
-    let tls = ClientConfig::builder_with_provider(identity::provider())
+    let clock = Arc::new(Clock::open(&settings.state_dir));
+    let tls = ClientConfig::builder_with_details(identity::provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(|e| IdentityError::Certificate(e.to_string()))?
         .dangerous()
@@ -202,7 +203,7 @@ fn refusal(error: HttpError, token: &ClaimToken, verifier: &PinnedCa) -> EnrollE
 fn check(
     response: &EnrollResponse,
     token: &ClaimToken,
-    key: &DeviceKey,
+    key: DeviceKey,
 ) -> Result<Identity, EnrollError> {
     let root = response.root_json.as_bytes();
     let got = Digest::of(root);
@@ -278,8 +279,7 @@ impl ServerCertVerifier for PinnedCa {
         };
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
+        FleetServer::new(roots)
             .map_err(|e| rustls::Error::General(e.to_string()))?
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }

@@ -150,10 +150,20 @@ impl From<&UpdateSettings> for Limits {
     }
 }
 
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// TLS alone: all that an agent ever does.
+    Https,
+    /// Plain HTTP as well, for tools that read signed files of a server on the same machine.
+    HttpOrHttps,
+}
+
 /// A client; clones share connections and the bandwidth limit.
 #[derive(Clone)]
 pub struct Client {
     inner: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    scheme: Scheme,
     limits: Limits,
     /// When the next byte may be taken under the bandwidth limit.
     next_byte_at: Arc<Mutex<Instant>>,
@@ -171,17 +181,24 @@ impl Client {
     /// A client that trusts, and shows, what `tls` says (without ALPN). Only `https` is spoken.
     #[must_use]
     pub fn new(tls: &rustls::ClientConfig, limits: Limits) -> Self {
+        Self::speaking(Scheme::Https, tls, limits)
+    }
+
+    /// As [`Self::new`], for a scheme that the caller names.
+    #[must_use]
+    pub fn speaking(scheme: Scheme, tls: &rustls::ClientConfig, limits: Limits) -> Self {
         let mut tls = tls.clone();
         tls.alpn_protocols.clear();
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(limits.connect_timeout));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_only()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
+        let connector = match scheme {
+            Scheme::Https => connector.https_only(),
+            Scheme::HttpOrHttps => connector.https_or_http(),
+        };
+        let connector = connector.enable_http1().wrap_connector(tcp);
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(20))
@@ -189,6 +206,7 @@ impl Client {
             .build(connector);
         Self {
             inner,
+            scheme,
             limits,
             next_byte_at: Arc::new(Mutex::new(Instant::now())),
         }
@@ -223,7 +241,7 @@ impl Client {
     /// # Errors
     /// [`HttpError`]; an offset at or beyond the end is [`HttpError::Status`] 416.
     pub async fn open(&self, url: &str, offset: u64) -> Result<Download, HttpError> {
-        let mut request = Request::get(uri(url)?);
+        let mut request = Request::get(uri(url, self.scheme)?);
         if offset > 0 {
             request = request.header(header::RANGE, format!("bytes={offset}-"));
         }
@@ -265,7 +283,8 @@ impl Client {
             url: url.to_owned(),
             problem: format!("the request is no JSON: {e}"),
         })?;
-        let request = Request::post(uri(url)?).header(header::CONTENT_TYPE, "application/json");
+        let request =
+            Request::post(uri(url, self.scheme)?).header(header::CONTENT_TYPE, "application/json");
         let response = self.send(url, request, json.into()).await?;
         if !response.status().is_success() {
             return Err(self.refusal(url, response).await);
@@ -456,7 +475,7 @@ impl Body {
     }
 }
 
-fn uri(url: &str) -> Result<Uri, HttpError> {
+fn uri(url: &str, scheme: Scheme) -> Result<Uri, HttpError> {
     let bad = |problem: String| HttpError::Url {
         url: url.to_owned(),
         problem,
@@ -464,7 +483,11 @@ fn uri(url: &str) -> Result<Uri, HttpError> {
     let uri: Uri = url
         .parse()
         .map_err(|e: http::uri::InvalidUri| bad(e.to_string()))?;
-    if uri.scheme_str() != Some("https") || uri.host().is_none_or(str::is_empty) {
+    let allowed = match scheme {
+        Scheme::Https => uri.scheme_str() == Some("https"),
+        Scheme::HttpOrHttps => matches!(uri.scheme_str(), Some("https" | "http")),
+    };
+    if !allowed || uri.host().is_none_or(str::is_empty) {
         return Err(bad("expected https://host:port/path".to_owned()));
     }
     Ok(uri)
@@ -584,9 +607,9 @@ mod tests {
 
     #[test]
     fn only_https_is_asked() {
-        assert!(uri("https://fleet.example:8443/x").is_ok());
+        assert!(uri("https://fleet.example:8443/x", Scheme::Https).is_ok());
         for bad in ["http://fleet.example/x", "/x", "https://", "fleet.example"] {
-            assert!(uri(bad).is_err(), "{bad}");
+            assert!(uri(bad, Scheme::Https).is_err(), "{bad}");
         }
     }
 

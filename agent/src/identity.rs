@@ -1,25 +1,36 @@
 //! Who this device is: the key made on it, and the certificate that the fleet's CA gave for it.
 //!
-//! `<state_dir>/identity/device.key` (ECDSA P-256, PKCS #8 PEM, mode 0600) is made once and never
-//! leaves; `<state_dir>/identity/enrolled.json` holds all that enrolment brought, in one file, so
-//! that certificate, CA and addresses always belong together. A device is enrolled once it exists.
+//! `<state_dir>/identity/device.key` (ECDSA P-256, PKCS #8 PEM, mode 0600) is made at enrolment;
+//! every renewal makes another, `device.<digits>.key`. None ever leaves.
+//! `<state_dir>/identity/enrolled.json` holds all that enrolment brought and names the key, in one
+//! file, so that key, certificate, CA and addresses always belong together. A device is enrolled
+//! once it exists.
 
-use crate::files::{self, FileError};
+mod key;
+mod succession;
+mod tls;
+
+pub use key::DeviceKey;
+pub use succession::Candidate;
+pub(crate) use tls::FleetServer;
+pub use tls::provider;
+
+use crate::clock::{Clock, not_before_is_no_reason};
+use crate::files::{self, Disk, FileError};
 use dunlin_protocol::enroll::{ENROLL_MAX_BYTES, EnrollResponse};
 use dunlin_protocol::id::{DeviceId, Digest, FleetId};
 use jiff::Timestamp;
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rcgen::PublicKeyData as _;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tls::Live;
 
-const KEY_MAX_BYTES: u64 = 16 * 1024;
 /// Most certificates in a chain.
 const CHAIN_MAX: usize = 8;
 
@@ -53,77 +64,6 @@ pub enum IdentityError {
     Key(String),
 }
 
-/// The private key of this device.
-pub struct DeviceKey {
-    pair: KeyPair,
-}
-
-impl std::fmt::Debug for DeviceKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DeviceKey(…)")
-    }
-}
-
-impl DeviceKey {
-    /// The key in `<state_dir>/identity/device.key`, made and stored first if there is none.
-    ///
-    /// # Errors
-    /// [`IdentityError`]; a damaged or open key is never replaced silently.
-    pub fn load_or_create(state_dir: &Path) -> Result<Self, IdentityError> {
-        if let Some(key) = Self::load(state_dir)? {
-            return Ok(key);
-        }
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-            .map_err(|e| IdentityError::Key(e.to_string()))?;
-        files::create_private_dir(state_dir)?;
-        files::create_private_dir(&folder(state_dir))?;
-        files::write_atomic(&key_path(state_dir), pair.serialize_pem().as_bytes(), 0o600)?;
-        Ok(Self { pair })
-    }
-
-    fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
-        let path = key_path(state_dir);
-        let Some(bytes) = files::read_if_there(&path, KEY_MAX_BYTES)? else {
-            return Ok(None);
-        };
-        let mode = std::fs::metadata(&path)
-            .map_err(files::at("read permissions of", &path))?
-            .permissions()
-            .mode()
-            & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::OpenKey { path, mode });
-        }
-        // The parser's words could quote the key.
-        let pair = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok());
-        match pair {
-            Some(pair) => Ok(Some(Self { pair })),
-            None => Err(IdentityError::Damaged {
-                path,
-                problem: "no private key in PKCS #8 PEM; restore it, or delete it and enrol anew"
-                    .to_owned(),
-            }),
-        }
-    }
-
-    /// A certificate signing request (PKCS #10, PEM) for this key. The server decides about the name.
-    ///
-    /// # Errors
-    /// [`IdentityError::Key`]
-    pub fn csr_pem(&self, common_name: &str) -> Result<String, IdentityError> {
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
-        params
-            .serialize_request(&self.pair)
-            .and_then(|request| request.pem())
-            .map_err(|e| IdentityError::Key(e.to_string()))
-    }
-}
-
 /// What enrolment brought, less the trust root, which lives with the rest of trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
@@ -144,6 +84,9 @@ pub struct Enrolled {
     /// Labels the claim token gave.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Name of the key's file beside this one.
+    #[serde(default = "key::first_key_file")]
+    pub key_file: String,
 }
 
 impl From<&EnrollResponse> for Enrolled {
@@ -157,18 +100,29 @@ impl From<&EnrollResponse> for Enrolled {
             mqtt_port: r.mqtt_port,
             repository_url: r.repository_url.clone(),
             labels: r.labels.clone(),
+            key_file: key::first_key_file(),
         }
     }
 }
 
-/// An enrolled device.
+/// How long a certificate is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// First instant at which it is valid.
+    pub not_before: Timestamp,
+    /// Last instant at which it is valid.
+    pub not_after: Timestamp,
+}
+
+/// An enrolled device. Clones share the certificate: one that follows is used by all from their next
+/// connection on.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// What enrolment brought.
+    /// What enrolment brought; the certificate is the one at start.
     pub enrolled: Enrolled,
-    /// Last instant at which the certificate is valid.
-    pub certificate_not_after: Timestamp,
+    live: Arc<Live>,
     tls: Arc<ClientConfig>,
+    clock: Arc<Clock>,
 }
 
 impl Identity {
@@ -179,20 +133,17 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]
     pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
-        let path = enrolled_path(state_dir);
-        let Some(bytes) = files::read_if_there(&path, ENROLL_MAX_BYTES as u64)? else {
+        let Some(enrolled) = read_enrolled(state_dir)? else {
             return Ok(None);
         };
-        let enrolled: Enrolled =
-            serde_json::from_slice(&bytes).map_err(|e| IdentityError::Damaged {
-                path,
-                problem: format!("{e}; enrol again"),
-            })?;
-        let key = DeviceKey::load(state_dir)?.ok_or_else(|| IdentityError::Damaged {
-            path: key_path(state_dir),
-            problem: "is missing though the device is enrolled; enrol again".to_owned(),
+        let key = DeviceKey::load(state_dir, &enrolled.key_file)?.ok_or_else(|| {
+            IdentityError::Damaged {
+                path: folder(state_dir).join(&enrolled.key_file),
+                problem: "is missing though the device is enrolled; enrol again".to_owned(),
+            }
         })?;
-        Self::assemble(&key, enrolled).map(Some)
+        let clock = Arc::new(Clock::open(state_dir));
+        Self::assemble(key, enrolled, clock).map(Some)
     }
 
     /// Checks a response to enrolment against this device's key and the pinned CA, and that the
@@ -201,28 +152,19 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Certificate`]
     pub fn check(
-        key: &DeviceKey,
+        key: DeviceKey,
         enrolled: Enrolled,
         ca_sha256: &Digest,
     ) -> Result<Self, IdentityError> {
-        let bad = IdentityError::Certificate;
-        let ca = authority(&enrolled)?;
-        let got = Digest::of(&ca);
+        let got = Digest::of(&authority(&enrolled)?);
         if got != *ca_sha256 {
-            return Err(bad(format!(
+            return Err(IdentityError::Certificate(format!(
                 "the CA that came with it has SHA-256 {got}, the claim token says {ca_sha256}"
             )));
         }
-        let chain = chain(&enrolled)?;
-        let (leaf, intermediates) = chain
-            .split_first()
-            .ok_or_else(|| bad("no certificate in it".to_owned()))?;
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
-            .build()
-            .map_err(|e| bad(e.to_string()))?
-            .verify_client_cert(leaf, intermediates, UnixTime::now())
-            .map_err(|e| bad(format!("the fleet CA does not vouch for it: {e}")))?;
-        Self::assemble(key, enrolled)
+        let clock = Arc::new(Clock::open(&key.state_dir));
+        check_vouched(&enrolled, &clock)?;
+        Self::assemble(key, enrolled, clock)
     }
 
     /// Stores it in one atomic write; enrolled from here on.
@@ -230,60 +172,74 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::File`]
     pub fn store(&self, state_dir: &Path) -> Result<(), IdentityError> {
-        let path = enrolled_path(state_dir);
-        let json =
-            serde_json::to_vec_pretty(&self.enrolled).map_err(|e| IdentityError::Damaged {
-                path: path.clone(),
-                problem: e.to_string(),
-            })?;
         files::create_private_dir(&folder(state_dir))?;
-        Ok(files::write_atomic(&path, &json, 0o600)?)
+        write_enrolled(&Disk::native(), state_dir, &self.live.held().enrolled)
     }
 
-    /// Mutual TLS (1.2 or newer): shows the device's certificate, trusts the fleet CA alone.
+    /// Mutual TLS (1.2 or newer): shows the device's newest certificate, trusts the fleet CA alone.
     #[must_use]
     pub fn rustls_client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.tls)
     }
 
-    fn assemble(key: &DeviceKey, enrolled: Enrolled) -> Result<Self, IdentityError> {
-        let bad = IdentityError::Certificate;
-        let chain = chain(&enrolled)?;
-        let leaf = chain
-            .first()
-            .ok_or_else(|| bad("no certificate in it".to_owned()))?;
-        let certificate_not_after = check_leaf(leaf, key, &enrolled.device)?;
-        let key_der = PrivateKeyDer::Pkcs8(key.pair.serialize_der().into());
-        let tls = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|e| bad(e.to_string()))?
-            .with_root_certificates(roots(authority(&enrolled)?)?)
-            .with_client_auth_cert(chain, key_der)
-            .map_err(|e| bad(e.to_string()))?;
+    /// What time it is.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// How long the newest certificate is good.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.live.held().validity
+    }
+
+    fn assemble(
+        key: DeviceKey,
+        enrolled: Enrolled,
+        clock: Arc<Clock>,
+    ) -> Result<Self, IdentityError> {
+        let roots = roots(authority(&enrolled)?)?;
+        let live = Arc::new(Live::new(tls::Held::new(key, enrolled.clone())?));
+        let tls = tls::mutual(roots, Arc::clone(&live), Arc::clone(&clock))?;
         Ok(Self {
             enrolled,
-            certificate_not_after,
-            tls: Arc::new(tls),
+            live,
+            tls,
+            clock,
         })
     }
-}
-
-/// The cryptography of every TLS connection of the agent.
-#[must_use]
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn folder(state_dir: &Path) -> PathBuf {
     state_dir.join("identity")
 }
 
-fn key_path(state_dir: &Path) -> PathBuf {
-    folder(state_dir).join("device.key")
-}
-
 fn enrolled_path(state_dir: &Path) -> PathBuf {
     folder(state_dir).join("enrolled.json")
+}
+
+fn read_enrolled(state_dir: &Path) -> Result<Option<Enrolled>, IdentityError> {
+    let path = enrolled_path(state_dir);
+    let Some(bytes) = files::read_if_there(&path, ENROLL_MAX_BYTES as u64)? else {
+        return Ok(None);
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(enrolled) => Ok(Some(enrolled)),
+        Err(e) => Err(IdentityError::Damaged {
+            path,
+            problem: format!("{e}; enrol again"),
+        }),
+    }
+}
+
+fn write_enrolled(disk: &Disk, state_dir: &Path, enrolled: &Enrolled) -> Result<(), IdentityError> {
+    let path = enrolled_path(state_dir);
+    let json = serde_json::to_vec_pretty(enrolled).map_err(|e| IdentityError::Damaged {
+        path: path.clone(),
+        problem: e.to_string(),
+    })?;
+    Ok(disk.write_atomic(&path, &json, 0o600)?)
 }
 
 fn authority(enrolled: &Enrolled) -> Result<CertificateDer<'static>, IdentityError> {
@@ -306,12 +262,30 @@ fn roots(ca: CertificateDer<'static>) -> Result<RootCertStore, IdentityError> {
     Ok(roots)
 }
 
-/// The certificate is for this key and this device; returns its end of validity.
+/// The fleet CA signed the certificate, and it has not ended.
+fn check_vouched(enrolled: &Enrolled, clock: &Clock) -> Result<(), IdentityError> {
+    let bad = IdentityError::Certificate;
+    let chain = chain(enrolled)?;
+    let (leaf, intermediates) = chain
+        .split_first()
+        .ok_or_else(|| bad("no certificate in it".to_owned()))?;
+    let roots = roots(authority(enrolled)?)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|e| bad(e.to_string()))?;
+    not_before_is_no_reason(clock.unix(), |at| {
+        verifier.verify_client_cert(leaf, intermediates, at)
+    })
+    .map_err(|e| bad(format!("the fleet CA does not vouch for it: {e}")))?;
+    Ok(())
+}
+
+/// The certificate is for this key and this device; returns its time.
 fn check_leaf(
     leaf: &CertificateDer<'_>,
     key: &DeviceKey,
     device: &DeviceId,
-) -> Result<Timestamp, IdentityError> {
+) -> Result<Validity, IdentityError> {
     let bad = |problem: String| Err(IdentityError::Certificate(problem));
     let certificate = match x509_parser::parse_x509_certificate(leaf) {
         Ok((_, certificate)) => certificate,
@@ -328,105 +302,16 @@ fn check_leaf(
     if names != [device.as_str()] {
         return bad(format!("it is for {names:?}, expected {device}"));
     }
-    let seconds = certificate.validity().not_after.timestamp();
-    match Timestamp::from_second(seconds) {
-        Ok(end) => Ok(end),
-        Err(e) => bad(format!("its end of validity is no date: {e}")),
+    let validity = certificate.validity();
+    let [begin, end] = [validity.not_before, validity.not_after].map(|t| t.timestamp());
+    match (Timestamp::from_second(begin), Timestamp::from_second(end)) {
+        (Ok(not_before), Ok(not_after)) => Ok(Validity {
+            not_before,
+            not_after,
+        }),
+        (Err(e), _) | (_, Err(e)) => bad(format!("its validity is no date: {e}")),
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use rcgen::{
-        BasicConstraints, CertificateSigningRequestParams, CertifiedIssuer,
-        ExtendedKeyUsagePurpose, IsCa,
-    };
-
-    fn ca() -> CertifiedIssuer<'static, KeyPair> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    }
-
-    fn enrolled(ca: &CertifiedIssuer<'static, KeyPair>, csr: &str, name: &str) -> Enrolled {
-        let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.distinguished_name = rcgen::DistinguishedName::new();
-        request
-            .params
-            .distinguished_name
-            .push(DnType::CommonName, name);
-        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        Enrolled {
-            fleet: "demo".parse().unwrap(),
-            device: "edge-1".parse().unwrap(),
-            certificate_pem: request.signed_by(ca).unwrap().pem(),
-            ca_pem: ca.pem(),
-            mqtt_host: "localhost".to_owned(),
-            mqtt_port: 8883,
-            repository_url: "https://localhost:8443".to_owned(),
-            labels: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn the_key_is_made_once_and_an_identity_reads_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let key = DeviceKey::load_or_create(dir.path()).unwrap();
-        let again = DeviceKey::load_or_create(dir.path()).unwrap();
-        assert_eq!(
-            key.pair.subject_public_key_info(),
-            again.pair.subject_public_key_info()
-        );
-        assert!(Identity::load(dir.path()).unwrap().is_none());
-
-        let ca = ca();
-        let response = enrolled(&ca, &key.csr_pem("edge-1").unwrap(), "edge-1");
-        let pin = Digest::of(ca.der());
-        Identity::check(&key, response.clone(), &pin)
-            .unwrap()
-            .store(dir.path())
-            .unwrap();
-        let identity = Identity::load(dir.path()).unwrap().unwrap();
-        assert_eq!(identity.enrolled, response);
-        assert!(identity.certificate_not_after > Timestamp::UNIX_EPOCH);
-    }
-
-    #[test]
-    fn a_certificate_of_another_key_name_or_ca_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let other_dir = tempfile::tempdir().unwrap();
-        let key = DeviceKey::load_or_create(dir.path()).unwrap();
-        let other = DeviceKey::load_or_create(other_dir.path()).unwrap();
-        let ca = ca();
-        let pin = Digest::of(ca.der());
-        let csr = key.csr_pem("x").unwrap();
-        let says = |e: Result<Identity, IdentityError>| e.unwrap_err().to_string();
-
-        let foreign = enrolled(&ca, &other.csr_pem("x").unwrap(), "edge-1");
-        assert!(says(Identity::check(&key, foreign, &pin)).contains("another key"));
-        let renamed = enrolled(&ca, &csr, "edge-2");
-        assert!(says(Identity::check(&key, renamed, &pin)).contains("edge-2"));
-        let wrong_pin = Identity::check(&key, enrolled(&ca, &csr, "edge-1"), &Digest::of(b""));
-        assert!(says(wrong_pin).contains("claim token says"));
-        let mut swapped = enrolled(&ca, &csr, "edge-1");
-        let second_ca = self::ca();
-        swapped.ca_pem = second_ca.pem();
-        let unvouched = Identity::check(&key, swapped, &Digest::of(second_ca.der()));
-        assert!(says(unvouched).contains("does not vouch"));
-    }
-
-    #[test]
-    fn an_open_or_damaged_key_is_neither_used_nor_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        DeviceKey::load_or_create(dir.path()).unwrap();
-        let path = key_path(dir.path());
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let open = DeviceKey::load_or_create(dir.path()).unwrap_err();
-        assert!(matches!(open, IdentityError::OpenKey { mode: 0o644, .. }));
-        files::write_atomic(&path, b"-----BEGIN PRIVATE KEY-----\nAA", 0o600).unwrap();
-        let damaged = DeviceKey::load_or_create(dir.path()).unwrap_err();
-        assert!(matches!(damaged, IdentityError::Damaged { .. }));
-    }
-}
+mod tests;

@@ -24,6 +24,14 @@ pub enum LedgerError {
     },
 }
 
+impl LedgerError {
+    /// Whether the disk (or the quota) is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::File(e) if e.is_disk_full())
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Document<S> {
     schema: String,

@@ -5,16 +5,19 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod device;
 pub mod enroll;
 pub mod files;
+pub mod hold;
 pub mod http;
 pub mod identity;
 pub mod inference;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;
+pub mod renew;
 pub mod shell;
 pub mod telemetry;
 pub mod worker;

@@ -61,6 +61,9 @@ pub enum FromWorker {
         inferences: u64,
         /// Requests failed by the model (a client's bad request does not count).
         errors: u64,
+        /// Of those answered, how many the model took longer for than its latency budget.
+        #[serde(default)]
+        slow: u64,
     },
     /// A window closed.
     Window(Box<Window>),
@@ -83,7 +86,8 @@ pub enum TrialReport {
     },
     /// Not fit to serve.
     Failed {
-        /// `load`, `golden` or `latency`.
+        /// `load`, `golden` or `latency`; of a trial that did not get that far: `staged` (the slot is
+        /// not whole), `trial_start`, `trial_died`, `trial_timeout`, `trial_output`.
         code: String,
         /// What, where, expected and got.
         detail: String,

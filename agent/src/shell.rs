@@ -2,43 +2,38 @@
 //!
 //! One task owns the state. Everything else (worker, connection, downloads, trials, telemetry
 //! buffer) runs beside it and talks to it in bounded channels, and nothing it waits for may take
-//! long: the watchdog is fed from the same loop. The state is persisted before its effects are
-//! carried out.
+//! long: the watchdog is fed from the same loop. [`updater`] decides and persists; this carries its
+//! orders to the worker and the server.
 
 mod deferred;
-mod effects;
 mod job;
+mod orders;
 mod outbound;
 mod record;
+mod slots;
 mod startup;
+pub mod updater;
 
-use crate::bundle::receive::Receiver;
 use crate::config::Settings;
-use crate::device::{self, Event, Phase, State};
-use crate::files::Disk;
+use crate::device::{self, Event};
 use crate::identity::Identity;
-use crate::ledger::Ledger;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
+use crate::renew::Renewal;
 use crate::telemetry::TelemetryHandle;
 use crate::worker::{Worker, WorkerEvent, WorkerSettings};
 use anyhow::Context as _;
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, MessageError, parse};
 use dunlin_protocol::id::Revision;
-use dunlin_protocol::report::Progress;
 use dunlin_protocol::telemetry::{Body, Record};
 use dunlin_protocol::topic::Channel;
-use job::{Done, Job};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use updater::Updater;
 
 const TICK_MS: u64 = 500;
-const QUEUE: usize = 64;
-/// How often the counters of a probation are persisted: every write wears flash.
-const COUNTERS_EVERY: Duration = Duration::from_secs(5);
 
 /// How the worker's binary is called: by itself, or as `dunlin agent`.
 #[derive(Debug, Clone)]
@@ -111,30 +106,19 @@ fn lock(settings: &Settings) -> anyhow::Result<std::fs::File> {
 struct Shell {
     settings: Settings,
     identity: Identity,
-    disk: Disk,
-    ledger: Ledger,
-    state: State,
-    /// When the ledger was last written.
-    stored_at: Instant,
-    deferred: deferred::Deferred,
+    updater: Updater,
     worker: Option<Worker>,
     worker_settings: WorkerSettings,
     worker_events: mpsc::Receiver<WorkerEvent>,
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
     link: Option<Link>,
+    renewal: Renewal,
     incoming: mpsc::Receiver<Incoming>,
     connected: bool,
     /// A report found the connection's queue full.
     report_owed: bool,
     telemetry: TelemetryHandle,
-    receiver: Arc<Receiver>,
-    /// A fetch or a trial.
-    update: Job,
-    /// The check of the slot that is to be served.
-    check: Job,
-    done: mpsc::Receiver<Done>,
-    done_sender: mpsc::Sender<Done>,
     command_revision: Revision,
     live: record::Live,
 }
@@ -152,11 +136,15 @@ impl Shell {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(event) = self.worker_events.recv() => self.worker_event(event).await,
-                Some(done) = self.done.recv() => self.done(done).await,
+                Some(done) = self.updater.done() => {
+                    let orders = self.updater.finished(done, now_ms()).await;
+                    self.obey(orders).await;
+                }
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
                 },
+                said = self.renewal.said() => self.record_event(said.code, said.detail, None).await,
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
                     self.feed(Event::Tick).await;
@@ -171,47 +159,15 @@ impl Shell {
         }
     }
 
-    /// One step of the state machine: decide, persist, then act.
-    async fn feed(&mut self, event: Event) {
-        if let Some(dropped) = self.deferred.push(event) {
-            tracing::error!(event = ?dropped, "too much happened while the ledger cannot be written: dropped");
-        }
-        while let Some(event) = self.deferred.pop() {
-            let (next, effects) = device::step(self.state.clone(), event.clone(), now_ms());
-            if let Err(e) = self.store(&next) {
-                tracing::error!(error = %e, "the ledger cannot be written: nothing is done until it can");
-                self.deferred.put_back(event);
-                return;
-            }
-            let before = std::mem::replace(&mut self.state, next);
-            for effect in effects {
-                self.carry_out(effect).await;
-            }
-            if failed(&self.state.phase) && !failed(&before.phase) {
-                self.collect_garbage();
-            }
-        }
-    }
-
-    /// Persists a state, unless it differs in counters alone and the last write was a moment ago.
-    fn store(&mut self, next: &State) -> Result<(), crate::ledger::LedgerError> {
-        let soon = self.stored_at.elapsed() < COUNTERS_EVERY;
-        if *next == self.state || (soon && next.equals_but_for_counters(&self.state)) {
-            return Ok(());
-        }
-        tokio::task::block_in_place(|| self.ledger.store(next))?;
-        self.stored_at = Instant::now();
-        Ok(())
-    }
-
     async fn worker_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Started => {
                 self.worker_listened = false;
                 if self.live.first_worker() {
                     self.feed(Event::Started).await;
-                } else if let Some(effect) = self.state.serve() {
-                    self.carry_out(effect).await;
+                } else {
+                    let orders = self.updater.worker_started();
+                    self.obey(orders).await;
                 }
             }
             WorkerEvent::Died(detail) => {
@@ -240,7 +196,7 @@ impl Shell {
                 detail,
             } => {
                 tracing::error!(bundle = %digest, %detail, "bundle could not be loaded");
-                if let Some(slot) = effects::slot_of(&slot) {
+                if let Some(slot) = Updater::slot_of(&slot) {
                     self.feed(Event::ActivateFailed {
                         slot,
                         digest,
@@ -253,8 +209,13 @@ impl Shell {
                 bundle,
                 inferences,
                 errors,
+                slow,
             } => {
-                let count = device::Count { inferences, errors };
+                let count = device::Count {
+                    inferences,
+                    errors,
+                    slow,
+                };
                 self.live.counted(bundle, count);
                 self.feed(Event::Counted {
                     digest: bundle,
@@ -289,6 +250,7 @@ impl Shell {
                     tracing::info!(%reason, "not connected, trying again");
                 }
                 self.connected = false;
+                self.renewal.nudge();
             }
             Incoming::Message(channel, payload) => {
                 if let Err(e) = self.message(channel, &payload).await {
@@ -343,16 +305,6 @@ impl Shell {
             }
         }
     }
-}
-
-/// Whether the last update ended without a chance, so that what it fetched is of no use.
-fn failed(phase: &Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Idle {
-            last: Progress::Failed(_) | Progress::Refused(_)
-        }
-    )
 }
 
 /// The device's clock, in milliseconds since 1970.

@@ -277,27 +277,38 @@ async fn read_lines(stdout: ChildStdout, to: mpsc::Sender<Result<FromWorker, Str
 /// Runs the golden cases of a staged bundle in a process of its own, with a memory limit: a model
 /// that eats the machine takes neither the supervisor nor the serving worker along.
 pub async fn trial(settings: &WorkerSettings, slot: &Path) -> TrialReport {
-    let failed = |detail: String| TrialReport::Failed {
-        code: "trial".to_owned(),
+    let failed = |code: &str, detail: String| TrialReport::Failed {
+        code: code.to_owned(),
         detail,
     };
     let mut command = base_command(settings);
     command.arg("--trial").arg(slot).stdin(Stdio::null());
     let child = match command.spawn() {
         Ok(child) => child,
-        Err(e) => return failed(format!("cannot start {}: {e}", settings.program.display())),
+        Err(e) => {
+            let detail = format!("cannot start {}: {e}", settings.program.display());
+            return failed("trial_start", detail);
+        }
     };
     let run = output(child);
     match tokio::time::timeout(Duration::from_millis(TRIAL_TIMEOUT_MS), run).await {
-        Err(_) => failed(format!("not finished after {TRIAL_TIMEOUT_MS} ms: killed")),
-        Ok(Err(e)) => failed(e.to_string()),
-        Ok(Ok((status, _))) if !status.success() => failed(format!(
-            "the trial process died: {} (memory limit {} bytes)",
-            in_words(status),
-            settings.memory_limit_bytes
-        )),
-        Ok(Ok((_, output))) => serde_json::from_slice(&output)
-            .unwrap_or_else(|e| failed(format!("the trial wrote what is no report: {e}"))),
+        Err(_) => failed(
+            "trial_timeout",
+            format!("not finished after {TRIAL_TIMEOUT_MS} ms: killed"),
+        ),
+        Ok(Err(e)) => failed("trial_output", e.to_string()),
+        Ok(Ok((status, _))) if !status.success() => failed(
+            "trial_died",
+            format!(
+                "the trial process died: {} (memory limit {} bytes)",
+                in_words(status),
+                settings.memory_limit_bytes
+            ),
+        ),
+        Ok(Ok((_, output))) => serde_json::from_slice(&output).unwrap_or_else(|e| {
+            let detail = format!("the trial wrote what is no report: {e}");
+            failed("trial_output", detail)
+        }),
     }
 }
 

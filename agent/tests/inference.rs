@@ -170,6 +170,7 @@ impl Running {
                     bundle,
                     inferences,
                     errors,
+                    ..
                 } => self.progress.push((bundle, inferences, errors)),
                 word => return word,
             }

@@ -201,12 +201,32 @@ impl ApiClient {
         accepted(sent.await?).map(drop)
     }
 
+    /// Uploads a chain of root metadata files, oldest first; those that are there are passed over.
+    ///
+    /// # Errors
+    /// As every call; refused if a link does not hold or the last one lists other online keys.
+    pub async fn put_roots(&self, roots: &[String]) -> Result<(), ApiError> {
+        let body = json!({ "roots": roots });
+        self.exchange(Method::PUT, "/api/v1/trust/roots", Some(body))
+            .await
+            .map(drop)
+    }
+
+    /// Has the server make its next online keys, unless they wait already.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn make_online_keys(&self) -> Result<OnlineKeys, ApiError> {
+        self.call(Method::POST, "/api/v1/trust/online-keys", None)
+            .await
+    }
+
     /// A metadata file as the server has it, such as `3.targets.json`; `None` if it has none.
     ///
     /// # Errors
     /// As every call.
     pub async fn metadata_file(&self, name: &str) -> Result<Option<Vec<u8>>, ApiError> {
-        let path = format!("/api/v1/trust/metadata/{name}");
+        let path = format!("/api/v1/trust/metadata/{}", escape(name));
         match self.exchange(Method::GET, &path, None).await {
             Ok(answer) => Ok(Some(answer.body.to_vec())),
             Err(e) if e.is_not_found() => Ok(None),
@@ -396,7 +416,24 @@ impl ApiClient {
     /// # Errors
     /// As every call; refused naming the missing blob or the check that failed.
     pub async fn publish(&self, targets: &str, manifests: &[String]) -> Result<Value, ApiError> {
-        let body = json!({"targets": targets, "manifests": manifests});
+        self.publish_list(None, targets, manifests).await
+    }
+
+    /// Publishes the signed list of a delegated role (top-level targets if `None`) with the
+    /// manifests that it newly lists.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn publish_list(
+        &self,
+        role: Option<&str>,
+        list: &str,
+        manifests: &[String],
+    ) -> Result<Value, ApiError> {
+        let body = match role {
+            None => json!({"targets": list, "manifests": manifests}),
+            Some(role) => json!({"delegated": {role: list}, "manifests": manifests}),
+        };
         self.call(Method::POST, "/api/v1/bundles", Some(body)).await
     }
 

@@ -7,9 +7,9 @@ mod values;
 
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
-    CombineArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
-    PassphraseArgs, PassphraseFrom, RevokeArgs, RootAction, RootEditArgs, RootNewArgs, RotateArgs,
-    SignRequestArgs,
+    CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
+    NextTargets, PassphraseArgs, PassphraseFrom, PublicArgs, RevokeArgs, RootAction, RootEditArgs,
+    RootNewArgs, RotateArgs, ServerAction, SignRequestArgs, StatusArgs, UndelegateArgs,
 };
 pub use rollout::{CreateArgs, DriftArgs, RolloutAction, RolloutArgs};
 pub use values::{duration, label, whole_ms};
@@ -38,6 +38,7 @@ Example: from a model to a fleet
 Exit status
   0 done   1 refused or failed   64 bad command line   69 fleet server unreachable
   with `rollout show --watch`: 0 finished   2 stopped   3 paused   4 aborted
+  with `keys status`: 0 well   2 something expires soon   3 something has expired
 
 Environment: DUNLIN_SERVER, DUNLIN_TOKEN_FILE, DUNLIN_TOKEN, DUNLIN_CA, DUNLIN_CONTEXT"
 )]
@@ -54,7 +55,7 @@ pub enum Command {
     Demo(crate::demo::DemoArgs),
     /// Remember a fleet server, its CA and a token
     Login(LoginArgs),
-    /// Make and show the fleet's offline keys
+    /// The offline keys: make, sign together, rotate, revoke, delegate, watch
     Keys(KeysArgs),
     /// Pack, sign, publish and inspect bundles
     Bundle(BundleArgs),
@@ -159,12 +160,15 @@ Examples:
     /// Upload blobs, then the signed targets
     #[command(after_help = "Example:\n  dunlin bundle publish packed --targets targets.json")]
     Publish {
-        /// Packed bundles
-        #[arg(required = true, value_name = "DIR")]
+        /// Packed bundles; none if the list names only what is published already
+        #[arg(value_name = "DIR")]
         bundles: Vec<PathBuf>,
         /// Targets metadata with all its signatures
         #[arg(long, value_name = "FILE")]
         targets: PathBuf,
+        /// The delegated role whose list it is
+        #[arg(long, value_name = "ROLE")]
+        role: Option<String>,
         /// Earlier versions of the family to make patches from, the newest first; 0 makes none
         #[arg(long, value_name = "N", default_value_t = crate::patch::EARLIER_VERSIONS)]
         patches: usize,
@@ -272,6 +276,12 @@ pub struct SignArgs {
     /// Write a signing request instead of signing: for `dunlin keys sign` on the holders' machines
     #[arg(long, value_name = "REQUEST", conflicts_with_all = ["key_names", "out", "add_signature"])]
     pub request: Option<PathBuf>,
+    /// Sign the list of this delegated role instead of the top-level one
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Top-level targets metadata that delegate to --role, instead of the server's newest
+    #[arg(long, value_name = "FILE", requires = "role")]
+    pub delegator: Option<PathBuf>,
     /// Passphrase of the keys.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
@@ -335,7 +345,8 @@ mod tests {
             "dunlin token create --keys keys --uses 3 --expires-in 24h --label k=v --json",
             "dunlin device list --label a=b --online",
             "dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s --seed 7 \
-             --label k=v --probation-inferences 50 --probation-time 60s",
+             --label k=v --probation-inferences 50 --probation-time 60s --slow-permille-max 10 \
+             --errors-permille-max 5 --retry-rolled-back",
             "dunlin rollout show r --watch --server http://127.0.0.1:1",
             "dunlin drift digits --version 2 --rollout r",
             "dunlin login --server http://127.0.0.1:1 --token-file -",

@@ -1,25 +1,18 @@
 //! `dunlin bundle`.
 
-use crate::args::{BundleAction, BundleArgs, PackArgs, Shared, SignArgs};
+use crate::args::{BundleAction, BundleArgs, PackArgs, Shared};
 use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::files;
-use crate::keys::request::SigningRequest;
-use crate::keys::sign::write_request;
-use crate::keys::{self, KeysError};
 use crate::pack::{PackRequest, PackedBundle, pack};
 use crate::patch;
 use crate::publish::publish_with;
-use crate::sign::{self, SignError, Signed};
 use crate::table::{self, Table, bytes_text};
 use dunlin_agent::pipe::TrialReport;
 use dunlin_protocol::id::Family;
-use dunlin_protocol::trust::{
-    Envelope, Metadata, RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata,
-};
-use jiff::Timestamp;
+use dunlin_protocol::trust::{TARGETS_MAX_BYTES, TargetCustom};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `dunlin bundle`.
 ///
@@ -29,22 +22,28 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
     let shared = &args.shared;
     match &args.action {
         BundleAction::Pack(pack) => run_pack(pack, shared.json),
-        BundleAction::Sign(sign) => run_sign(sign, shared).await,
+        BundleAction::Sign(sign) => crate::sign::command::run(sign, shared).await,
         BundleAction::Publish {
             bundles,
             targets,
+            role,
             patches,
         } => {
             let bundles = open_all(bundles)?;
             let bytes = files::read_bounded(targets, TARGETS_MAX_BYTES as u64)?;
             let session = Session::open(shared)?;
-            let done = publish_with(&session.client, &bundles, &bytes, *patches).await?;
+            let role_name = role.as_deref();
+            let client = &session.client;
+            let done = publish_with(client, &bundles, &bytes, role_name, *patches).await?;
             if session.json {
                 table::print_json(&done);
             } else {
                 table::print_line(&format!(
-                    "published targets version {}: {} blobs uploaded, {} were there already",
-                    done.targets_version, done.uploaded, done.already_there
+                    "published {} version {}: {} blobs uploaded, {} were there already",
+                    role.as_deref().unwrap_or("targets"),
+                    done.targets_version,
+                    done.uploaded,
+                    done.already_there
                 ));
                 for offer in &done.patches {
                     table::print_line(&offer.to_string());
@@ -65,7 +64,7 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn open_all(dirs: &[PathBuf]) -> Result<Vec<PackedBundle>, Failure> {
+pub(crate) fn open_all(dirs: &[PathBuf]) -> Result<Vec<PackedBundle>, Failure> {
     let opened = dirs.iter().map(|dir| PackedBundle::open(dir));
     Ok(opened.collect::<Result<_, _>>()?)
 }
@@ -105,163 +104,6 @@ fn run_pack(args: &PackArgs, is_json: bool) -> Result<Exit, Failure> {
         bundle.dir.display(),
         bundle.digest(),
         bytes_text(travels)
-    ));
-    Ok(Exit::Done)
-}
-
-async fn run_sign(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
-    let now = Timestamp::now();
-    let roots = keys::trusted_roots(&args.keys, now)?;
-    let root = roots
-        .last()
-        .ok_or_else(|| KeysError::NoRoot(args.keys.clone()))?;
-    let keys = keys::load_with(&args.keys, &args.key_names, &args.passphrase.source())?;
-    sign::check_signers(root, &keys)?;
-    let given = match &args.targets {
-        Some(file) => Some(files::read_bounded(file, TARGETS_MAX_BYTES as u64)?),
-        None => None,
-    };
-    let (signed, before) = match given {
-        Some(bytes) if args.add_signature => {
-            let seen = sign::check_follows(&args.keys, &bytes)?;
-            let listed = seen.map(|seen| seen.targets.into_keys().collect());
-            say_what_is_signed(&bytes, listed.as_ref(), shared.json)?;
-            (sign::add_signatures(&bytes, &keys)?, listed)
-        }
-        given => {
-            let bundles = open_all(&args.bundles)?;
-            let bytes = match given {
-                Some(bytes) => Some(bytes),
-                None if args.first => None,
-                None => newest_targets(shared).await?,
-            };
-            let previous = bytes
-                .as_deref()
-                .map(|b| sign::verified_by_chain(&roots, b))
-                .transpose()?;
-            sign::check_not_older(&args.keys, bytes.as_deref())?;
-            let expires = keys::later(now, args.expires_in);
-            let signed = sign::sign(&bundles, previous.as_ref(), &keys, expires)?;
-            if let Some(out) = &args.request {
-                return request_signatures(args, &signed, bytes, out, shared);
-            }
-            let listed = previous.map(|p| p.targets.into_keys().collect());
-            (signed, Some(listed.unwrap_or_default()))
-        }
-    };
-    let out = args
-        .out
-        .as_deref()
-        .ok_or_else(|| Failure::usage("name the file with --out FILE"))?;
-    files::write_whole(out, &signed.bytes)?;
-    report_signed(root, &signed, before.as_ref(), out, shared.json)
-}
-
-/// The same metadata, unsigned, as a request to the holders of the targets keys.
-fn request_signatures(
-    args: &SignArgs,
-    unsigned: &Signed,
-    previous: Option<Vec<u8>>,
-    out: &Path,
-    shared: &Shared,
-) -> Result<Exit, Failure> {
-    let envelope = Envelope::parse(&unsigned.bytes, TARGETS_MAX_BYTES)?;
-    let newest = keys::root_files(&args.keys)?.pop();
-    let newest = newest.ok_or_else(|| KeysError::NoRoot(args.keys.clone()))?;
-    let request = SigningRequest::for_targets(envelope, newest, previous)?;
-    write_request(&request, out, shared.json)
-}
-
-/// Tells, before a signature is added, what it vouches for and what the key folder has not seen.
-fn say_what_is_signed(
-    bytes: &[u8],
-    seen: Option<&Vec<String>>,
-    is_json: bool,
-) -> Result<(), Failure> {
-    if is_json {
-        return Ok(());
-    }
-    let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES).map_err(SignError::from)?;
-    let targets = TargetsMetadata::read(&envelope).map_err(SignError::from)?;
-    let is_new = |path: &&String| seen.is_none_or(|seen| !seen.contains(path));
-    table::print_line(&format!("signing targets version {}:", targets.version));
-    for path in targets.targets.keys().filter(is_new) {
-        table::print_line(&format!("+ {path}"));
-    }
-    for path in seen.into_iter().flatten() {
-        if !targets.targets.contains_key(path) {
-            table::print_line(&format!("- {path}"));
-        }
-    }
-    if seen.is_none() {
-        table::print_line("this key folder has seen no targets metadata before: check the list");
-    }
-    Ok(())
-}
-
-async fn newest_targets(shared: &Shared) -> Result<Option<Vec<u8>>, Failure> {
-    let session = Session::open(shared).map_err(|e| Failure {
-        message: format!(
-            "{e}; or give the newest targets metadata with --targets FILE, or --first if the fleet has none"
-        ),
-        ..e
-    })?;
-    let (fleet, _) = session.fleet().await?;
-    let Some(version) = fleet.targets_version else {
-        return Ok(None);
-    };
-    let name = format!("{version}.targets.json");
-    let bytes = session.client.metadata_file(&name).await?;
-    match bytes {
-        Some(bytes) => Ok(Some(bytes)),
-        None => Err(Failure::new(format!(
-            "the server says that {name} is its newest targets metadata, but does not have it"
-        ))),
-    }
-}
-
-fn report_signed(
-    root: &RootMetadata,
-    signed: &Signed,
-    before: Option<&Vec<String>>,
-    out: &Path,
-    is_json: bool,
-) -> Result<Exit, Failure> {
-    let (got, needed) = sign::signature_count(root, &signed.bytes)?;
-    let targets = &signed.targets;
-    if is_json {
-        table::print_json(&json!({
-            "out": out, "version": targets.version, "expires": targets.expires.to_string(),
-            "signatures": got, "needed": needed, "targets": targets.targets.keys().collect::<Vec<_>>(),
-        }));
-        return Ok(Exit::Done);
-    }
-    let mut rows = Table::new(&["target", "", "floor>", "hardware", "manifest"]);
-    for entry in targets.targets.values() {
-        let is_new = before.is_some_and(|b| !b.contains(&entry.path));
-        let custom = TargetCustom::read(entry).ok();
-        let floor = custom
-            .as_ref()
-            .map_or("?".to_owned(), |c| c.rollback_floor.to_string());
-        let hardware = custom.map_or("?".to_owned(), |c| c.hardware.join(", "));
-        let mark = if is_new { "new" } else { "" };
-        let digest = entry.hashes.sha256.map_or("?".to_owned(), |d| d.short());
-        rows.row([entry.path.clone(), mark.to_owned(), floor, hardware, digest]);
-    }
-    let next = if got < needed {
-        format!(
-            "{got} of {needed} signatures: add one with `dunlin bundle sign --add-signature --targets {} --key NAME`",
-            out.display()
-        )
-    } else {
-        format!("{needed} of {needed} signatures: ready for `dunlin bundle publish`")
-    };
-    table::print(&format!(
-        "targets version {}, valid until {}, in {}\n\n{}\n{next}\n",
-        targets.version,
-        targets.expires,
-        out.display(),
-        rows.to_text()
     ));
     Ok(Exit::Done)
 }

@@ -13,6 +13,10 @@ pub enum Exit {
     Failed,
     /// The watched rollout was stopped by errors or by its gate.
     RolloutStopped,
+    /// Metadata expire soon.
+    ExpiresSoon,
+    /// Metadata have expired.
+    Expired,
     /// The watched rollout is paused.
     RolloutPaused,
     /// The watched rollout was aborted by an operator.
@@ -30,8 +34,8 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
-            Self::RolloutStopped => 2,
-            Self::RolloutPaused => 3,
+            Self::RolloutStopped | Self::ExpiresSoon => 2,
+            Self::RolloutPaused | Self::Expired => 3,
             Self::RolloutAborted => 4,
             Self::Usage => 64,
             Self::Unreachable => 69,

@@ -30,11 +30,11 @@ pub async fn publish(
     bundles: &[PackedBundle],
     targets: &[u8],
 ) -> Result<Published, Failure> {
-    publish_with(client, bundles, targets, patch::EARLIER_VERSIONS).await
+    publish_with(client, bundles, targets, None, patch::EARLIER_VERSIONS).await
 }
 
-/// Uploads what the server lacks, then posts the targets, then makes and uploads patches from so
-/// many `earlier` versions to each bundle.
+/// Uploads what the server lacks, then posts the targets (or, if a role is named, the list of that
+/// delegated role), then makes and uploads patches from so many `earlier` versions to each bundle.
 ///
 /// # Errors
 /// `targets` does not list a bundle as it is packed, or the server cannot be reached or refuses.
@@ -43,6 +43,7 @@ pub async fn publish_with(
     client: &ApiClient,
     bundles: &[PackedBundle],
     targets: &[u8],
+    role: Option<&str>,
     earlier: usize,
 ) -> Result<Published, Failure> {
     let envelope = Envelope::parse(targets, TARGETS_MAX_BYTES)?;
@@ -89,7 +90,7 @@ pub async fn publish_with(
             published.uploaded += 1;
         }
     }
-    client.publish(&text, &manifests).await?;
+    client.publish_list(role, &text, &manifests).await?;
     for bundle in bundles {
         let offers = patch::offer(client, bundle, earlier).await;
         published.patches.extend(offers);

@@ -89,30 +89,40 @@ pub async fn run(args: &RolloutArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// No limit on a count: the largest number that every JSON reader keeps.
+const ERRORS_ANY: u64 = (1 << 53) - 1;
+
 fn rollout_id(text: &str) -> Result<RolloutId, Failure> {
     text.parse().map_err(Failure::usage)
 }
 
 /// Makes what is posted from the options.
 fn request(args: &CreateArgs) -> Result<CreateRollout, Failure> {
-    let probation = match (args.probation_inferences, args.probation_time) {
-        (None, None) => None,
-        (inferences, time) => {
-            let usual = Probation::default();
-            Some(Probation {
-                inferences: inferences.unwrap_or(usual.inferences),
-                time_ms: time.map_or(usual.time_ms, whole_ms),
-                ..usual
-            })
-        }
-    };
     Ok(CreateRollout {
         family: args.family.parse().map_err(Failure::usage)?,
         version: args.version,
         policy: Some(policy(args)?),
         selector: (!args.labels.is_empty()).then(|| args.labels.iter().cloned().collect()),
-        probation,
+        probation: probation(args),
     })
+}
+
+/// The server's rules, but for what the options say; `None` if they say nothing.
+fn probation(args: &CreateArgs) -> Option<Probation> {
+    let usual = Probation::default();
+    let wanted = Probation {
+        inferences: args.probation_inferences.unwrap_or(usual.inferences),
+        time_ms: args.probation_time.map_or(usual.time_ms, whole_ms),
+        // A share that is allowed takes the place of the count.
+        errors_max: args
+            .errors_permille_max
+            .map_or(usual.errors_max, |_| ERRORS_ANY),
+        errors_permille_max: args.errors_permille_max,
+        slow_permille_max: args.slow_permille_max,
+        retry_rolled_back: args.retry_rolled_back,
+        ..usual
+    };
+    (wanted != usual).then_some(wanted)
 }
 
 fn policy(args: &CreateArgs) -> Result<Policy, Failure> {

@@ -3,8 +3,14 @@
 //! It is built only on targets metadata whose own signatures were verified with the operator's
 //! root: a captured server cannot slip a target into what gets signed next.
 
+pub mod command;
+pub mod list;
+
+pub use list::SignedList;
+
 use crate::files::{self, FileError};
-use crate::keys;
+use crate::keys::quorum::Quorum;
+use crate::keys::{self, KeysError};
 use crate::pack::PackedBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
@@ -13,10 +19,13 @@ use dunlin_protocol::trust::{
     new_targets, sign_envelope,
 };
 use jiff::Timestamp;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Newest verified targets metadata that was built on, kept beside the keys.
-const SEEN: &str = "seen.targets.json";
+/// Where the newest verified metadata of a role that was built on are kept, beside the keys.
+fn memory(key_folder: &Path, role: &str) -> PathBuf {
+    key_folder.join(format!("seen.{role}.json"))
+}
 
 /// Why targets metadata is not signed.
 #[derive(Debug, thiserror::Error)]
@@ -59,15 +68,25 @@ pub enum SignError {
         /// Highest floor listed.
         floor: u64,
     },
-    /// A key that root does not list for targets.
+    /// A key that is not among those that may sign the list.
     #[error(
-        "key {keyid} is not among the targets keys of root version {root_version}: nobody would count its signature"
+        "key {keyid} is not among the keys that {named_by} names for this list: nobody would count its signature"
     )]
-    NotATargetsKey {
+    NotASigner {
         /// The key's id.
         keyid: String,
-        /// Version of root.
-        root_version: u64,
+        /// Who names the keys.
+        named_by: String,
+    },
+    /// A bundle outside of what was delegated.
+    #[error(
+        "{path}: role {role} may not speak for it: it is outside of the paths that targets delegate"
+    )]
+    OutOfScope {
+        /// Target's name.
+        path: String,
+        /// The role.
+        role: String,
     },
     /// The metadata to build on is older than one already built on.
     #[error(
@@ -117,6 +136,20 @@ pub fn sign(
     keys: &[SigningKey],
     expires: Timestamp,
 ) -> Result<Signed, SignError> {
+    let signed = next_list(bundles, previous, expires)?;
+    let signers: Vec<&SigningKey> = keys.iter().collect();
+    Signed::of(&sign_envelope(signed, &signers)?)
+}
+
+/// The unsigned part of the list that [`sign`] signs.
+///
+/// # Errors
+/// As [`sign`].
+pub fn next_list(
+    bundles: &[PackedBundle],
+    previous: Option<&TargetsMetadata>,
+    expires: Timestamp,
+) -> Result<Value, SignError> {
     let before = previous.map_or(0, |p| p.version);
     let version = before
         .checked_add(1)
@@ -144,12 +177,32 @@ pub fn sign(
             });
         }
     }
-    let signed = match &next.delegations {
+    Ok(match &next.delegations {
         Some(given) => new_delegating_targets(version, expires, next.targets.values(), given),
         None => new_targets(version, expires, next.targets.values()),
-    };
-    let signers: Vec<&SigningKey> = keys.iter().collect();
-    Signed::of(&sign_envelope(signed, &signers)?)
+    })
+}
+
+/// Keeps the fields of the list before that no rule here knows, such as the holders' names.
+///
+/// # Errors
+/// Not a metadata file.
+pub fn carry_over(previous: &[u8], signed: &mut Value) -> Result<(), SignError> {
+    let envelope = Envelope::parse(previous, TARGETS_MAX_BYTES)?;
+    for (name, value) in envelope.signed().as_object().into_iter().flatten() {
+        let known = [
+            "_type",
+            "spec_version",
+            "version",
+            "expires",
+            "targets",
+            "delegations",
+        ];
+        if !known.contains(&name.as_str()) {
+            signed[name] = value.clone();
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a target that differs from the one listed under its name, or lowers its floor.
@@ -179,9 +232,10 @@ fn check_unchanged(listed: &TargetEntry, entry: &TargetEntry) -> Result<(), Sign
 /// It is older, or changes a target or lowers its floor.
 pub fn check_follows(
     key_folder: &Path,
+    role: &str,
     bytes: &[u8],
 ) -> Result<Option<TargetsMetadata>, SignError> {
-    let memory = key_folder.join(SEEN);
+    let memory = memory(key_folder, role);
     if !memory.is_file() {
         return Ok(None);
     }
@@ -260,35 +314,28 @@ pub fn verified_by_chain(
     Err(newest.unwrap_or(SignError::NoRoot))
 }
 
-/// How many distinct targets keys signed, and how many must; the first is at most the second.
+/// How many distinct keys of `quorum` signed, and how many must; the first is at most the second.
 ///
 /// # Errors
 /// Not a metadata file.
-pub fn signature_count(root: &RootMetadata, bytes: &[u8]) -> Result<(u64, u64), SignError> {
+pub fn signature_count(quorum: &Quorum, bytes: &[u8]) -> Result<(u64, u64), KeysError> {
     let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
-    let needed = root
-        .roles
-        .get(&Role::Targets)
-        .map_or(u64::MAX, |r| r.threshold);
-    match root.verify(Role::Targets, &envelope) {
-        Ok(()) => Ok((needed, needed)),
-        Err(TrustError::Threshold { needed, got, .. }) => Ok((got, needed)),
-        Err(other) => Err(other.into()),
-    }
+    let needed = quorum.threshold;
+    let standing = quorum.clone().standing(&envelope)?;
+    Ok((needed.saturating_sub(standing.missing), needed))
 }
 
 /// Refuses keys whose signature would not count.
 ///
 /// # Errors
-/// The first key that root does not list for targets.
-pub fn check_signers(root: &RootMetadata, keys: &[SigningKey]) -> Result<(), SignError> {
+/// The first key that `quorum` does not list.
+pub fn check_signers(quorum: &Quorum, keys: &[SigningKey]) -> Result<(), SignError> {
     for key in keys {
         let keyid = key.keyid()?;
-        let listed = root.roles.get(&Role::Targets);
-        if !listed.is_some_and(|role| role.keyids.contains(&keyid)) {
-            return Err(SignError::NotATargetsKey {
+        if !quorum.keys.contains_key(&keyid) {
+            return Err(SignError::NotASigner {
                 keyid,
-                root_version: root.version,
+                named_by: quorum.named_by.clone(),
             });
         }
     }
@@ -300,8 +347,12 @@ pub fn check_signers(root: &RootMetadata, keys: &[SigningKey]) -> Result<(), Sig
 ///
 /// # Errors
 /// It is older, or the memory beside the keys cannot be read or written.
-pub fn check_not_older(key_folder: &Path, previous: Option<&[u8]>) -> Result<(), SignError> {
-    let memory: PathBuf = key_folder.join(SEEN);
+pub fn check_not_older(
+    key_folder: &Path,
+    role: &str,
+    previous: Option<&[u8]>,
+) -> Result<(), SignError> {
+    let memory: PathBuf = memory(key_folder, role);
     let version = |bytes: &[u8]| keys::shown_version::<TargetsMetadata>(bytes);
     let offered = previous.and_then(version);
     let seen = if memory.is_file() {

@@ -6,6 +6,7 @@ CREATE TABLE device_certificates (
     public_key_sha256 BLOB NOT NULL,
     issued_ms         INTEGER NOT NULL,
     state             TEXT NOT NULL CHECK (state IN ('current', 'next', 'superseded')),
+    superseded_ms     INTEGER,
     -- When the use of a superseded one was last noted.
     misused_ms        INTEGER,
     PRIMARY KEY (device, sha256)

@@ -96,7 +96,8 @@ impl DeviceAuth for StoreAuth {
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async {
             let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
-            let standing = self.0.admit(name, sha256, clock::now_ms()).await;
+            let now_ms = clock::now_ms();
+            let standing = self.0.admit(name, sha256, now_ms, now_ms).await;
             standing.is_ok_and(Standing::is_admitted)
         })
     }

@@ -66,6 +66,15 @@ pub struct EnrolmentSettings {
     pub recover_expired_days: u32,
 }
 
+impl EnrolmentSettings {
+    /// How many certificates one device may be given in an hour: room for attempts whose answers are
+    /// lost, and for lives of seconds in trials.
+    #[must_use]
+    pub fn certificates_an_hour_max(&self) -> u32 {
+        20 + 4 * (3600 / self.certificate_life_s.max(1))
+    }
+}
+
 impl Default for EnrolmentSettings {
     fn default() -> Self {
         Self {

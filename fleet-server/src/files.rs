@@ -33,6 +33,8 @@ pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
 /// # Errors
 /// The system's, with the path.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    #[cfg(test)]
+    cut::write(path)?;
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
@@ -56,6 +58,23 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), F
         }
     };
     write().map_err(at(path))
+}
+
+/// Moves a file over another of the same file system, durably.
+///
+/// # Errors
+/// The system's, with the path.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    #[cfg(test)]
+    cut::write(to)?;
+    let moved = || -> io::Result<()> {
+        fs::rename(from, to)?;
+        for folder in [to.parent(), from.parent()].into_iter().flatten() {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    };
+    moved().map_err(at(to))
 }
 
 /// A file's content of at most `max_bytes`; `None` if there is no such file.
@@ -90,4 +109,37 @@ pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
         .mode(0o700)
         .create(path)
         .map_err(at(path))
+}
+
+#[cfg(test)]
+pub(crate) use cut::cut_after;
+
+/// In tests, the end of a process between two writes: after a number of them no other succeeds.
+#[cfg(test)]
+mod cut {
+    use super::{FileError, Path, at, io};
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Runs `work`, whose writes after the first `writes` all fail, with nothing of them on disk.
+    pub(crate) fn cut_after<T>(writes: u32, work: impl FnOnce() -> T) -> T {
+        LEFT.set(Some(writes));
+        let done = work();
+        LEFT.set(None);
+        done
+    }
+
+    pub(super) fn write(path: &Path) -> Result<(), FileError> {
+        match LEFT.get() {
+            None => Ok(()),
+            Some(0) => Err(at(path)(io::Error::other("cut"))),
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                Ok(())
+            }
+        }
+    }
 }

@@ -27,6 +27,7 @@ pub mod patches;
 pub mod pki;
 mod program;
 pub mod repository;
+mod resign;
 pub mod rollout;
 mod server;
 pub mod store;

@@ -1,7 +1,8 @@
 //! HTTP/1.1 with or without TLS over our own accept loop: connections, handshakes, request heads
 //! and shutdown are all bounded.
 
-use crate::api::Peer;
+use crate::api::{ConnectedAt, Peer};
+use crate::clock;
 use crate::pki;
 use axum::Router;
 use axum::body::Body;
@@ -125,7 +126,9 @@ async fn serve<S>(stream: S, identity: Peer, router: Router, mut stop: watch::Re
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let connected = ConnectedAt(clock::now_ms());
     let answer = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(connected);
         request.extensions_mut().insert(identity.clone());
         router.clone().oneshot(request.map(Body::new))
     });

@@ -15,6 +15,7 @@ use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
 use crate::pki::{self, PemFiles, Pki, PkiError};
 use crate::repository::{Repository, RepositoryError};
+use crate::resign;
 use crate::rollout::execute::{self, ExecuteSettings};
 use crate::store::{Standing, Store, StoreError};
 use crate::telemetry::ingest::{self, IngestSettings};
@@ -30,8 +31,6 @@ use tokio::task::JoinHandle;
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 const DEVICE_CONNECTIONS_MAX: usize = 1024;
 const MQTT_CLIENTS_MAX: usize = 10_000;
-/// How often the online metadata's age is looked at.
-const RESIGN_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the end of the server's own certificates is looked at.
 const RENEW_OWN_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -136,7 +135,8 @@ impl DeviceAuth for StoreAuth {
     fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
-            let standing = self.store.admit(name, sha256, clock::now_ms()).await;
+            let now_ms = clock::now_ms();
+            let standing = self.store.admit(name, sha256, now_ms, now_ms).await;
             standing.is_ok_and(Standing::is_admitted)
         })
     }
@@ -304,7 +304,8 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
             tracing::error!(%error, "what is published does not verify; devices will refuse it")
         }
     }
-    repository.resign_online(now)?;
+    // Straight away: the server may have been down for longer than a timestamp lives.
+    resign::once(&repository, &store, now).await?;
     if matches!(settings.mqtt.mode, MqttMode::Embedded { .. }) {
         store.set_all_offline().await?;
     }
@@ -479,7 +480,11 @@ fn spawn_planners(
             delivery,
             stop.clone(),
         )),
-        tokio::spawn(resign(opened.repository.clone(), stop.clone())),
+        tokio::spawn(resign::run(
+            opened.repository.clone(),
+            store.clone(),
+            stop.clone(),
+        )),
         tokio::spawn(prune(store.clone(), settings.retention_days, stop.clone())),
         tokio::spawn(renew_own(opened.pki.clone(), stop.clone())),
     ]
@@ -537,25 +542,6 @@ fn recorder() -> Result<PrometheusHandle, StartError> {
             .map_err(|e| format!("metrics: {e}"))
     });
     installed.clone().map_err(StartError::Setup)
-}
-
-/// Keeps timestamp and snapshot from expiring.
-async fn resign(repository: Arc<Repository>, mut stop: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(RESIGN_INTERVAL) => {}
-        }
-        let repository = repository.clone();
-        match tokio::task::spawn_blocking(move || repository.resign_online(clock::now())).await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => tracing::info!("timestamp signed anew"),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "timestamp not signed anew; devices refuse updates once it expires")
-            }
-            Err(error) => tracing::error!(%error, "signing the timestamp anew ended badly"),
-        }
-    }
 }
 
 /// Keeps the server's own certificates from ending.

@@ -370,8 +370,11 @@ async fn desired_state_is_sent_until_the_device_says_it_has_it() {
         target: None,
         rollout: None,
         progress: Progress::Idle,
+        waiting: None,
+        hold: None,
         active: None,
         agent_version: "0.1.0".to_owned(),
+        trust: None,
     };
     let json = serde_json::to_vec(&reported).unwrap();
     device

@@ -53,7 +53,12 @@ pub fn parse<T: serde::de::DeserializeOwned>(
 /// What a version has to go through on the device before it is kept.
 ///
 /// It is kept once both `inferences` and `time_ms` are reached; the device goes back by itself
-/// when `errors_max` is exceeded, when the worker dies twice, or when `deadline_ms` passes first.
+/// when `errors_max` or a share is exceeded, when the worker dies twice, or when `deadline_ms`
+/// passes first.
+///
+/// A share of n ‰ is exceeded as soon as more than n ‰ of the inferences counted so far, or of
+/// `inferences` while those are fewer, are of the kind: a verdict never falls on a handful, and one
+/// that can no longer be avoided falls at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probation {
     /// Least successful live inferences.
@@ -64,6 +69,42 @@ pub struct Probation {
     pub errors_max: u64,
     /// Longest time, in milliseconds.
     pub deadline_ms: u64,
+    /// Most failed inferences, in ‰ of all; absent: `errors_max` alone counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors_permille_max: Option<u64>,
+    /// Most inferences that take longer than the manifest's latency budget, in ‰ of those answered;
+    /// absent: [`SLOW_PERMILLE_MAX`]; 1000: as many as may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_permille_max: Option<u64>,
+    /// Whether to begin at all if the version did not hold on this device before. A person decides
+    /// that; a device does not try such a version again by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry_rolled_back: bool,
+}
+
+/// Half of all inferences, in ‰: as in a trial, the median has to keep the budget.
+pub const SLOW_PERMILLE_MAX: u64 = 500;
+
+impl Probation {
+    /// Whether so many failed inferences are too many.
+    #[must_use]
+    pub fn forbids_errors(&self, errors: u64, answered: u64) -> bool {
+        let all = answered.saturating_add(errors);
+        let share = |permille| self.exceeds(errors, all, permille);
+        errors > self.errors_max || self.errors_permille_max.is_some_and(share)
+    }
+
+    /// Whether so many inferences over the latency budget are too many.
+    #[must_use]
+    pub fn forbids_slow(&self, slow: u64, answered: u64) -> bool {
+        let permille = self.slow_permille_max.unwrap_or(SLOW_PERMILLE_MAX);
+        self.exceeds(slow, answered, permille)
+    }
+
+    fn exceeds(&self, part: u64, all: u64, permille: u64) -> bool {
+        let all = u128::from(all.max(self.inferences));
+        u128::from(part) * 1000 > all * u128::from(permille)
+    }
 }
 
 impl Default for Probation {
@@ -73,6 +114,9 @@ impl Default for Probation {
             time_ms: 60_000,
             errors_max: 0,
             deadline_ms: 24 * 3600 * 1000,
+            errors_permille_max: None,
+            slow_permille_max: None,
+            retry_rolled_back: false,
         }
     }
 }
@@ -133,4 +177,41 @@ pub struct Ack {
     pub boot: BootId,
     /// Segment numbers, each one named.
     pub segments: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_what_is_needed_until_there_is_more() {
+        let rules = Probation {
+            inferences: 100,
+            errors_max: u64::MAX,
+            errors_permille_max: Some(50),
+            slow_permille_max: Some(10),
+            ..Probation::default()
+        };
+        assert!(!rules.forbids_errors(5, 1) && rules.forbids_errors(6, 1));
+        assert!(!rules.forbids_errors(10, 190) && rules.forbids_errors(11, 190));
+        assert!(!rules.forbids_slow(1, 2) && rules.forbids_slow(2, 2));
+        assert!(!rules.forbids_slow(2, 200) && rules.forbids_slow(3, 200));
+        let most = Probation {
+            slow_permille_max: Some(1000),
+            ..rules
+        };
+        assert!(!most.forbids_slow(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn without_shares_errors_are_counted_and_the_median_keeps_the_budget() {
+        let rules = Probation {
+            inferences: 10,
+            errors_max: 2,
+            ..Probation::default()
+        };
+        assert!(!rules.forbids_errors(2, 0) && rules.forbids_errors(3, 1_000_000));
+        assert!(!rules.forbids_slow(5, 10) && rules.forbids_slow(6, 10));
+        assert!(!rules.forbids_slow(6, 12));
+    }
 }

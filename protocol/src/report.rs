@@ -39,7 +39,7 @@ pub enum Progress {
         /// Bytes in all (0: not known yet).
         total_bytes: u64,
     },
-    /// Golden cases are being run.
+    /// Golden cases are being run, or were passed: then [`Reported::waiting`] says what is waited for.
     Trial,
     /// Serving, not yet kept.
     Probation {
@@ -89,6 +89,40 @@ impl Failure {
     }
 }
 
+/// Why a version that passed its golden cases is not activated yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// `window`: for the maintenance window; `hold`: somebody at the device holds updates back.
+    pub code: String,
+    /// For people; at most 500 characters.
+    pub detail: String,
+    /// When that ends, in milliseconds since 1970 by the device's clock, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+/// Updates are held back at the device itself; what serves goes on, and it may always go back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Why, in the words of whoever did it; at most 200 characters.
+    pub reason: String,
+    /// Since when, in milliseconds since 1970 by the device's clock.
+    pub since_ms: i64,
+    /// Until when; absent: until it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+/// Versions of the newest metadata that a device trusts: after a restored backup the server signs
+/// above them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedVersions {
+    /// Of the timestamp.
+    pub timestamp: u64,
+    /// Of the snapshot that it names.
+    pub snapshot: u64,
+}
+
 /// The state a device is in (channel `reported`), sent at connect and at every change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
@@ -104,9 +138,18 @@ pub struct Reported {
     pub rollout: Option<RolloutId>,
     /// How far the device is.
     pub progress: Progress,
+    /// Why it goes no further for now, if it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Whether updates are held back at the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// What serves now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<Installed>,
     /// Version of the agent.
     pub agent_version: String,
+    /// The metadata that it trusts; none before its first update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustedVersions>,
 }

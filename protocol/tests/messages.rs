@@ -9,7 +9,9 @@ use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
-use dunlin_protocol::report::{Failure, Installed, Presence, Progress, Reported};
+use dunlin_protocol::report::{
+    Failure, Hold, Installed, Presence, Progress, Reported, TrustedVersions, Waiting,
+};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{
     Body, Class, Event, Gap, LogLine, Record, Scalar, Segment, Window,
@@ -97,6 +99,25 @@ fn control_messages() {
         },
     );
     golden(
+        "desired-retry",
+        &Desired {
+            revision: revision(),
+            bundles: vec![DesiredBundle {
+                family: "digits".parse().unwrap(),
+                version: 2,
+                target: "digits/2/manifest.json".to_owned(),
+                digest: Digest::of(b"manifest"),
+                rollout: None,
+                probation: Probation {
+                    errors_permille_max: Some(10),
+                    slow_permille_max: Some(50),
+                    retry_rolled_back: true,
+                    ..Probation::default()
+                },
+            }],
+        },
+    );
+    golden(
         "command",
         &Command {
             revision: revision(),
@@ -162,11 +183,55 @@ fn reports() {
                 target: Some(installed()),
                 rollout: Some("r-1".parse().unwrap()),
                 progress,
+                waiting: None,
+                hold: None,
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
+                trust: None,
             },
         );
     }
+    golden(
+        "reported-waiting",
+        &Reported {
+            sequence: 9,
+            revision: revision(),
+            target: Some(installed()),
+            rollout: Some("r-1".parse().unwrap()),
+            progress: Progress::Trial,
+            waiting: Some(Waiting {
+                code: "hold".to_owned(),
+                detail: "held at the device: a test run".to_owned(),
+                until_ms: Some(1_700_000_000_000),
+            }),
+            hold: Some(Hold {
+                reason: "a test run".to_owned(),
+                since_ms: 1_699_999_000_000,
+                until_ms: Some(1_700_000_000_000),
+            }),
+            active: Some(installed()),
+            agent_version: "0.1.0".to_owned(),
+            trust: None,
+        },
+    );
+    golden(
+        "reported-trust",
+        &Reported {
+            sequence: 10,
+            revision: revision(),
+            target: None,
+            rollout: None,
+            progress: Progress::Idle,
+            waiting: None,
+            hold: None,
+            active: None,
+            agent_version: "0.1.0".to_owned(),
+            trust: Some(TrustedVersions {
+                timestamp: 12,
+                snapshot: 9,
+            }),
+        },
+    );
 }
 
 #[test]

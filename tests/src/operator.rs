@@ -255,6 +255,7 @@ pub fn probation() -> Probation {
         time_ms: 300,
         errors_max: 0,
         deadline_ms: 60_000,
+        ..Probation::default()
     }
 }
 

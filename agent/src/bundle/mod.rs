@@ -10,7 +10,7 @@ pub mod verify;
 
 pub use receive::{Receiver, Staged, host_facts};
 pub use stage::StagedInfo;
-pub use verify::TrustStore;
+pub use verify::{MetadataFolder, MetadataSource, TrustStore};
 
 use crate::files::FileError;
 use crate::http::HttpError;
@@ -50,6 +50,12 @@ impl UpdateError {
             code,
             detail: detail.into(),
         }
+    }
+
+    /// Whether it failed for want of disk space.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.code == DISK_FULL
     }
 
     pub(crate) fn failed(code: &'static str, detail: impl Into<String>) -> Self {

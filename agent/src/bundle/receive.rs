@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard};
 
 /// Largest window of a compressed blob, as a power of two of bytes: bounds the memory of unpacking.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -90,7 +90,7 @@ struct Missing<'a> {
 }
 
 impl Receiver {
-    /// A receiver for an enrolled device; makes the folders it needs.
+    /// A receiver for an enrolled device.
     ///
     /// # Errors
     /// [`FileError`]
@@ -123,7 +123,7 @@ impl Receiver {
         hardware: &str,
         host: HostFactsProvider,
     ) -> Result<Self, FileError> {
-        let receiver = Self {
+        Ok(Self {
             repository: Repository::new(client, base_url),
             disk: disk.clone(),
             trust: TrustStore::new(disk, state_dir),
@@ -131,10 +131,7 @@ impl Receiver {
             hardware: hardware.to_owned(),
             host,
             turn: Arc::default(),
-        };
-        disk.create_private_dir(&receiver.blobs)?;
-        disk.create_private_dir(&receiver.partials())?;
-        Ok(receiver)
+        })
     }
 
     /// Brings `want` into `slot`, which is cleared only once everything is on the device.
@@ -173,8 +170,12 @@ impl Receiver {
         slot: &Path,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Staged, UpdateError> {
-        let set = verify::refresh(&self.repository, &self.trust, now).await?;
-        let target = verify::select(&set, &self.trust, want, &self.hardware)?;
+        // Not before: an agent must start on a full disk too.
+        self.disk.create_private_dir(&self.blobs)?;
+        self.disk.create_private_dir(&self.partials())?;
+        let source = &self.repository;
+        let mut set = verify::refresh(source, &self.trust, now).await?;
+        let target = verify::select(source, &mut set, &self.trust, want, &self.hardware).await?;
         let (manifest, bytes) = self.manifest(target).await?;
 
         let missing = self.missing(turn, &manifest).await?;
@@ -197,7 +198,11 @@ impl Receiver {
     /// # Errors
     /// [`FileError`]
     pub async fn gc(&self, keep: &[Digest]) -> Result<u64, FileError> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
+        self.gc_in_turn(&turn, keep)
+    }
+
+    fn gc_in_turn(&self, _turn: &MutexGuard<'_, ()>, keep: &[Digest]) -> Result<u64, FileError> {
         let mut kept: BTreeSet<String> = BTreeSet::new();
         for digest in keep {
             let path = self.blob(digest);
@@ -213,15 +218,26 @@ impl Receiver {
             + remove_others(&self.disk, &self.partials(), &BTreeSet::new())?)
     }
 
-    /// As [`Self::gc`] once a bundle is staged: keeps it and the one still in service.
-    pub async fn gc_after(&self, staged: &Digest, kept: Option<&Digest>) {
-        let keep: Vec<_> = kept.into_iter().chain([staged]).copied().collect();
-        self.gc_logged(&keep).await;
-    }
-
-    /// As [`Self::gc`]. That it fails is only logged: space is short at worst.
-    pub async fn gc_logged(&self, keep: &[Digest]) {
-        match self.gc(keep).await {
+    /// As [`Self::gc`], and clears `spare`, a slot that does not serve, unless it holds one of
+    /// `keep`. Nothing is done if `is_stale` says, once it is this one's turn, that `keep` is of the
+    /// past. That it fails is only logged: space is short at worst.
+    pub async fn tidy(
+        &self,
+        keep: &[Digest],
+        spare: Option<&Path>,
+        is_stale: impl FnOnce() -> bool + Send,
+    ) {
+        let turn = self.turn.lock().await;
+        if is_stale() {
+            return;
+        }
+        if let Some(slot) = spare
+            && !stage::claims(&self.disk, slot).is_some_and(|digest| keep.contains(&digest))
+            && let Err(error) = stage::clear(&self.disk, slot)
+        {
+            tracing::warn!(slot = %slot.display(), %error, "a slot that is of no use stays");
+        }
+        match self.gc_in_turn(&turn, keep) {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "blobs no longer needed are removed"),
             Err(error) => tracing::warn!(%error, "blobs no longer needed stay"),

@@ -65,6 +65,12 @@ pub fn read(disk: &Disk, slot: &Path) -> Option<StagedInfo> {
     }
 }
 
+/// The bundle that a slot claims to hold whole; nothing is checked.
+pub(crate) fn claims(disk: &Disk, slot: &Path) -> Option<Digest> {
+    let marker = disk.read_if_there(&slot.join(COMPLETE), 256).ok()??;
+    String::from_utf8_lossy(&marker).trim().parse().ok()
+}
+
 /// As [`read`], with the reason: `Ok(None)` if nothing was ever completed in the slot.
 ///
 /// # Errors

@@ -1,165 +1,57 @@
-//! The device's trust: what is kept on disk, and the TUF client cycle over the network.
+//! The TUF client cycle: what is offered becomes trusted metadata, step by step, each accepted file
+//! stored at once, so that what was seen once counts also after a power cut. The decisions are
+//! [`TrustedSet`]'s.
 //!
 //! `<state_dir>/trust/` holds `enrolled_root.json` (the anchor that the claim token sealed, never
 //! replaced), `root.json`, `timestamp.json`, `snapshot.json`, `targets.json` (the newest accepted),
-//! `floors.json` (highest rollback floor ever seen, by family) and `time_floor` (latest time of a
-//! successful refresh). Each accepted file is stored at once, so that what was seen once counts
-//! also after a power cut. The decisions are [`TrustedSet`]'s.
+//! `delegated/` (likewise, of delegated roles), `floors.json` (highest rollback floor ever seen, by
+//! family) and `time_floor` (latest time of a successful refresh).
 
-use crate::files::{Disk, FileError};
+mod store;
+
 use crate::http::Client;
 use dunlin_protocol::command::DesiredBundle;
-use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::{
-    FileRequest, Freshness, OnlineKeys, Role, TrustError, TrustedSet, VerifiedTarget, check_target,
-    raise_floors,
+    DelegatedFile, FileRequest, FoundTarget, Freshness, Lookup, OnlineKeys, Role, RoleName,
+    TrustError, TrustedSet, VerifiedTarget, check_target,
 };
-use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use jiff::Timestamp;
 
 pub use super::{Kind, UpdateError};
+pub use store::{MetadataFolder, TrustStore};
 
-const ENROLLED_ROOT: &str = "enrolled_root.json";
-const FLOORS: &str = "floors.json";
-const FLOORS_MAX_BYTES: u64 = 4 << 20;
-const TIME_FLOOR: &str = "time_floor";
-/// No agent is older than this: 2025-01-01.
-const RELEASED_AT_S: i64 = 1_735_689_600;
-/// How much newer the time floor must be to be worth a write.
-const TIME_FLOOR_STEP: SignedDuration = SignedDuration::from_secs(60);
-
-/// What the device trusts, on disk.
-#[derive(Debug, Clone)]
-pub struct TrustStore {
-    disk: Disk,
-    dir: PathBuf,
+/// Where metadata comes from: a server, blocks over MQTT, a folder, an archive.
+///
+/// A source is not trusted, but it must end: it gives up on a file that is longer than asked for
+/// (endless data) and on one that comes too slowly (slow retrieval).
+pub trait MetadataSource: Sync {
+    /// The file `name`, of at most `max_bytes` bytes; `None` if the repository has none.
+    ///
+    /// The name is one component, percent-encoded as in a URL: `3.root.json`, `timestamp.json`,
+    /// `7.team%2Fa.json`. A folder or an archive keeps its files under exactly these names.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] for a longer file, [`Kind::Transient`] if it may come another time. An
+    /// answer that is not clearly "there is none" is an error: it must not hide a new root.
+    fn fetch(
+        &self,
+        name: &str,
+        max_bytes: u64,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, UpdateError>> + Send;
 }
 
-impl TrustStore {
-    /// The store in `<state_dir>/trust`.
-    #[must_use]
-    pub fn new(disk: &Disk, state_dir: &Path) -> Self {
-        Self {
-            disk: disk.clone(),
-            dir: state_dir.join("trust"),
-        }
-    }
-
-    /// Digests of the root that the device enrolled with and of the newest it accepted since;
-    /// empty if it never enrolled.
-    ///
-    /// # Errors
-    /// [`FileError`]
-    pub fn adopted_roots(&self) -> Result<Vec<Digest>, FileError> {
-        let max = Role::Root.max_bytes() as u64;
-        let mut digests = Vec::new();
-        for name in [ENROLLED_ROOT, "root.json"] {
-            let bytes = self.disk.read_if_there(&self.dir.join(name), max)?;
-            digests.extend(bytes.map(|b| Digest::of(&b)));
-        }
-        Ok(digests)
-    }
-
-    /// Makes `root` the anchor, unless there is one: an anchor is never replaced. The caller has
-    /// checked `root` against the claim token.
-    ///
-    /// # Errors
-    /// [`FileError`]
-    pub fn adopt_root(&self, root: &[u8]) -> Result<(), FileError> {
-        self.disk.create_private_dir(&self.dir)?;
-        for name in ["root.json", ENROLLED_ROOT] {
-            let path = self.dir.join(name);
-            if self.disk.look(&path)?.is_none() {
-                self.disk.write_atomic(&path, root, 0o600)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The highest rollback floor ever seen, by family.
-    ///
-    /// # Errors
-    /// Unreadable or damaged: nothing is installed then, for a lost floor would open old versions.
-    pub fn floors(&self) -> Result<BTreeMap<Family, u64>, UpdateError> {
-        let path = self.dir.join(FLOORS);
-        let Some(bytes) = self.disk.read_if_there(&path, FLOORS_MAX_BYTES)? else {
-            return Ok(BTreeMap::new());
-        };
-        serde_json::from_slice(&bytes).map_err(|e| {
-            UpdateError::failed(
-                "state",
-                format!("{}: damaged rollback floors: {e}", path.display()),
-            )
-        })
-    }
-
-    /// `clock`, or the latest time known for sure if the clock is behind it.
-    ///
-    /// # Errors
-    /// Unreadable or damaged time floor.
-    pub fn now(&self, clock: Timestamp) -> Result<Timestamp, UpdateError> {
-        let built = option_env!("SOURCE_DATE_EPOCH").and_then(|s| s.parse().ok());
-        let built = Timestamp::from_second(built.unwrap_or(RELEASED_AT_S)).unwrap_or_default();
-        Ok(clock.max(built).max(self.time_floor()?))
-    }
-
-    fn time_floor(&self) -> Result<Timestamp, UpdateError> {
-        let path = self.dir.join(TIME_FLOOR);
-        let Some(bytes) = self.disk.read_if_there(&path, 64)? else {
-            return Ok(Timestamp::UNIX_EPOCH);
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        text.trim().parse().map_err(|e| {
-            UpdateError::failed(
-                "state",
-                format!("{}: expected a time, got {text:?}: {e}", path.display()),
-            )
-        })
-    }
-
-    /// Keeps `now`: honest metadata were valid at it, so a clock that is ever behind it is wrong.
-    fn raise_time_floor(&self, now: Timestamp) -> Result<(), UpdateError> {
-        if now.duration_since(self.time_floor()?) < TIME_FLOOR_STEP {
-            return Ok(());
-        }
-        let text = format!("{now}\n");
-        Ok(self
-            .disk
-            .write_atomic(&self.dir.join(TIME_FLOOR), text.as_bytes(), 0o600)?)
-    }
-
-    fn raise_floors(&self, set: &TrustedSet) -> Result<BTreeMap<Family, u64>, UpdateError> {
-        let seen = self.floors()?;
-        let mut floors = seen.clone();
-        raise_floors(&mut floors, set.targets()?);
-        if floors != seen {
-            let json = serde_json::to_vec(&floors)
-                .map_err(|e| UpdateError::failed("state", format!("rollback floors: {e}")))?;
-            self.disk
-                .write_atomic(&self.dir.join(FLOORS), &json, 0o600)?;
-        }
-        Ok(floors)
-    }
-
-    fn path(&self, role: Role) -> PathBuf {
-        self.dir.join(format!("{role}.json"))
-    }
-
-    fn read(&self, role: Role) -> Result<Option<Vec<u8>>, FileError> {
-        self.disk
-            .read_if_there(&self.path(role), role.max_bytes() as u64)
-    }
-
-    fn write(&self, role: Role, bytes: &[u8]) -> Result<(), FileError> {
-        self.disk.write_atomic(&self.path(role), bytes, 0o600)
-    }
-
-    fn drop_timestamp_and_snapshot(&self) -> Result<(), FileError> {
-        self.disk.remove_if_there(&self.path(Role::Timestamp))?;
-        self.disk.remove_if_there(&self.path(Role::Snapshot))?;
-        self.disk.sync_dir(&self.dir)
-    }
+/// A file that must be there.
+async fn required(
+    source: &impl MetadataSource,
+    file: &FileRequest,
+) -> Result<Vec<u8>, UpdateError> {
+    let bytes = source.fetch(&file.name, file.max_bytes).await?;
+    bytes.ok_or_else(|| UpdateError {
+        kind: Kind::Transient,
+        code: "missing",
+        detail: format!("{}: the repository has no such file", file.name),
+    })
 }
 
 /// Where a repository's files are.
@@ -184,97 +76,147 @@ impl Repository {
     pub(crate) fn target_url(&self, consistent_path: &str) -> String {
         format!("{}/repository/targets/{consistent_path}", self.base_url)
     }
+}
 
-    async fn metadata(&self, file: &FileRequest) -> Result<Vec<u8>, UpdateError> {
-        let url = self.metadata_url(file);
-        Ok(self.client.get(&url, file.max_bytes).await?)
-    }
-
-    fn metadata_url(&self, file: &FileRequest) -> String {
-        format!("{}/repository/metadata/{}", self.base_url, file.name)
+impl MetadataSource for Repository {
+    async fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, UpdateError> {
+        let url = format!("{}/repository/metadata/{name}", self.base_url);
+        Ok(self.client.get_if_there(&url, max_bytes).await?)
     }
 }
 
-/// One TUF cycle: root, timestamp, snapshot, targets, each stored once accepted.
+/// The device's cycle: [`update_metadata`] at a time that never goes back.
 pub(crate) async fn refresh(
-    repository: &Repository,
+    source: &impl MetadataSource,
     store: &TrustStore,
     clock: Timestamp,
 ) -> Result<TrustedSet, UpdateError> {
-    // 5.1 The time is fixed once.
     let now = store.now(clock)?;
-    let root = store.read(Role::Root)?.ok_or_else(|| {
-        UpdateError::refused(
-            "no_root",
-            format!(
-                "{} is missing: a device without a trust root takes nothing; enrol it",
-                store.path(Role::Root).display()
-            ),
-        )
-    })?;
-    let mut set = TrustedSet::from_root(&root, now)?;
-    refresh_root(repository, store, &mut set).await?;
-    refresh_timestamp(repository, store, &mut set).await?;
-    // 5.5 Snapshot.
-    load(store.read(Role::Snapshot)?, |b| {
-        set.load_trusted_snapshot(b)
-    });
-    if let Some(file) = set.snapshot_to_fetch()? {
-        let bytes = repository.metadata(&file).await?;
-        set.update_snapshot(&bytes)?;
-        store.write(Role::Snapshot, &bytes)?;
-    }
-    // 5.6 Targets.
-    load(store.read(Role::Targets)?, |b| set.load_trusted_targets(b));
-    if let Some(file) = set.targets_to_fetch()? {
-        let bytes = repository.metadata(&file).await?;
-        set.update_targets(&bytes)?;
-        store.write(Role::Targets, &bytes)?;
-    }
+    let set = update_metadata(source, store.metadata(), now).await?;
+    store.drop_unlisted(set.snapshot()?)?;
     store.raise_time_floor(now)?;
     Ok(set)
 }
 
+/// One TUF cycle (5.1 to 5.6) of the top-level roles: root, timestamp, snapshot, targets, each
+/// stored in `stored` once accepted. `now` is the time of the whole cycle.
+///
+/// # Errors
+/// No stored root, or the first step that failed; what was accepted before it stays stored.
+pub async fn update_metadata(
+    source: &impl MetadataSource,
+    stored: &MetadataFolder,
+    now: Timestamp,
+) -> Result<TrustedSet, UpdateError> {
+    // 5.1 The time is fixed once. 5.2 The trusted root.
+    let root = Role::Root.into();
+    let bytes = stored.read(&root)?.ok_or_else(|| {
+        UpdateError::refused(
+            "no_root",
+            format!(
+                "{} is missing: a device without a trust root takes nothing; enrol it",
+                stored.path(&root).display()
+            ),
+        )
+    })?;
+    let mut set = TrustedSet::from_root(&bytes, now)?;
+    update_root(source, stored, &mut set).await?;
+    update_timestamp(source, stored, &mut set).await?;
+    // 5.5 Snapshot.
+    let snapshot = Role::Snapshot.into();
+    load(stored.read(&snapshot)?, |b| set.load_trusted_snapshot(b));
+    if let Some(file) = set.snapshot_to_fetch()? {
+        let bytes = required(source, &file).await?;
+        set.update_snapshot(&bytes)?;
+        stored.write(&snapshot, &bytes)?;
+    }
+    // 5.6 Targets.
+    let targets = Role::Targets.into();
+    load(stored.read(&targets)?, |b| set.load_trusted_targets(b));
+    if let Some(file) = set.targets_to_fetch()? {
+        let bytes = required(source, &file).await?;
+        set.update_targets(&bytes)?;
+        stored.write(&targets, &bytes)?;
+    }
+    Ok(set)
+}
+
 /// 5.3 Root, version by version.
-async fn refresh_root(
-    repository: &Repository,
-    store: &TrustStore,
+async fn update_root(
+    source: &impl MetadataSource,
+    stored: &MetadataFolder,
     set: &mut TrustedSet,
 ) -> Result<(), UpdateError> {
     loop {
         let file = set.root_to_fetch();
-        let url = repository.metadata_url(&file);
         // Only "there is none" ends the chain: a server out of order must not hide a rotation.
-        let Some(bytes) = repository.client.get_if_there(&url, file.max_bytes).await? else {
+        let Some(bytes) = source.fetch(&file.name, file.max_bytes).await? else {
             break;
         };
         if set.update_root(&bytes)? == OnlineKeys::Rotated {
-            store.drop_timestamp_and_snapshot()?;
+            stored.drop_timestamp_and_snapshot()?;
         }
-        store.write(Role::Root, &bytes)?;
+        stored.write(&Role::Root.into(), &bytes)?;
         tracing::info!(version = set.root().version, "trust root rotated");
     }
     Ok(set.finish_root()?)
 }
 
 /// 5.4 Timestamp.
-async fn refresh_timestamp(
-    repository: &Repository,
-    store: &TrustStore,
+async fn update_timestamp(
+    source: &impl MetadataSource,
+    stored: &MetadataFolder,
     set: &mut TrustedSet,
 ) -> Result<(), UpdateError> {
-    load(store.read(Role::Timestamp)?, |b| {
-        set.load_trusted_timestamp(b)
-    });
+    let timestamp = RoleName::from(Role::Timestamp);
+    load(stored.read(&timestamp)?, |b| set.load_trusted_timestamp(b));
     let file = FileRequest {
         name: Role::Timestamp.file_name(0, true),
         max_bytes: Role::Timestamp.max_bytes() as u64,
     };
-    let bytes = repository.metadata(&file).await?;
+    let bytes = required(source, &file).await?;
     match set.update_timestamp(&bytes)? {
-        Freshness::New => Ok(store.write(Role::Timestamp, &bytes)?),
+        Freshness::New => Ok(stored.write(&timestamp, &bytes)?),
         Freshness::Unchanged => Ok(()),
     }
+}
+
+/// Searches the target `path` (5.6.7). The metadata of delegated roles is fetched as the search
+/// needs it, and stored once accepted.
+///
+/// # Errors
+/// No such target, or metadata on the way that is not trusted: the search ends there, so that
+/// nobody can hide a role that would have decided.
+pub async fn find_target(
+    source: &impl MetadataSource,
+    stored: &MetadataFolder,
+    set: &mut TrustedSet,
+    path: &str,
+) -> Result<FoundTarget, UpdateError> {
+    // Ends: every turn takes one more file, of which a search needs a bounded number.
+    loop {
+        match set.find(path)? {
+            Lookup::Found(found) => return Ok(found),
+            Lookup::Needs(file) => update_delegated(source, stored, set, &file).await?,
+        }
+    }
+}
+
+/// 5.6.1 to 5.6.6 for a delegated role.
+async fn update_delegated(
+    source: &impl MetadataSource,
+    stored: &MetadataFolder,
+    set: &mut TrustedSet,
+    file: &DelegatedFile,
+) -> Result<(), UpdateError> {
+    if let Some(bytes) = stored.read(file.role())?
+        && set.update_delegated(file, &bytes).is_ok()
+    {
+        return Ok(());
+    }
+    let bytes = required(source, &file.request).await?;
+    set.update_delegated(file, &bytes)?;
+    Ok(stored.write(file.role(), &bytes)?)
 }
 
 /// Offers a stored file; one that is no longer trusted counts as absent, as the specification wants.
@@ -284,16 +226,19 @@ fn load(stored: Option<Vec<u8>>, take: impl FnOnce(&[u8]) -> Result<(), TrustErr
     }
 }
 
-/// Raises the floors, then finds the wanted bundle among the signed targets and checks that this
-/// device may have it.
-pub(crate) fn select(
-    set: &TrustedSet,
+/// Finds the wanted bundle among the signed targets, raises the floors, and checks that this device
+/// may have it.
+pub(crate) async fn select(
+    source: &impl MetadataSource,
+    set: &mut TrustedSet,
     store: &TrustStore,
     want: &DesiredBundle,
     hardware: &str,
 ) -> Result<VerifiedTarget, UpdateError> {
-    let found = set.target(&want.target)?;
-    let floors = store.raise_floors(set)?;
+    // Whether or not the wanted target is there.
+    store.raise_floors(set, None)?;
+    let found = find_target(source, store.metadata(), set, &want.target).await?;
+    let floors = store.raise_floors(set, Some(&found))?;
     let target = check_target(found, &floors, hardware)?;
     let signed = target.custom();
     if (&signed.family, signed.version) != (&want.family, want.version) {
@@ -316,47 +261,4 @@ pub(crate) fn select(
         ));
     }
     Ok(target)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_never_goes_back_behind_what_was_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(&Disk::native(), dir.path());
-        Disk::native().create_private_dir(&store.dir).unwrap();
-        let seen: Timestamp = "2026-05-01T00:00:00Z".parse().unwrap();
-        store.raise_time_floor(seen).unwrap();
-        assert_eq!(store.now(Timestamp::UNIX_EPOCH).unwrap(), seen);
-        store.raise_time_floor(Timestamp::UNIX_EPOCH).unwrap();
-        let later: Timestamp = "2026-05-02T00:00:00Z".parse().unwrap();
-        assert_eq!(store.now(later).unwrap(), later);
-        assert_eq!(store.now(Timestamp::UNIX_EPOCH).unwrap(), seen);
-        std::fs::write(store.dir.join(TIME_FLOOR), "yesterday").unwrap();
-        assert_eq!(store.now(later).unwrap_err().code, "state");
-    }
-
-    #[test]
-    fn damaged_floors_close_the_door() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(&Disk::native(), dir.path());
-        assert!(store.floors().unwrap().is_empty());
-        Disk::native().create_private_dir(&store.dir).unwrap();
-        std::fs::write(store.dir.join(FLOORS), r#"{"digits":3}"#).unwrap();
-        assert_eq!(store.floors().unwrap()[&"digits".parse().unwrap()], 3);
-        std::fs::write(store.dir.join(FLOORS), "{").unwrap();
-        assert_eq!(store.floors().unwrap_err().code, "state");
-    }
-
-    #[test]
-    fn an_anchor_is_never_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::new(&Disk::native(), dir.path());
-        store.adopt_root(b"one").unwrap();
-        store.adopt_root(b"two").unwrap();
-        assert_eq!(store.adopted_roots().unwrap(), [Digest::of(b"one"); 2]);
-    }
 }

@@ -1,12 +1,13 @@
 //! The transitions. Each is named and reads on its own.
 
 use super::{
-    Count, Effect, Event, Held, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State, installed,
+    Consent, Count, Effect, Event, Held, NOT_HELD_MAX, NotHeld, Phase, ReceiveFailure,
+    ReceiveFailureKind, Slot, State, installed, window,
 };
 use crate::pipe::TrialReport;
-use dunlin_protocol::command::{Desired, DesiredBundle};
+use dunlin_protocol::command::{Desired, DesiredBundle, SLOW_PERMILLE_MAX};
 use dunlin_protocol::id::Digest;
-use dunlin_protocol::report::{Failure, Progress};
+use dunlin_protocol::report::{Failure, Progress, Waiting};
 
 /// Failed fetches in a row before the update counts as failed.
 pub(super) const ATTEMPTS_MAX: u32 = 20;
@@ -21,6 +22,8 @@ const TICK_MAX_MS: i64 = 5_000;
 /// Longest time from a passed trial to service, worker restarts included: a slow disk has to read a
 /// large model twice.
 pub(super) const LOADING_MAX_MS: u64 = 600_000;
+/// Codes of trials that ended badly by this device's own fault, not by the bundle's.
+const DEVICE_FAULTS: [&str; 2] = ["staged", "trial_start"];
 /// Longest detail of an event, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
 
@@ -45,6 +48,7 @@ pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
         } => next.activate_failed(slot, digest, &detail),
         Event::WorkerDied { detail, listened } => next.worker_died(&detail, listened),
         Event::Counted { digest, count } => next.counted(digest, count),
+        Event::Consent(consent) => next.consent(consent),
         Event::Tick => next.tick(),
     }
     (next.state, next.effects)
@@ -96,6 +100,7 @@ impl Step {
             Phase::Idle { .. } => self.report(),
             Phase::Receiving { want, .. } => self.receive(want, 0),
             Phase::Trial { want, starts } => self.trial(want, starts),
+            Phase::Waiting { .. } => self.report(),
             Phase::Probation { restarts, .. } => {
                 if let Phase::Probation {
                     restarts,
@@ -140,9 +145,9 @@ impl Step {
         self.state.target = want.as_ref().map(installed);
         self.state.rollout = want.as_ref().and_then(|w| w.rollout.clone());
         self.state.wanted = if more.is_none() { want.clone() } else { None };
-        let busy = !matches!(
+        let busy = matches!(
             self.state.phase,
-            Phase::Idle { .. } | Phase::Probation { .. } | Phase::RollingBack { .. }
+            Phase::Receiving { .. } | Phase::Trial { .. }
         );
         if busy {
             self.effects.push(Effect::Cancel);
@@ -168,7 +173,8 @@ impl Step {
 
     fn wanted(&mut self, want: DesiredBundle) {
         // The same bundle under a newer revision goes on where it is.
-        if let Phase::Probation { want: on, .. } = &mut self.state.phase
+        if let Phase::Waiting { want: on, .. } | Phase::Probation { want: on, .. } =
+            &mut self.state.phase
             && on.digest == want.digest
         {
             *on = want;
@@ -179,7 +185,41 @@ impl Step {
         if kept.is_some_and(|h| h.bundle.digest == want.digest) {
             return self.idle(Progress::Succeeded);
         }
+        if !want.probation.retry_rolled_back
+            && let Some(failure) = self.rolled_back_before(&want)
+        {
+            return self.refuse(&want, failure);
+        }
         self.receive(want, 0);
+    }
+
+    fn rolled_back_before(&self, want: &DesiredBundle) -> Option<Failure> {
+        let mut not_held = self.state.not_held.iter();
+        let before = not_held.find(|n| n.digest == want.digest)?;
+        let detail = format!(
+            "version {} did not hold on this device before ({}); it is tried again only if that is \
+             asked for explicitly",
+            before.version, before.code
+        );
+        Some(Failure::new("rolled_back_before", detail))
+    }
+
+    /// Remembers a version that did not hold, so that it is not tried again by itself.
+    fn remember(&mut self, want: &DesiredBundle, code: &str) {
+        self.forget(want.digest);
+        let not_held = &mut self.state.not_held;
+        if not_held.len() >= NOT_HELD_MAX {
+            not_held.remove(0);
+        }
+        not_held.push(NotHeld {
+            digest: want.digest,
+            version: want.version,
+            code: code.to_owned(),
+        });
+    }
+
+    fn forget(&mut self, digest: Digest) {
+        self.state.not_held.retain(|n| n.digest != digest);
     }
 
     /// An unkept version gives way to what is wanted now; the kept one serves meanwhile.
@@ -197,6 +237,9 @@ impl Step {
 
     fn receive(&mut self, want: DesiredBundle, attempts: u32) {
         let slot = self.state.spare();
+        // Its slot is about to be written to.
+        let other = |h: &mut Held| h.bundle.digest != want.digest;
+        self.state.previous.take_if(other);
         self.effects.push(Effect::Receive {
             want: want.clone(),
             slot,
@@ -244,6 +287,7 @@ impl Step {
     fn trial(&mut self, want: DesiredBundle, starts: u32) {
         if starts >= TRIAL_STARTS_MAX {
             let detail = format!("the trial was begun {starts} times and never ended");
+            self.remember(&want, "trial_interrupted");
             return self.fail(&want, Failure::new("trial_interrupted", detail));
         }
         self.effects.push(Effect::Trial {
@@ -265,26 +309,75 @@ impl Step {
         }
         match report {
             TrialReport::Failed { code, detail } => {
+                if !DEVICE_FAULTS.contains(&code.as_str()) {
+                    self.remember(&want, &code);
+                }
                 self.fail(&want, Failure::new(&code, detail));
             }
-            TrialReport::Passed { .. } => {
-                self.effects.push(Effect::Serve {
-                    slot: self.state.spare(),
-                    digest,
-                });
-                self.enter(Phase::Probation {
-                    want,
-                    served_ms: 0,
-                    activated: false,
-                    loading_ms: 0,
-                    looked_at_ms: self.now_ms,
-                    before: Count::default(),
-                    live: Count::default(),
-                    deaths: 0,
-                    restarts: 0,
-                });
+            // The shell asks for consent next, so that there is nothing to tell yet.
+            TrialReport::Passed { .. } => self.state.phase = Phase::Waiting { want, why: None },
+        }
+    }
+
+    fn consent(&mut self, consent: Consent) {
+        let mut told = self.state.hold != consent.hold;
+        self.state.hold.clone_from(&consent.hold);
+        if let Phase::Waiting { want, why } = self.state.phase.clone() {
+            match self.withheld(&want, consent) {
+                None => return self.activate(want),
+                Some(new) if why.as_ref() != Some(&new) => {
+                    told = true;
+                    let why = Some(new);
+                    self.state.phase = Phase::Waiting { want, why };
+                }
+                Some(_) => {}
             }
         }
+        if told {
+            self.report();
+        }
+    }
+
+    /// Why a version may not be activated now. Going back needs nobody's consent, and where nothing
+    /// serves, the window has nothing to protect.
+    fn withheld(&self, want: &DesiredBundle, consent: Consent) -> Option<Waiting> {
+        let previous = self.state.previous.as_ref();
+        if previous.is_some_and(|h| h.bundle.digest == want.digest) {
+            return None;
+        }
+        if let Some(hold) = consent.hold {
+            return Some(Waiting {
+                code: "hold".to_owned(),
+                detail: format!("held back at the device: {}", hold.reason),
+                until_ms: hold.until_ms,
+            });
+        }
+        let opens_ms = consent
+            .window_opens_ms
+            .filter(|_| self.state.kept.is_some())?;
+        Some(Waiting {
+            code: "window".to_owned(),
+            detail: window::opens_in_words(opens_ms),
+            until_ms: (opens_ms != i64::MAX).then_some(opens_ms),
+        })
+    }
+
+    fn activate(&mut self, want: DesiredBundle) {
+        self.effects.push(Effect::Serve {
+            slot: self.state.spare(),
+            digest: want.digest,
+        });
+        self.enter(Phase::Probation {
+            want,
+            served_ms: 0,
+            activated: false,
+            loading_ms: 0,
+            looked_at_ms: self.now_ms,
+            before: Count::default(),
+            live: Count::default(),
+            deaths: 0,
+            restarts: 0,
+        });
     }
 
     fn activated(&mut self, digest: Digest) {
@@ -344,6 +437,7 @@ impl Step {
                 self.effects.push(Effect::Cancel);
                 self.receive(want, 0);
             }
+            Phase::Waiting { want, .. } => self.receive(want, 0),
             Phase::Idle { last } => {
                 let wanted = self.state.wanted.clone();
                 match wanted.filter(|w| w.digest == held.bundle.digest) {
@@ -457,14 +551,27 @@ impl Step {
             return;
         };
         let (rules, count) = (want.probation, before.plus(*live));
-        if count.errors > rules.errors_max {
+        if rules.forbids_errors(count.errors, count.inferences) {
+            let allowed = match rules.errors_permille_max {
+                Some(permille) => format!("{} and {permille} \u{2030}", rules.errors_max),
+                None => rules.errors_max.to_string(),
+            };
             let detail = format!(
-                "{} failed inferences of {}, at most {} are allowed",
+                "{} failed inferences of {}, at most {allowed} are allowed",
                 count.errors,
                 count.errors.saturating_add(count.inferences),
-                rules.errors_max
             );
             self.roll_back(Failure::new("errors", detail));
+        } else if rules.forbids_slow(count.slow, count.inferences) {
+            let permille = rules.slow_permille_max.unwrap_or(SLOW_PERMILLE_MAX);
+            let detail = format!(
+                "{} of {} inferences took longer than the latency budget, at most {permille} \u{2030} \
+                 of {} may",
+                count.slow,
+                count.inferences,
+                count.inferences.max(rules.inferences)
+            );
+            self.roll_back(Failure::new("latency", detail));
         } else if !*activated {
             if *loading_ms >= LOADING_MAX_MS {
                 let detail = format!("the worker did not serve it within {loading_ms} ms");
@@ -493,7 +600,8 @@ impl Step {
             want.digest,
         );
         let detail = format!("version {} is kept", want.version);
-        self.state.kept = Some(held);
+        self.state.previous = self.state.kept.replace(held);
+        self.forget(digest);
         self.event("update_succeeded", detail, Some(digest));
         self.idle(Progress::Succeeded);
     }
@@ -505,6 +613,7 @@ impl Step {
                 format!("{}: {}", failure.code, failure.detail),
                 Some(want.digest),
             );
+            self.remember(&want, &failure.code);
             self.state.phase = Phase::RollingBack {
                 want,
                 failure: failure.clone(),

@@ -4,6 +4,8 @@ use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;
 
+mod waiting;
+
 fn want(version: u64) -> DesiredBundle {
     DesiredBundle {
         family: "digits".parse().unwrap(),
@@ -16,6 +18,7 @@ fn want(version: u64) -> DesiredBundle {
             time_ms: 1_000,
             errors_max: 1,
             deadline_ms: 20_000,
+            ..Probation::default()
         },
     }
 }
@@ -30,6 +33,15 @@ fn desired(generation: u64, version: u64) -> Event {
     })
 }
 
+/// Asked for although it did not hold before.
+fn again(generation: u64, version: u64) -> Event {
+    let Event::Desired(mut desired) = desired(generation, version) else {
+        unreachable!()
+    };
+    desired.bundles[0].probation.retry_rolled_back = true;
+    Event::Desired(desired)
+}
+
 fn passed(version: u64) -> Event {
     Event::TrialDone {
         digest: want(version).digest,
@@ -39,6 +51,10 @@ fn passed(version: u64) -> Event {
             latency_median_us: 1,
         },
     }
+}
+
+fn consent() -> Event {
+    Event::Consent(Consent::default())
 }
 
 fn failed_trial(version: u64) -> Event {
@@ -97,7 +113,11 @@ fn received(version: u64) -> Event {
 fn counted(version: u64, inferences: u64, errors: u64) -> Event {
     Event::Counted {
         digest: want(version).digest,
-        count: Count { inferences, errors },
+        count: Count {
+            inferences,
+            errors,
+            slow: 0,
+        },
     }
 }
 
@@ -124,6 +144,7 @@ impl Device {
         self.feed(desired(generation, version))
             .feed(received(version))
             .feed(passed(version))
+            .feed(consent())
             .feed(activated(version))
             .feed(Event::Tick)
             .feed(Event::Tick)
@@ -150,7 +171,7 @@ fn an_update_goes_through_trial_and_probation_before_it_is_kept() {
     ));
     d.feed(received(1));
     assert!(matches!(d.effects[0], Effect::Trial { slot: Slot::A, .. }));
-    d.feed(passed(1));
+    d.feed(passed(1)).feed(consent());
     assert!(d.effects.contains(&serve(Slot::A, 1)));
     d.feed(activated(1)).feed(counted(1, 10, 0));
     assert!(
@@ -201,6 +222,7 @@ fn errors_deaths_and_deadline_roll_back() {
             .feed(desired(2, 2))
             .feed(received(2))
             .feed(passed(2))
+            .feed(consent())
             .feed(activated(2));
         spoil(&mut d);
         assert!(
@@ -218,7 +240,8 @@ fn the_server_can_take_an_unkept_version_back() {
     d.install(1, 1)
         .feed(desired(2, 2))
         .feed(received(2))
-        .feed(passed(2));
+        .feed(passed(2))
+        .feed(consent());
     assert_eq!(d.version(), Some(2));
     d.feed(desired(3, 1));
     assert!(d.effects.contains(&serve(Slot::A, 1)));
@@ -255,7 +278,10 @@ fn a_restart_goes_on_where_it_was() {
         .feed(Event::Started)
         .feed(Event::Started);
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "trial_interrupted"));
-    d.feed(desired(3, 2)).feed(received(2)).feed(passed(2));
+    d.feed(again(3, 2))
+        .feed(received(2))
+        .feed(passed(2))
+        .feed(consent());
     d.feed(counted(2, 6, 0)).feed(Event::Started);
     assert!(d.effects.contains(&serve(Slot::B, 2)));
     d.feed(activated(2)).feed(counted(2, 4, 0));
@@ -285,7 +311,8 @@ fn a_version_that_was_never_loaded_is_not_kept() {
     d.install(1, 1)
         .feed(desired(2, 2))
         .feed(received(2))
-        .feed(passed(2));
+        .feed(passed(2))
+        .feed(consent());
     // Of another life, or another version.
     d.feed(counted(2, 10, 0)).feed(activated(1));
     for _ in 0..10 {
@@ -303,7 +330,10 @@ fn a_version_that_was_never_loaded_is_not_kept() {
     d.feed(activated(2)).feed(Event::Tick).feed(Event::Tick);
     assert_eq!((d.version(), d.last()), (Some(2), Progress::Succeeded));
 
-    d.feed(desired(3, 3)).feed(received(3)).feed(passed(3));
+    d.feed(desired(3, 3))
+        .feed(received(3))
+        .feed(passed(3))
+        .feed(consent());
     let began_ms = d.now_ms;
     while matches!(d.state.phase, Phase::Probation { .. }) {
         d.feed(Event::Tick);
@@ -319,7 +349,8 @@ fn deaths_before_the_worker_listened_are_not_the_models() {
     d.install(1, 1)
         .feed(desired(2, 2))
         .feed(received(2))
-        .feed(passed(2));
+        .feed(passed(2))
+        .feed(consent());
     d.feed(died(true));
     for _ in 0..5 {
         d.feed(died(false));
@@ -334,7 +365,8 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
     d.install(1, 1)
         .feed(desired(2, 2))
         .feed(received(2))
-        .feed(passed(2));
+        .feed(passed(2))
+        .feed(consent());
     d.feed(activate_failed(Slot::B, 2));
     d.feed(activate_failed(Slot::A, 1));
     assert!(d.effects.contains(&Effect::ServeNothing));
@@ -347,7 +379,10 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
     d.install(1, 1).feed(activate_failed(Slot::A, 1));
     assert_eq!(d.effects[1], Effect::ServeNothing);
     assert!(matches!(&d.effects[2], Effect::Receive { want, slot: Slot::A } if want.version == 1));
-    d.feed(received(1)).feed(passed(1)).feed(activated(1));
+    d.feed(received(1))
+        .feed(passed(1))
+        .feed(consent())
+        .feed(activated(1));
     d.feed(counted(1, 10, 0))
         .feed(Event::Tick)
         .feed(Event::Tick);
@@ -362,7 +397,7 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
             .any(|e| matches!(e, Effect::Receive { slot: Slot::A, .. }))
     );
     // Late news of what is served no more changes nothing.
-    d.feed(received(2)).feed(passed(2));
+    d.feed(received(2)).feed(passed(2)).feed(consent());
     let before = d.state.clone();
     d.feed(activate_failed(Slot::A, 1));
     assert_eq!((&d.state, d.effects.len()), (&before, 0));
@@ -371,7 +406,10 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
 #[test]
 fn only_counters_may_wait_for_the_disk() {
     let mut d = Device::new();
-    d.feed(desired(1, 1)).feed(received(1)).feed(passed(1));
+    d.feed(desired(1, 1))
+        .feed(received(1))
+        .feed(passed(1))
+        .feed(consent());
     let began = d.state.clone();
     d.feed(Event::Tick).feed(counted(1, 2, 0));
     assert!(d.state != began && d.state.equals_but_for_counters(&began));

@@ -342,10 +342,7 @@ impl Disk {
     /// # Errors
     /// [`FileError::Io`]; the old content is then still there.
     pub fn write_atomic(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".new");
-        let new = path.with_file_name(name);
+        let new = half_written(path);
         // A name of its own for every attempt would leave litter behind each kill.
         self.remove_if_there(&new)?;
         let mut file = self.create_new(&new, mode)?;
@@ -359,6 +356,31 @@ impl Disk {
             return Err(at("write", path)(error));
         }
         self.sync_dir(path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// As [`Self::write_atomic`], for a symbolic link.
+    pub fn link_atomic(&self, target: &Path, link: &Path) -> Result<(), FileError> {
+        let new = half_written(link);
+        self.remove_if_there(&new)?;
+        self.symlink(target, &new)?;
+        if let Err(error) = self.rename(&new, link) {
+            let _ = self.0.remove_file(&new);
+            return Err(error);
+        }
+        self.sync_dir(link.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Removes from a folder what atomic writes left there that were cut off half way. Not while
+    /// somebody writes there.
+    pub fn remove_half_written(&self, folder: &Path) -> Result<(), FileError> {
+        for (name, found) in self.list(folder)? {
+            let text = name.to_string_lossy();
+            let is_half = text.starts_with('.') && text.ends_with(".new");
+            if is_half && found.kind != Kind::Folder {
+                self.remove_if_there(&folder.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads a file of at most `max_bytes` bytes.
@@ -391,6 +413,14 @@ impl Disk {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Name of a file or link until it is whole.
+fn half_written(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
 }
 
 fn or_here(path: &Path) -> &Path {

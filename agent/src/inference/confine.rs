@@ -31,6 +31,15 @@ pub fn confine(memory_limit_bytes: Option<u64>) -> Result<(), ConfineError> {
     Ok(())
 }
 
+/// Raises this process's score for the kernel's out-of-memory killer, -1000 (never) to 1000 (first).
+/// To be called before [`confine`], after which the file is root's. Where there is no such file, the
+/// memory limit is all there is.
+pub fn offer_to_oom_killer(score: i32) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::debug!(%error, "the out-of-memory score stays as it is");
+    }
+}
+
 fn limit(value: u64) -> Rlimit {
     Rlimit {
         current: Some(value),

@@ -1,13 +1,13 @@
 //! The bundle being served, found by its family, and its swap while requests are in flight.
 
 use super::engine::Engine;
-use super::observe::{Observation, Windows};
+use super::observe::{Observation, Totals, Windows};
 use super::tensor::Values;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// Milliseconds since 1970 by the device's clock.
@@ -44,13 +44,17 @@ impl Served {
         self.engine.bundle()
     }
 
-    /// Counts a request. The clock is read under the lock, so that times never go back by a race.
-    pub(crate) fn count(&self, seen: Option<&Observation>, latency: Duration) {
+    /// Counts a request: how long it took in all, and the model alone, as in a trial. The clock is read under the lock, so that times never go back by a race.
+    pub(crate) fn count(&self, seen: Option<&Observation>, latency: Duration, computing: Duration) {
         let mut windows = self.windows();
         match seen {
             Some(seen) => {
                 let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                let budget_ms = self.engine.manifest().limits.latency_budget_ms;
                 windows.answered(now_ms(), seen, latency_us);
+                if computing > Duration::from_millis(budget_ms) {
+                    windows.was_slow();
+                }
             }
             None => windows.failed(now_ms()),
         }
@@ -67,8 +71,8 @@ impl Served {
         }
     }
 
-    /// Requests answered and failed since activation.
-    pub(crate) fn totals(&self) -> (u64, u64) {
+    /// What was counted since activation.
+    pub(crate) fn totals(&self) -> Totals {
         self.windows().totals()
     }
 
@@ -102,13 +106,15 @@ impl Held {
         inputs: &[Values],
         latency: impl FnOnce() -> Duration,
     ) -> Result<Vec<Values>, super::engine::EngineError> {
+        let start = Instant::now();
         let result = self.served.engine.infer(inputs);
+        let computing = start.elapsed();
         match &result {
             Ok(outputs) => {
                 let seen = Observation::of(&self.served.engine, inputs, outputs);
-                self.served.count(Some(&seen), latency());
+                self.served.count(Some(&seen), latency(), computing);
             }
-            Err(_) => self.served.count(None, latency()),
+            Err(_) => self.served.count(None, latency(), computing),
         }
         result
     }

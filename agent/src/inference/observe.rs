@@ -78,8 +78,18 @@ pub(crate) struct Windows {
     closed: VecDeque<Window>,
     /// When a window was last closed before its end; the next one starts there.
     resumed_ms: i64,
-    answered_total: u64,
-    failed_total: u64,
+    totals: Totals,
+}
+
+/// Requests since the bundle was activated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Answered.
+    pub(crate) inferences: u64,
+    /// Failed.
+    pub(crate) errors: u64,
+    /// Of those answered, over the latency budget.
+    pub(crate) slow: u64,
 }
 
 impl Windows {
@@ -100,19 +110,23 @@ impl Windows {
             open: None,
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
-            answered_total: 0,
-            failed_total: 0,
+            totals: Totals::default(),
         }
     }
 
-    /// Requests answered and failed since the bundle was activated.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        (self.answered_total, self.failed_total)
+    /// What was counted since the bundle was activated.
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Notes that the model took longer for the request just answered than its budget.
+    pub(crate) fn was_slow(&mut self) {
+        self.totals.slow = self.totals.slow.saturating_add(1);
     }
 
     /// Counts an answered request.
     pub(crate) fn answered(&mut self, now_ms: i64, seen: &Observation, latency_us: u64) {
-        self.answered_total = self.answered_total.saturating_add(1);
+        self.totals.inferences = self.totals.inferences.saturating_add(1);
         let profile = self.profile.clone();
         let window = self.window_at(now_ms);
         window.inferences += 1;
@@ -140,7 +154,7 @@ impl Windows {
 
     /// Counts a request that the engine failed.
     pub(crate) fn failed(&mut self, now_ms: i64) {
-        self.failed_total = self.failed_total.saturating_add(1);
+        self.totals.errors = self.totals.errors.saturating_add(1);
         self.window_at(now_ms).errors += 1;
     }
 
@@ -260,8 +274,7 @@ mod tests {
             open: None,
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
-            answered_total: 0,
-            failed_total: 0,
+            totals: Totals::default(),
         }
     }
 
@@ -307,7 +320,9 @@ mod tests {
         assert_eq!(idle[0].features[0].over, 1);
         assert_eq!(w.take_due(9000), []);
         assert_eq!(w.take_all(9000), []);
-        assert_eq!(w.totals(), (2, 1));
+        w.was_slow();
+        let totals = w.totals();
+        assert_eq!((totals.inferences, totals.errors, totals.slow), (2, 1, 1));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The worker process: commands in, windows out, inference in between.
 
-use super::confine::{ConfineError, confine};
+use super::confine::{ConfineError, confine, offer_to_oom_killer};
 use super::engine::{Engine, load_manifest};
 use super::golden::trial;
 use super::listen::{ListenError, Listening};
 use super::models::{Models, Served};
+use super::observe::Totals;
 use super::serve::{Api, Limits};
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
 use dunlin_protocol::id::Digest;
@@ -96,6 +97,9 @@ pub fn main(args: WorkerArgs) -> ExitCode {
 }
 
 fn confined(args: WorkerArgs) -> Result<(), WorkerError> {
+    // Under memory pressure the kernel takes a trial first, then the worker, the supervisor last.
+    let first = if args.trial.is_some() { 1000 } else { 500 };
+    offer_to_oom_killer(first);
     confine(args.memory_limit_bytes)?;
     match &args.trial {
         Some(slot) => print_trial(slot),
@@ -278,7 +282,7 @@ struct Desk {
     out: mpsc::Sender<FromWorker>,
     window_ms: i64,
     /// Totals told last, by bundle.
-    told: BTreeMap<Digest, (u64, u64)>,
+    told: BTreeMap<Digest, Totals>,
     /// Replaced bundles that still answer requests.
     retiring: JoinSet<Result<(), WorkerError>>,
 }
@@ -395,11 +399,12 @@ impl Desk {
     }
 }
 
-fn progress(bundle: Digest, (inferences, errors): (u64, u64)) -> FromWorker {
+fn progress(bundle: Digest, totals: Totals) -> FromWorker {
     FromWorker::Progress {
         bundle,
-        inferences,
-        errors,
+        inferences: totals.inferences,
+        errors: totals.errors,
+        slow: totals.slow,
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// Most events kept.
 const EVENTS_MAX: usize = 256;
 
-/// A bounded queue that keeps what counts: ticks come again by themselves, of totals only the
+/// A bounded queue that keeps what counts: ticks and consent come again by themselves, of totals only the
 /// newest matters, and the front, which is next, is never dropped.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
@@ -17,7 +17,7 @@ impl Deferred {
     /// Takes an event in; gives back one that is lost for want of room.
     pub(super) fn push(&mut self, event: Event) -> Option<Event> {
         match &event {
-            Event::Tick if !self.events.is_empty() => return None,
+            Event::Tick | Event::Consent(_) if !self.events.is_empty() => return None,
             Event::Counted { digest, .. } => {
                 let same = |e: &Event| matches!(e, Event::Counted { digest: d, .. } if d == digest);
                 // Not past a death, after which totals begin anew.
@@ -67,7 +67,7 @@ impl Deferred {
 
     /// The event just taken could not be dealt with: it is next again.
     pub(super) fn put_back(&mut self, event: Event) {
-        if event != Event::Tick {
+        if !matches!(event, Event::Tick | Event::Consent(_)) {
             self.events.push_front(event);
         }
     }
@@ -82,7 +82,11 @@ mod tests {
 
     fn counted(of: &[u8], inferences: u64) -> Event {
         let (digest, errors) = (Digest::of(of), 0);
-        let count = Count { inferences, errors };
+        let count = Count {
+            inferences,
+            errors,
+            slow: 0,
+        };
         Event::Counted { digest, count }
     }
 

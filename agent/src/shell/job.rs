@@ -36,16 +36,31 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
 /// What a job found.
 #[derive(Debug)]
-pub(super) enum Done {
+pub enum Done {
     /// A fetch or a trial ended.
-    Update { number: u64, event: Event },
+    Update {
+        /// Of the job.
+        number: u64,
+        /// What to tell the state machine.
+        event: Event,
+    },
     /// The slot to be served was read.
     Checked {
+        /// Of the job.
         number: u64,
+        /// The slot.
         slot: Slot,
+        /// The bundle that should be in it.
         digest: Digest,
+        /// Or why it is not whole.
         whole: Result<(), String>,
     },
 }

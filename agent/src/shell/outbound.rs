@@ -3,6 +3,8 @@
 //! buffer, whose disk may hang, is waited for a moment only.
 
 use super::{Shell, now_ms, record};
+use crate::bundle::verify::TrustStore;
+use crate::files::Disk;
 use crate::mqtt::Outgoing;
 use crate::pipe::FromWorker;
 use crate::worker::WorkerEvent;
@@ -48,7 +50,9 @@ impl Shell {
     }
 
     pub(super) fn send_report(&mut self) {
-        let reported = self.state.reported(crate::VERSION);
+        let mut reported = self.updater.state().reported(crate::VERSION);
+        let trust = TrustStore::new(&Disk::native(), &self.settings.state_dir);
+        reported.trust = trust.trusted_versions();
         match serde_json::to_vec(&reported) {
             // One that finds no connection is owed to none: every connection begins with one.
             Ok(payload) => {
@@ -111,7 +115,7 @@ impl Shell {
     pub(super) async fn record_metrics(&mut self) {
         let stats = soon("telemetry buffer: statistics", self.telemetry.stats()).await;
         let stats = stats.unwrap_or_default();
-        let record = self.live.metrics(now_ms(), &self.state, &stats);
+        let record = self.live.metrics(now_ms(), self.updater.state(), &stats);
         self.push(record).await;
     }
 
@@ -120,12 +124,7 @@ impl Shell {
     pub(super) async fn drain(mut self) {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         tracing::info!("draining");
-        self.update.cancel();
-        self.check.cancel();
-        // Its counters may be newer than what is on disk.
-        if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
-            tracing::error!(error = %e, "the ledger cannot be written");
-        }
+        self.updater.close();
         self.worker = None;
         let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {

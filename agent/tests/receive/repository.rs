@@ -38,20 +38,29 @@ pub(crate) struct Repository {
     pub(crate) timestamp: SigningKey,
     /// Content by path below `/repository/`.
     pub(crate) files: BTreeMap<String, Vec<u8>>,
+    /// Size of the models added from now on, in 8-byte words.
+    pub(crate) model_words: usize,
     entries: Vec<TargetEntry>,
     version: u64,
 }
 
+const MODEL_WORDS: usize = 150_000;
+
 /// 1.2 MB that compress badly, other ones for every version.
 pub(crate) fn model(version: u64) -> Vec<u8> {
+    model_of(version, MODEL_WORDS)
+}
+
+/// As [`model`], of so many 8-byte words.
+pub(crate) fn model_of(version: u64, words: usize) -> Vec<u8> {
     let mut state = version.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let words = std::iter::repeat_with(|| {
+    let word = std::iter::repeat_with(|| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state.to_le_bytes()
     });
-    words.take(150_000).flatten().collect()
+    word.take(words).flatten().collect()
 }
 
 pub(crate) fn golden() -> Vec<u8> {
@@ -71,6 +80,7 @@ impl Repository {
             snapshot: key(4),
             timestamp: key(5),
             files: BTreeMap::new(),
+            model_words: MODEL_WORDS,
             entries: Vec::new(),
             version: 0,
         };
@@ -103,6 +113,7 @@ impl Repository {
 
     /// Adds a bundle; [`Self::publish`] makes it known.
     pub(crate) fn add(&mut self, release: &Release) -> DesiredBundle {
+        let model = model_of(release.version, self.model_words);
         let mut blob = |bytes: &[u8], pack: bool| {
             let packed = pack.then(|| {
                 let packed = zstd::encode_all(bytes, 3).unwrap();
@@ -126,7 +137,7 @@ impl Repository {
             }
         };
         let files = Files {
-            model: blob(&model(release.version), false),
+            model: blob(&model, false),
             golden: blob(&golden(), true),
             profile: None,
             card: Some(blob(b"# A card", false)),

@@ -141,8 +141,9 @@ impl Server {
             mqtt_port: 8883,
             repository_url: self.url.clone(),
             labels: BTreeMap::new(),
+            key_file: "device.key".to_owned(),
         };
-        Identity::check(&key, enrolled, &self.ca_sha256()).unwrap()
+        Identity::check(key, enrolled, &self.ca_sha256()).unwrap()
     }
 
     pub(crate) fn on_enroll(

@@ -24,6 +24,9 @@ pub struct Fleet {
     pub ca_sha256: Option<Digest>,
     /// The keys that root must list for snapshot and timestamp.
     pub online_keys: OnlineKeys,
+    /// The keys that wait for a root that lists them.
+    #[serde(default)]
+    pub next_online_keys: Option<OnlineKeys>,
     /// Base URL of the device listener.
     pub devices_url: String,
     /// The broker's address.

@@ -1,5 +1,12 @@
 //! Arguments of `dunlin keys`.
 
+mod proposals;
+
+pub use proposals::{
+    DelegateArgs, NextRoot, NextTargets, RevokeArgs, RootAction, RootEditArgs, RootNewArgs,
+    RotateArgs, UndelegateArgs,
+};
+
 use super::{Shared, duration};
 use crate::keys::passphrase::Source;
 use clap::{Args, Subcommand};
@@ -31,8 +38,8 @@ pub enum KeysAction {
     ///
     /// Run it on a machine that you trust, best one without a network (give the server's public keys
     /// with --server-keys then). Afterwards move each private key to its holder: whoever holds a
-    /// threshold of targets keys decides what the fleet runs. The keys are not encrypted; `dunlin keys
-    /// passphrase` does that, `dunlin keys generate` makes each where it stays.
+    /// threshold of targets keys decides what the fleet runs. Without --encrypt the keys are plain files;
+    /// `dunlin keys generate` makes each where it stays.
     #[command(after_help = "\
 Examples:
   dunlin keys init --dir keys
@@ -54,6 +61,9 @@ Example:
   openssl genpkey -algorithm ed25519 -out made.pem
   dunlin keys import made.pem --name alice --dir alice")]
     Import(ImportArgs),
+    /// Write the public half of a private key once more
+    #[command(after_help = "Example:\n  dunlin keys public alice.pem")]
+    Public(PublicArgs),
     /// Change, set or remove the passphrase of a private key
     #[command(after_help = "\
 Examples:
@@ -102,6 +112,36 @@ Examples:
         after_help = "Example:\n  dunlin keys combine root.request root.request.alice.sig root.request.bob.sig --dir keys"
     )]
     Combine(CombineArgs),
+    /// Hand a model family to a team: from then on its keys sign the family's versions
+    ///
+    /// Proposes the next targets metadata; the holders of the targets keys sign them, as every list.
+    #[command(after_help = "\
+Example:
+  dunlin keys delegate --family vision --to dana.pub --to erik.pub --threshold 1 --dir keys --out targets.request
+then, as every list of targets: dunlin keys sign, combine; dunlin bundle publish --targets 4.targets.json
+and the team: dunlin bundle sign packed --role vision --keys keys --request vision.request")]
+    Delegate(DelegateArgs),
+    /// Take a family back from a team
+    #[command(
+        after_help = "Example:\n  dunlin keys undelegate vision --dir keys --out targets.request"
+    )]
+    Undelegate(UndelegateArgs),
+    /// Show or renew the keys with which the server signs snapshot and timestamp
+    #[command(
+        subcommand,
+        after_help = "Example:\n  dunlin keys server rotate --out next-server.json"
+    )]
+    Server(ServerAction),
+    /// Show each role's version, expiry and thresholds, and warn; for use in cron
+    ///
+    /// Exit status 0: all is well. 2: something expires within --warn-days (or the server does not sign
+    /// anew). 3: something has expired.
+    #[command(after_help = "\
+Examples:
+  dunlin keys status                     # of the fleet server
+  dunlin keys status --dir keys          # of a folder's root, and of the fleet server
+  dunlin keys status --dir keys --offline --warn-days 60 || mail -s 'keys' ops@example.org")]
+    Status(StatusArgs),
     /// Show which keys a folder holds and what root says of them
     #[command(after_help = "Example:\n  dunlin keys show --dir keys")]
     Show {
@@ -166,6 +206,12 @@ pub struct InitArgs {
     /// JSON with the server's `online_keys` instead of asking the server
     #[arg(long, value_name = "FILE")]
     pub server_keys: Option<PathBuf>,
+    /// Encrypt every key, all with one passphrase
+    #[arg(long)]
+    pub encrypt: bool,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
 }
 
 /// `dunlin keys generate`.
@@ -207,6 +253,23 @@ pub struct ImportArgs {
     pub passphrase: PassphraseFrom,
 }
 
+/// `dunlin keys public`.
+#[derive(Debug, Args)]
+pub struct PublicArgs {
+    /// The private key
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Who holds it [default: the file's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to write it [default: beside the key, as .pub]
+    #[arg(long, value_name = "PUB")]
+    pub out: Option<PathBuf>,
+    /// Passphrase.
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+}
+
 /// `dunlin keys passphrase`.
 #[derive(Debug, Args)]
 pub struct PassphraseArgs {
@@ -222,122 +285,6 @@ pub struct PassphraseArgs {
     /// Passphrase as it is now.
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
-}
-
-/// What `dunlin keys root` does.
-#[derive(Debug, Subcommand)]
-pub enum RootAction {
-    /// Propose the first root from public keys
-    #[command(after_help = "\
-Example:
-  dunlin keys root new --root alice.pub --root bob.pub --root carol.pub --root-threshold 2 \\
-    --targets alice.pub --targets bob.pub --targets-threshold 2 --server-keys server.json --out root.request")]
-    New(RootNewArgs),
-    /// Propose the next root: keys added or removed, thresholds, the server's keys, a new expiry
-    ///
-    /// Without any change but --expires-in it renews the root.
-    #[command(after_help = "\
-Examples:
-  dunlin keys root edit --dir keys --add-targets dave.pub --targets-threshold 3 --out root.request
-  dunlin keys root edit --dir keys --server-keys next-server.json --out root.request")]
-    Edit(RootEditArgs),
-}
-
-/// `dunlin keys root new`.
-#[derive(Debug, Args)]
-pub struct RootNewArgs {
-    /// Public key that may sign roots; may be given again
-    #[arg(long = "root", value_name = "PUB", required = true)]
-    pub root: Vec<PathBuf>,
-    /// Root keys that must sign [default: more than half]
-    #[arg(long, value_name = "N")]
-    pub root_threshold: Option<u64>,
-    /// Public key that may sign what is installed; may be given again
-    #[arg(long = "targets", value_name = "PUB", required = true)]
-    pub targets: Vec<PathBuf>,
-    /// Targets keys that must sign [default: more than half]
-    #[arg(long, value_name = "N")]
-    pub targets_threshold: Option<u64>,
-    /// JSON with the server's keys instead of asking the server
-    #[arg(long, value_name = "FILE")]
-    pub server_keys: Option<PathBuf>,
-    /// Validity
-    #[arg(long, default_value = "730d", value_parser = duration)]
-    pub expires_in: Duration,
-    /// Where to write the signing request
-    #[arg(long, value_name = "REQUEST")]
-    pub out: PathBuf,
-}
-
-/// What every proposal of a next root has.
-#[derive(Debug, Args)]
-pub struct NextRoot {
-    /// Folder with the roots so far (1.root.json, 2.root.json, …)
-    #[arg(long, default_value = "keys", value_name = "DIR")]
-    pub dir: PathBuf,
-    /// Root keys that must sign from now on
-    #[arg(long, value_name = "N")]
-    pub root_threshold: Option<u64>,
-    /// Targets keys that must sign from now on
-    #[arg(long, value_name = "N")]
-    pub targets_threshold: Option<u64>,
-    /// Validity of the new root
-    #[arg(long, default_value = "730d", value_parser = duration)]
-    pub expires_in: Duration,
-    /// Where to write the signing request
-    #[arg(long, value_name = "REQUEST")]
-    pub out: PathBuf,
-}
-
-/// `dunlin keys root edit`.
-#[derive(Debug, Args)]
-pub struct RootEditArgs {
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
-    /// Public key that may sign roots from now on; may be given again
-    #[arg(long = "add-root", value_name = "PUB")]
-    pub add_root: Vec<PathBuf>,
-    /// Key (name or id) that may no longer sign roots; may be given again
-    #[arg(long = "remove-root", value_name = "KEY")]
-    pub remove_root: Vec<String>,
-    /// Public key that may sign what is installed from now on; may be given again
-    #[arg(long = "add-targets", value_name = "PUB")]
-    pub add_targets: Vec<PathBuf>,
-    /// Key (name or id) that may no longer sign what is installed; may be given again
-    #[arg(long = "remove-targets", value_name = "KEY")]
-    pub remove_targets: Vec<String>,
-    /// JSON with the server's new keys (from: dunlin keys server rotate)
-    #[arg(long, value_name = "FILE")]
-    pub server_keys: Option<PathBuf>,
-}
-
-/// `dunlin keys rotate`.
-#[derive(Debug, Args)]
-pub struct RotateArgs {
-    /// The key to replace: its holder's name, or its id
-    #[arg(value_name = "KEY")]
-    pub old: String,
-    /// The new public key
-    #[arg(value_name = "PUB")]
-    pub new: PathBuf,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
-}
-
-/// `dunlin keys revoke`.
-#[derive(Debug, Args)]
-pub struct RevokeArgs {
-    /// The key to remove from every role: its holder's name, or its id
-    #[arg(value_name = "KEY")]
-    pub key: String,
-    /// Public key that takes its seats
-    #[arg(long, value_name = "PUB")]
-    pub replace_with: Option<PathBuf>,
-    /// The proposal.
-    #[command(flatten)]
-    pub next: NextRoot,
 }
 
 /// `dunlin keys sign`.
@@ -378,4 +325,43 @@ pub struct CombineArgs {
     /// File for the signed metadata
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     pub out: Option<PathBuf>,
+}
+
+/// What `dunlin keys server` does.
+#[derive(Debug, Subcommand)]
+pub enum ServerAction {
+    /// Write the public keys with which the server signs now
+    #[command(after_help = "Example:\n  dunlin keys server show --out server.json")]
+    Show {
+        /// File for the public keys, as --server-keys takes it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Have the server make its next keys, and write their public halves
+    ///
+    /// They wait until a root lists them: dunlin keys root edit --server-keys FILE. With that root the
+    /// server signs by the new keys, deletes the old ones, and devices drop what the old ones signed.
+    #[command(after_help = "\
+Example:
+  dunlin keys server rotate --out next-server.json
+  dunlin keys root edit --dir keys --server-keys next-server.json --out root.request")]
+    Rotate {
+        /// File for the public keys
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// `dunlin keys status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Folder with root metadata to look at as well
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Look at --dir alone, without a server
+    #[arg(long, requires = "dir")]
+    pub offline: bool,
+    /// Warn of what people sign this many days before it expires
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub warn_days: u32,
 }

@@ -98,6 +98,16 @@ pub struct CreateArgs {
     /// Time that each device must run it before it keeps the version
     #[arg(long, value_parser = duration)]
     pub probation_time: Option<Duration>,
+    /// Most inferences of the probation that may take longer than the bundle's latency budget, in
+    /// per mille (default: 500, the median keeps the budget)
+    #[arg(long, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub slow_permille_max: Option<u64>,
+    /// Most failed inferences of the probation, in per mille (default: none may fail)
+    #[arg(long, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub errors_permille_max: Option<u64>,
+    /// Also devices on which this version did not hold before shall try it again
+    #[arg(long)]
+    pub retry_rolled_back: bool,
 }
 
 /// `dunlin drift`.

@@ -42,6 +42,7 @@ impl Captured {
                 time_ms: 1_000,
                 errors_max: 0,
                 deadline_ms: 60_000,
+                ..Probation::default()
             },
         };
         self.store

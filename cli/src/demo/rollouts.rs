@@ -35,6 +35,7 @@ impl Story {
                 time_ms: 1_000,
                 errors_max: 0,
                 deadline_ms: 60_000,
+                ..Probation::default()
             }),
         };
         let client = self.session()?.client.clone();

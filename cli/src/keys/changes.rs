@@ -4,11 +4,11 @@ use super::KeysError;
 use super::holders::Holders;
 use super::request::SigningRequest;
 use dunlin_protocol::trust::{
-    Envelope, Metadata, Role, RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetEntry,
-    TargetsMetadata,
+    DelegatedRoles, Delegations, Metadata, PathPattern, PathScope, Role, RoleKeys, RootMetadata,
+    TargetCustom, TargetEntry, TargetsMetadata,
 };
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields of root and targets metadata that the words below cover.
 const KNOWN: [&str; 10] = [
@@ -37,12 +37,15 @@ pub fn describe(request: &SigningRequest) -> Result<Vec<String>, KeysError> {
         }
         role => {
             let new = TargetsMetadata::read(&request.metadata)?;
-            let previous = request.previous.as_ref();
-            let previous = previous.map(|bytes| {
-                let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
-                TargetsMetadata::read(&envelope)
-            });
-            targets(role, previous.transpose()?.as_ref(), &new)
+            let previous = request.verified_previous()?;
+            let mut lines = targets(role, previous.as_ref(), &new, &holders);
+            if request.previous.is_some() && previous.is_none() {
+                lines.push(
+                    "the list before is not signed by the keys that are asked now: all of it is shown as new"
+                        .to_owned(),
+                );
+            }
+            lines
         }
     };
     lines.extend(others(request.metadata.signed()));
@@ -118,7 +121,12 @@ fn root(old: Option<&RootMetadata>, new: &RootMetadata, holders: &Holders) -> Ve
     lines
 }
 
-fn targets(role: &str, old: Option<&TargetsMetadata>, new: &TargetsMetadata) -> Vec<String> {
+fn targets(
+    role: &str,
+    old: Option<&TargetsMetadata>,
+    new: &TargetsMetadata,
+    holders: &Holders,
+) -> Vec<String> {
     let mut lines = vec![match old {
         None => format!("{role} version {}, the first", new.version),
         Some(old) => format!(
@@ -147,7 +155,71 @@ fn targets(role: &str, old: Option<&TargetsMetadata>, new: &TargetsMetadata) -> 
         }
     }
     lines.push(format!("{same} targets stay as they are"));
+    let words = |list: &TargetsMetadata| -> BTreeMap<String, String> {
+        let delegations = list.delegations.as_ref();
+        delegations.map_or_else(BTreeMap::new, |d| delegation_words(d, holders))
+    };
+    let (before, after) = (old.map(words).unwrap_or_default(), words(new));
+    for (name, what) in &after {
+        match before.get(name) {
+            Some(was) if was == what => lines.push(format!("    delegated: {what}")),
+            Some(was) => {
+                lines.push(format!("  - delegated: {was}"));
+                lines.push(format!("  + delegated: {what}"));
+            }
+            None => lines.push(format!("  + delegated: {what}")),
+        }
+    }
+    for (name, what) in &before {
+        if !after.contains_key(name) {
+            lines.push(format!("  - delegated: {what}"));
+        }
+    }
     lines
+}
+
+/// Each delegation in words, by its role.
+fn delegation_words(delegations: &Delegations, holders: &Holders) -> BTreeMap<String, String> {
+    let names = |keys: &RoleKeys| {
+        let names: Vec<String> = keys.keyids.iter().map(|id| holders.label(id)).collect();
+        format!("{} of {} must sign", keys.threshold, names.join(", "))
+    };
+    let bins = match &delegations.roles {
+        DelegatedRoles::Succinct(bins) => vec![(
+            bins.name_prefix().to_owned(),
+            format!(
+                "everything, to {} hash bins {}-…: {}",
+                1_u64 << bins.bit_length(),
+                bins.name_prefix(),
+                names(&bins.keys)
+            ),
+        )],
+        DelegatedRoles::Listed(_) => Vec::new(),
+    };
+    let listed = delegations.listed().iter().enumerate();
+    let listed = listed.map(|(at, role)| {
+        let paths = match &role.scope {
+            PathScope::Patterns(patterns) => {
+                let texts: Vec<&str> = patterns.iter().map(PathPattern::as_str).collect();
+                texts.join(" ")
+            }
+            PathScope::HashPrefixes(prefixes) => {
+                format!("paths whose hash begins with {}", prefixes.join(" "))
+            }
+        };
+        let ends = match role.terminating {
+            true => "nobody after it is asked",
+            false => "those after it are asked too",
+        };
+        let what = format!(
+            "{paths} to role {} (place {}, {ends}): {}",
+            role.name,
+            at + 1,
+            names(&role.keys)
+        );
+        (role.name.clone(), what)
+    });
+    bins.into_iter().chain(listed).collect()
 }
 
 /// A target as its signers should know it.
@@ -161,11 +233,15 @@ fn entry_words(entry: &TargetEntry) -> String {
         ),
         Err(e) => format!("WARNING: no device will take it: {e}"),
     };
-    let hash = match entry.sha256() {
-        Ok(digest) => format!("SHA-256 {digest}"),
-        Err(_) => "no SHA-256".to_owned(),
-    };
-    format!("{}, {} bytes, {hash}; {custom}", entry.path, entry.length)
+    format!(
+        "{}, {} bytes, SHA-256 {}; {custom}",
+        entry.path,
+        entry.length,
+        entry
+            .hashes
+            .sha256
+            .map_or("NONE".to_owned(), |d| d.to_string())
+    )
 }
 
 /// Fields that no rule here knows are signed too, so they are shown.

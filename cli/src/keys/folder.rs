@@ -1,8 +1,10 @@
 //! A folder with keys and the chain of roots; `dunlin keys init`, which makes one with everything.
 
-use super::KeysError;
-use super::passphrase::Source;
-use super::pem;
+use super::holders::{self, Holders};
+use super::make::private_text;
+use super::passphrase::{Passphrase, Source};
+use super::public::PublicKey;
+use super::{KeysError, pem};
 use crate::api::OnlineKeys;
 use crate::args::{InitArgs, Shared};
 use crate::context::Session;
@@ -57,15 +59,29 @@ pub(crate) fn later(now: Timestamp, duration: Duration) -> Timestamp {
     now.saturating_add(signed).unwrap_or(Timestamp::MAX)
 }
 
-/// Makes keys and the first root metadata in a new folder: `root-1.pem`, …, `targets-1.pem`, …
-/// (PKCS #8, mode 0600) and `1.root.json`, signed by all root keys. Returns that file's bytes.
+/// As [`init_with`], with the keys left unencrypted.
 ///
 /// # Errors
-/// The folder already holds keys, the numbers make no root, or a file cannot be written.
+/// As [`init_with`].
 pub fn init(
     dir: &Path,
     ceremony: &Ceremony,
     online: &OnlineKeys,
+    now: Timestamp,
+) -> Result<Vec<u8>, KeysError> {
+    init_with(dir, ceremony, online, None, now)
+}
+
+/// Makes keys and the first root metadata in a new folder: `root-1.pem`, …, `targets-1.pem`, …
+/// (PKCS #8, mode 0600) with their public halves beside them, and `1.root.json`, signed by all root keys. Returns that file's bytes.
+///
+/// # Errors
+/// The folder already holds keys, the numbers make no root, or a file cannot be written.
+pub fn init_with(
+    dir: &Path,
+    ceremony: &Ceremony,
+    online: &OnlineKeys,
+    passphrase: Option<&Passphrase>,
     now: Timestamp,
 ) -> Result<Vec<u8>, KeysError> {
     for (role, threshold, keys) in [
@@ -98,8 +114,10 @@ pub fn init(
     if files::names_in(dir)?.iter().any(taken) {
         return Err(KeysError::Exists(dir.to_owned()));
     }
-    let roots = make_keys(dir, "root", ceremony.root_keys)?;
-    let targets = make_keys(dir, "targets", ceremony.targets_keys)?;
+    let mut holders = Holders::default();
+    let mut make = |role, count| make_keys(dir, role, count, passphrase, &mut holders);
+    let roots = make("root", ceremony.root_keys)?;
+    let targets = make("targets", ceremony.targets_keys)?;
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public_key).collect();
     let roles = BTreeMap::from([
         (
@@ -113,7 +131,8 @@ pub fn init(
         (Role::Snapshot, (vec![snapshot], 1)),
         (Role::Timestamp, (vec![timestamp], 1)),
     ]);
-    let signed = new_root(1, later(now, ceremony.expires_in), &roles).map_err(trust)?;
+    let mut signed = new_root(1, later(now, ceremony.expires_in), &roles).map_err(trust)?;
+    signed[holders::FIELD] = holders.to_json(|_| true);
     let signers: Vec<&SigningKey> = roots.iter().collect();
     let bytes = sign_envelope(signed, &signers).map_err(trust)?.to_bytes();
     TrustedSet::from_root(&bytes, now).map_err(trust)?;
@@ -128,18 +147,25 @@ pub(super) fn fresh_key() -> Result<SigningKey, KeysError> {
     Ok(SigningKey::from_seed(&seed))
 }
 
-fn make_keys(dir: &Path, role: &str, count: u32) -> Result<Vec<SigningKey>, KeysError> {
-    let make = |n: u32| {
-        let key = fresh_key()?;
-        let path = dir.join(format!("{role}-{n}.pem"));
-        let pem = key.to_pkcs8_pem().map_err(|error| KeysError::Trust {
-            path: path.clone(),
-            error,
-        })?;
-        files::create_secret(&path, pem.expose().as_bytes())?;
-        Ok(key)
-    };
-    (1..=count).map(make).collect()
+fn make_keys(
+    dir: &Path,
+    role: &str,
+    count: u32,
+    passphrase: Option<&Passphrase>,
+    holders: &mut Holders,
+) -> Result<Vec<SigningKey>, KeysError> {
+    let mut keys = Vec::new();
+    for n in 1..=count {
+        let (name, key) = (format!("{role}-{n}"), fresh_key()?);
+        let path = dir.join(format!("{name}.pem"));
+        let text = private_text(&key, passphrase, &path)?;
+        files::create_secret(&path, text.as_bytes())?;
+        let public = PublicKey::of(&name, &key)?;
+        files::write_whole(&dir.join(format!("{name}.pub")), &public.to_bytes())?;
+        holders.insert(&public.keyid, &name);
+        keys.push(key);
+    }
+    Ok(keys)
 }
 
 /// Reads private keys by name (`targets-1` is `targets-1.pem`); a passphrase comes from where
@@ -317,7 +343,17 @@ pub async fn run_init(args: &InitArgs, shared: &Shared) -> Result<Exit, Failure>
         None => Session::open(shared)?.fleet().await?.0.online_keys,
     };
     let dir = &args.dir;
-    let bytes = init(dir, &ceremony, &online, Timestamp::now())?;
+    let passphrase = match args.encrypt {
+        true => Some(args.passphrase.source().new_one("all keys of the folder")?),
+        false => None,
+    };
+    let bytes = init_with(
+        dir,
+        &ceremony,
+        &online,
+        passphrase.as_ref(),
+        Timestamp::now(),
+    )?;
     let digest = Digest::of(&bytes);
     if shared.json {
         let names = key_names(dir)?;

@@ -5,7 +5,7 @@ use super::folder::{fresh_key, load_file};
 use super::passphrase::{Passphrase, Source};
 use super::pem::{self, Salt};
 use super::public::{PublicKey, check_name};
-use crate::args::{GenerateArgs, ImportArgs, PassphraseArgs};
+use crate::args::{GenerateArgs, ImportArgs, PassphraseArgs, PublicArgs};
 use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::table;
@@ -43,11 +43,33 @@ pub fn import(args: &ImportArgs, is_json: bool) -> Result<Exit, Failure> {
     place.write(&key, passphrase.as_ref(), is_json)
 }
 
+/// `dunlin keys public`.
+///
+/// # Errors
+/// Not an Ed25519 key, no passphrase, or the file cannot be written.
+pub fn public(args: &PublicArgs, is_json: bool) -> Result<Exit, Failure> {
+    let stem = args.file.file_stem().unwrap_or_default().to_string_lossy();
+    let name = args.name.as_deref().unwrap_or(&stem);
+    let key = load_file(&args.file, &args.passphrase.source())?;
+    let public = PublicKey::of(name, &key)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => args.file.with_extension("pub"),
+    };
+    files::write_whole(&out, &public.to_bytes())?;
+    if is_json {
+        table::print_json(&json!({"name": name, "keyid": public.keyid, "public": out}));
+        return Ok(Exit::Done);
+    }
+    table::print_line(&format!("{}: key id {}", out.display(), public.keyid));
+    Ok(Exit::Done)
+}
+
 /// `dunlin keys passphrase`.
 ///
 /// # Errors
 /// The old passphrase is wrong, there is no new one, or the file cannot be written.
-pub fn change_passphrase(args: &PassphraseArgs) -> Result<Exit, Failure> {
+pub fn change_passphrase(args: &PassphraseArgs, is_json: bool) -> Result<Exit, Failure> {
     let key = load_file(&args.file, &args.passphrase.source())?;
     let what = args.file.display().to_string();
     let passphrase = match (args.remove, &args.new_passphrase_file) {
@@ -57,6 +79,10 @@ pub fn change_passphrase(args: &PassphraseArgs) -> Result<Exit, Failure> {
     };
     let text = private_text(&key, passphrase.as_ref(), &args.file)?;
     files::write_secret(&args.file, text.as_bytes())?;
+    if is_json {
+        table::print_json(&json!({"private": args.file, "encrypted": !args.remove}));
+        return Ok(Exit::Done);
+    }
     table::print_line(&match args.remove {
         true => format!("{what} is not encrypted any more"),
         false => format!("{what} is encrypted with the new passphrase"),
@@ -126,7 +152,7 @@ impl Place {
 }
 
 /// The private key's file, encrypted if there is a passphrase.
-fn private_text(
+pub(super) fn private_text(
     key: &SigningKey,
     passphrase: Option<&Passphrase>,
     path: &Path,

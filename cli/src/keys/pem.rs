@@ -134,7 +134,7 @@ fn check_cost(scheme: &EncryptionScheme) -> Result<(), PemError> {
     match &parameters.kdf {
         Kdf::Scrypt(scrypt) => {
             let block = u64::from(scrypt.block_size);
-            let work = u64::from(scrypt.cost_parameter).saturating_mul(block);
+            let work = scrypt.cost_parameter.saturating_mul(block);
             let memory_bytes = work.saturating_mul(128);
             let work = work.saturating_mul(u64::from(scrypt.parallelization));
             if memory_bytes > KDF_MEMORY_MAX_BYTES || work > KDF_WORK_MAX {

@@ -3,8 +3,6 @@
 use super::KeysError;
 use crate::files;
 use dunlin_protocol::trust::{Key, SigningKey};
-use ed25519_dalek::VerifyingKey;
-use ed25519_dalek::pkcs8::DecodePublicKey;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -79,9 +77,8 @@ impl PublicKey {
             ));
         }
         if text.contains("-----BEGIN PUBLIC KEY-----") {
-            let key = VerifyingKey::from_public_key_pem(&text)
-                .map_err(|e| bad(format!("expected an Ed25519 public key: {e}")))?;
-            return Self::new(&stem, Key::ed25519(key));
+            let key = Key::from_public_pem(&text).map_err(|e| bad(e.to_string()))?;
+            return Self::new(&stem, key);
         }
         let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         let (name, key) = match value["_type"].as_str() {
@@ -89,7 +86,7 @@ impl PublicKey {
             _ => (stem.as_ref(), &value),
         };
         let key = Key::from_json(key).map_err(|e| bad(e.to_string()))?;
-        if key.as_ed25519().is_none() {
+        if !key.can_verify() {
             return Err(bad("a kind of key that verifies nothing here".to_owned()));
         }
         let read = Self::new(name, key)?;

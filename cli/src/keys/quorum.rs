@@ -2,8 +2,9 @@
 
 use super::KeysError;
 use super::holders::Holders;
-use dunlin_protocol::trust::{Envelope, Key, Role, RootMetadata};
-use ed25519_dalek::Signature;
+use dunlin_protocol::trust::{Delegations, Envelope, Key, Role, RoleKeys, RootMetadata};
+use jiff::Timestamp;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of which a number must sign.
@@ -44,24 +45,38 @@ impl Quorum {
         }
     }
 
+    /// The keys that targets metadata of `version` name for a role they delegate to.
+    #[must_use]
+    pub fn of_delegation(delegations: &Delegations, role: &str, version: u64) -> Option<Self> {
+        let listed = delegations.keys_of(role)?;
+        let keys = listed.keyids.iter();
+        let keys = keys.filter_map(|id| Some((id.clone(), delegations.keys.get(id)?.clone())));
+        Some(Self {
+            named_by: format!("targets version {version}"),
+            keys: keys.collect(),
+            threshold: listed.threshold,
+        })
+    }
+
     /// Who of them has signed. One key under two ids counts once.
     ///
     /// # Errors
     /// As [`Envelope::signed_bytes`].
     pub fn standing(self, envelope: &Envelope) -> Result<Standing, KeysError> {
-        let bytes = envelope.signed_bytes()?;
         let mut counted = BTreeSet::new();
         let mut signed = Vec::new();
         for signature in envelope.signatures() {
             let Some(key) = self.keys.get(&signature.keyid) else {
                 continue;
             };
-            if verifies(key, &bytes, &signature.sig) && counted.insert(key.to_json().to_string()) {
+            if verifies(&signature.keyid, key, envelope, &signature.sig)
+                && counted.insert(key.to_json()["keyval"].to_string())
+            {
                 signed.push(signature.keyid.clone());
             }
         }
         let open = self.keys.iter().filter(|(id, key)| {
-            !signed.contains(id) && !counted.contains(&key.to_json().to_string())
+            !signed.contains(id) && !counted.contains(&key.to_json()["keyval"].to_string())
         });
         Ok(Standing {
             open: open.map(|(id, _)| id.clone()).collect(),
@@ -95,14 +110,28 @@ impl Standing {
     }
 }
 
-/// Whether a hexadecimal signature over `bytes` is by `key`.
-pub(super) fn verifies(key: &Key, bytes: &[u8], sig: &str) -> bool {
-    let mut raw = [0_u8; 64];
-    let Some(public) = key.as_ed25519() else {
+/// Whether `sig` is a signature of `key` over the signed part of `envelope`.
+///
+/// The rule is root's own, asked about a role of one key, so that every kind of key is verified by
+/// the same code as on devices.
+pub(super) fn verifies(keyid: &str, key: &Key, envelope: &Envelope, sig: &str) -> bool {
+    let alone = json!({
+        "signed": envelope.signed(),
+        "signatures": [{"keyid": keyid, "sig": sig}],
+    });
+    let Ok(alone) = Envelope::parse(alone.to_string().as_bytes(), usize::MAX) else {
         return false;
     };
-    hex::decode_to_slice(sig, &mut raw).is_ok()
-        && public
-            .verify_strict(bytes, &Signature::from_bytes(&raw))
-            .is_ok()
+    let role = RoleKeys {
+        keyids: BTreeSet::from([keyid.to_owned()]),
+        threshold: 1,
+    };
+    let asked = RootMetadata {
+        version: 1,
+        expires: Timestamp::MAX,
+        consistent_snapshot: true,
+        keys: BTreeMap::from([(keyid.to_owned(), key.clone())]),
+        roles: BTreeMap::from([(Role::Root, role)]),
+    };
+    asked.verify(Role::Root, &alone).is_ok()
 }

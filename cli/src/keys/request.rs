@@ -8,6 +8,7 @@ use super::KeysError;
 use super::holders::Holders;
 use super::quorum::{Quorum, Standing};
 use crate::files;
+use crate::sign::SignedList;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::canonical::{canonical, parse};
 use dunlin_protocol::trust::{
@@ -67,22 +68,22 @@ impl SigningRequest {
         })
     }
 
-    /// A request for the top-level targets metadata.
+    /// A request for a list of targets, top-level or delegated, that replaces `previous`.
     ///
     /// # Errors
     /// Not metadata of that role.
-    pub fn for_targets(
+    pub fn for_list(
         metadata: Envelope,
-        root: Vec<u8>,
+        whose: &SignedList,
         previous: Option<Vec<u8>>,
     ) -> Result<Self, KeysError> {
         TargetsMetadata::read(&metadata)?;
         Ok(Self {
-            role: Role::Targets.to_string(),
+            role: whose.role.clone(),
             metadata,
-            root: Some(root),
+            root: Some(whose.root.clone()),
             previous,
-            delegator: None,
+            delegator: whose.delegator.as_ref().map(|(bytes, _)| bytes.clone()),
         })
     }
 
@@ -210,10 +211,48 @@ impl SigningRequest {
                 Ok(quorums)
             }
             ("targets", Some(root)) => Ok(vec![Quorum::of_root(&root, Role::Targets)]),
-            (role, _) => Err(KeysError::NoDelegation {
+            (role, Some(root)) => {
+                let delegator = self.verified_delegator(&root)?;
+                let (version, delegations) = (delegator.version, delegator.delegations);
+                let quorum = delegations.and_then(|d| Quorum::of_delegation(&d, role, version));
+                let none = || KeysError::NoDelegation {
+                    role: role.to_owned(),
+                };
+                Ok(vec![quorum.ok_or_else(none)?])
+            }
+            (role, None) => Err(KeysError::NoDelegation {
                 role: role.to_owned(),
             }),
         }
+    }
+
+    /// The list that is replaced, if the keys that are asked now had signed it. Whoever made the
+    /// request could name any other, and so hide what is new.
+    ///
+    /// # Errors
+    /// As [`Self::quorums`], or it is no targets metadata.
+    pub fn verified_previous(&self) -> Result<Option<TargetsMetadata>, KeysError> {
+        let Some(bytes) = &self.previous else {
+            return Ok(None);
+        };
+        let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+        for quorum in self.quorums()? {
+            if quorum.standing(&envelope)?.missing > 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(TargetsMetadata::read(&envelope)?))
+    }
+
+    /// The targets metadata that delegate, signed as the root demands.
+    fn verified_delegator(&self, root: &RootMetadata) -> Result<TargetsMetadata, KeysError> {
+        let none = || KeysError::NoDelegation {
+            role: self.role.clone(),
+        };
+        let bytes = self.delegator.as_ref().ok_or_else(none)?;
+        let envelope = Envelope::parse(bytes, TARGETS_MAX_BYTES)?;
+        root.verify(Role::Targets, &envelope)?;
+        Ok(TargetsMetadata::read(&envelope)?)
     }
 
     /// Who has signed, and who is still needed.
@@ -278,10 +317,11 @@ impl SigningRequest {
             });
         }
         self.check_is_asked(&signature.keyid)?;
-        let bytes = self.metadata.signed_bytes()?;
         let verifies = self.quorums()?.iter().any(|q| {
             let key = q.keys.get(&signature.keyid);
-            key.is_some_and(|key| super::quorum::verifies(key, &bytes, &signature.sig))
+            key.is_some_and(|key| {
+                super::quorum::verifies(&signature.keyid, key, &self.metadata, &signature.sig)
+            })
         });
         if !verifies {
             return Err(KeysError::BadSignature {

@@ -140,7 +140,7 @@ fn set_online(plan: &mut RootPlan, online: &OnlineKeys) -> Result<(), KeysError>
         (Role::Timestamp, &online.timestamp),
     ] {
         let key = Key::from_json(json)?;
-        if key.as_ed25519().is_none() {
+        if !key.can_verify() {
             return Err(KeysError::ServerKeys {
                 path: PathBuf::from("server keys"),
                 problem: format!("the {role} key verifies nothing"),
@@ -159,12 +159,14 @@ pub async fn upload(dir: &Path, shared: &Shared) -> Result<Exit, Failure> {
     let session = Session::open(shared)?;
     let (fleet, _) = session.fleet().await?;
     let known = fleet.root_version.unwrap_or(0);
-    let mut sent: Vec<u64> = Vec::new();
-    for (bytes, version) in root_files(dir)?.iter().zip(1..) {
-        if version > known {
-            session.client.put_root(bytes).await?;
-            sent.push(version);
-        }
+    let roots = root_files(dir)?;
+    let sent: Vec<u64> = (1..=roots.len() as u64).filter(|v| *v > known).collect();
+    if !sent.is_empty() {
+        let texts = roots.into_iter().map(String::from_utf8);
+        let texts: Result<Vec<String>, _> = texts.collect();
+        let texts = texts.map_err(|e| Failure::new(format!("root metadata: {e}")))?;
+        // The whole chain at once: those between may have expired, and nothing is set by halves.
+        session.client.put_roots(&texts).await?;
     }
     if shared.json {
         table::print_json(&json!({"uploaded": sent}));

@@ -204,6 +204,10 @@ fn check_base(request: &SigningRequest, args: &SignRequestArgs) -> Result<bool, 
         let version = version.map_or("?".to_owned(), |v| v.to_string());
         format!("root version {version} (SHA-256 {})", Digest::of(bytes))
     };
+    if request.role != "root" {
+        // What this folder has built on before is neither gone back behind nor changed.
+        crate::sign::check_follows(folder, &request.role, &request.metadata.to_bytes())?;
+    }
     match &request.root {
         Some(base) if *base == newest => Ok(true),
         other => Err(KeysError::OtherRoot {

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+fn quorum(root: &RootMetadata) -> Quorum {
+    Quorum::of_root(root, Role::Targets)
+}
+
 struct Stage {
     folder: tempfile::TempDir,
     snapshot: SigningKey,
@@ -146,7 +150,10 @@ fn a_device_takes_what_two_holders_signed_one_after_the_other() {
     let bundle = stage.bundle("v1", |_| {});
     let bundles = std::slice::from_ref(&bundle);
     let first = sign(bundles, None, &stage.keys(&["targets-1"]), stage.expires()).unwrap();
-    assert_eq!(signature_count(&root, &first.bytes).unwrap(), (1, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &first.bytes).unwrap(),
+        (1, 2)
+    );
     let refused = stage.device(&first.bytes).unwrap_err();
     assert!(
         matches!(
@@ -162,10 +169,16 @@ fn a_device_takes_what_two_holders_signed_one_after_the_other() {
 
     // The same key again is still one key.
     let same = add_signatures(&first.bytes, &stage.keys(&["targets-1"])).unwrap();
-    assert_eq!(signature_count(&root, &same.bytes).unwrap(), (1, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &same.bytes).unwrap(),
+        (1, 2)
+    );
 
     let both = add_signatures(&first.bytes, &stage.keys(&["targets-3"])).unwrap();
-    assert_eq!(signature_count(&root, &both.bytes).unwrap(), (2, 2));
+    assert_eq!(
+        signature_count(&quorum(&root), &both.bytes).unwrap(),
+        (2, 2)
+    );
     let set = stage.device(&both.bytes).unwrap();
     let target = set.target("digits/1/manifest.json").unwrap();
     let manifest = target.open_manifest(&bundle.manifest_bytes).unwrap();
@@ -217,25 +230,25 @@ fn a_server_that_hides_newer_targets_is_noticed() {
     let keys = stage.keys(&["targets-1", "targets-2"]);
     let one = sign(&[], None, &keys, stage.expires()).unwrap();
     let two = sign(&[], Some(&one.targets), &keys, stage.expires()).unwrap();
-    check_not_older(&stage.dir(), None).unwrap();
-    check_not_older(&stage.dir(), Some(&two.bytes)).unwrap();
-    check_not_older(&stage.dir(), Some(&two.bytes)).unwrap();
-    let hidden = check_not_older(&stage.dir(), Some(&one.bytes)).unwrap_err();
+    check_not_older(&stage.dir(), "targets", None).unwrap();
+    check_not_older(&stage.dir(), "targets", Some(&two.bytes)).unwrap();
+    check_not_older(&stage.dir(), "targets", Some(&two.bytes)).unwrap();
+    let hidden = check_not_older(&stage.dir(), "targets", Some(&one.bytes)).unwrap_err();
     assert!(
         matches!(hidden, SignError::Older { seen: 2, .. }),
         "{hidden}"
     );
-    assert!(check_not_older(&stage.dir(), None).is_err());
+    assert!(check_not_older(&stage.dir(), "targets", None).is_err());
 }
 
 #[test]
 fn only_targets_keys_may_sign_targets() {
     let stage = stage();
     let root = trusted_root(&stage.dir(), stage.now).unwrap();
-    check_signers(&root, &stage.keys(&["targets-2"])).unwrap();
-    let refused = check_signers(&root, &stage.keys(&["root-1"])).unwrap_err();
+    check_signers(&quorum(&root), &stage.keys(&["targets-2"])).unwrap();
+    let refused = check_signers(&quorum(&root), &stage.keys(&["root-1"])).unwrap_err();
     assert!(
-        refused.to_string().contains("not among the targets keys"),
+        refused.to_string().contains("not among the keys"),
         "{refused}"
     );
 }
@@ -261,12 +274,18 @@ fn a_signed_floor_never_falls_and_a_co_signer_sees_it() {
             ..
         })
     ));
-    assert!(check_follows(&stage.dir(), &first.bytes).unwrap().is_none());
-    check_not_older(&stage.dir(), Some(&first.bytes)).unwrap();
+    assert!(
+        check_follows(&stage.dir(), "targets", &first.bytes)
+            .unwrap()
+            .is_none()
+    );
+    check_not_older(&stage.dir(), "targets", Some(&first.bytes)).unwrap();
     let next = sign(&[], Some(&first.targets), &keys, stage.expires()).unwrap();
-    let seen = check_follows(&stage.dir(), &next.bytes).unwrap().unwrap();
+    let seen = check_follows(&stage.dir(), "targets", &next.bytes)
+        .unwrap()
+        .unwrap();
     assert_eq!(seen.version, 1);
-    check_not_older(&stage.dir(), Some(&next.bytes)).unwrap();
-    let older = check_follows(&stage.dir(), &first.bytes);
+    check_not_older(&stage.dir(), "targets", Some(&next.bytes)).unwrap();
+    let older = check_follows(&stage.dir(), "targets", &first.bytes);
     assert!(matches!(older, Err(SignError::Older { seen: 2, .. })));
 }

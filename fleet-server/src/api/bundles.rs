@@ -3,7 +3,7 @@
 use super::error::{ApiError, ErrorBody, Input, parse};
 use super::{App, blocking};
 use crate::clock;
-use crate::repository::{Published, PublishedBundle};
+use crate::repository::{Published, PublishedBundle, Submission};
 use crate::store::BundleRow;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,6 +11,7 @@ use dunlin_protocol::id::Family;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -21,8 +22,12 @@ pub const PUBLISH_MAX_BYTES: usize = 32 << 20;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Publication {
-    /// The signed targets metadata, exactly as signed.
-    pub targets: String,
+    /// The signed targets metadata, exactly as signed; absent if a team publishes its own list only.
+    #[serde(default)]
+    pub targets: Option<String>,
+    /// Signed metadata of delegated roles by the roles' names, exactly as signed.
+    #[serde(default)]
+    pub delegated: BTreeMap<String, String>,
     /// Manifests that are not here yet, exactly as hashed.
     #[serde(default)]
     pub manifests: Vec<String>,
@@ -106,8 +111,8 @@ async fn all(app: &App, targets_version: Option<u64>) -> Result<Json<BundleList>
     }))
 }
 
-/// Publishes a signed list of targets: checked just as devices will check it, then made visible
-/// with a new snapshot and timestamp.
+/// Publishes signed lists of targets, top-level or of delegated roles: checked just as devices will
+/// check them, then made visible with a new snapshot and timestamp.
 #[utoipa::path(post, path = "/api/v1/bundles", tag = "bundles", security(("token" = [])),
     request_body = Publication,
     responses((status = 201, body = BundleList),
@@ -119,14 +124,17 @@ pub async fn publish(
 ) -> Result<(StatusCode, Json<BundleList>), ApiError> {
     let (repository, blobs) = (app.repository.clone(), app.blobs.clone());
     let runtime = tokio::runtime::Handle::current();
-    let manifests: Vec<Vec<u8>> = publication
-        .manifests
-        .into_iter()
-        .map(String::into_bytes)
-        .collect();
-    let targets = publication.targets.into_bytes();
+    let delegated = publication.delegated.into_iter();
+    let manifests = publication.manifests.into_iter();
+    let submission = Submission {
+        targets: publication.targets.map(String::into_bytes),
+        delegated: delegated
+            .map(|(role, text)| (role, text.into_bytes()))
+            .collect(),
+        manifests: manifests.map(String::into_bytes).collect(),
+    };
     let published =
-        blocking(move || repository.publish(&targets, &manifests, &blobs, &runtime, clock::now()));
+        blocking(move || repository.publish(&submission, &blobs, &runtime, clock::now()));
     let published = published.await?;
     record(&app.store, &published).await?;
     let version = published.targets_version;

@@ -1,12 +1,15 @@
 //! The fleet itself: what it is, its trust, its health.
 
-use super::error::{ApiError, ErrorBody, Raw};
+use super::error::{ApiError, ErrorBody};
 use super::{App, blocking};
 use crate::clock;
+use crate::repository::Expiry;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use dunlin_protocol::trust::Key;
 use http::{StatusCode, header};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -32,6 +35,11 @@ pub struct FleetView {
     pub devices_url: String,
     /// The broker.
     pub mqtt: MqttView,
+    /// Public halves of the keys that wait for a root that lists them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_online_keys: Option<OnlineKeys>,
+    /// The metadata that devices rest on, and when they expire.
+    pub metadata: Vec<MetadataView>,
     /// Version of the newest root.
     pub root_version: Option<u64>,
     /// Version of the published targets.
@@ -49,6 +57,49 @@ pub struct OnlineKeys {
     pub timestamp: Value,
 }
 
+impl From<(Key, Key)> for OnlineKeys {
+    fn from((snapshot, timestamp): (Key, Key)) -> Self {
+        Self {
+            snapshot: snapshot.to_json().clone(),
+            timestamp: timestamp.to_json().clone(),
+        }
+    }
+}
+
+/// A metadata file that devices rest on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MetadataView {
+    /// `root`, `targets`, `snapshot`, `timestamp`, or a delegated role.
+    pub role: String,
+    /// Its version.
+    pub version: u64,
+    /// End of validity.
+    pub expires_ms: i64,
+    /// Whether people sign it offline, not this server.
+    pub offline: bool,
+    /// Keys that must sign.
+    pub threshold: u64,
+    /// Keys that may sign.
+    pub keys: u64,
+    /// What to do about it, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+impl MetadataView {
+    fn of(expiry: &Expiry, now: Timestamp) -> Self {
+        Self {
+            role: expiry.role.clone(),
+            version: expiry.version,
+            expires_ms: expiry.expires.as_millisecond(),
+            offline: expiry.is_offline,
+            threshold: expiry.threshold,
+            keys: expiry.keys,
+            warning: expiry.warning(now),
+        }
+    }
+}
+
 /// Where devices find the broker.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MqttView {
@@ -63,18 +114,25 @@ pub struct MqttView {
     responses((status = 200, body = FleetView), (status = 401, body = ErrorBody)))]
 pub async fn fleet(State(app): State<Arc<App>>) -> Result<Json<FleetView>, ApiError> {
     let repository = app.repository.clone();
-    let versions = move || Ok((repository.root_version()?, repository.targets_version()?));
-    let (root_version, targets_version) = blocking(versions).await?;
-    let (snapshot, timestamp) = app.repository.online_keys();
+    let now = clock::now();
+    let known = blocking(move || {
+        Ok((
+            repository.root_version()?,
+            repository.targets_version()?,
+            repository.online_keys()?,
+            repository.next_online_keys(),
+            repository.expiries(now)?,
+        ))
+    });
+    let (root_version, targets_version, online_keys, next, expiries) = known.await?;
     Ok(Json(FleetView {
         fleet: app.settings.fleet.to_string(),
         epoch: app.store.epoch(),
         ca_pem: app.pki.ca_pem().to_owned(),
         ca_sha256: app.pki.ca_sha256().to_string(),
-        online_keys: OnlineKeys {
-            snapshot: snapshot.to_json().clone(),
-            timestamp: timestamp.to_json().clone(),
-        },
+        online_keys: online_keys.into(),
+        next_online_keys: next.map(Into::into),
+        metadata: expiries.iter().map(|e| MetadataView::of(e, now)).collect(),
         devices_url: app.devices_url.clone(),
         mqtt: MqttView {
             host: app.mqtt_host.clone(),
@@ -83,44 +141,6 @@ pub async fn fleet(State(app): State<Arc<App>>) -> Result<Json<FleetView>, ApiEr
         root_version,
         targets_version,
     }))
-}
-
-/// What a root upload did.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RootView {
-    /// Version of the root that is trusted now.
-    pub version: u64,
-}
-
-/// Sets the trust root: the first by itself, each later one by the chain from the one before.
-#[utoipa::path(put, path = "/api/v1/trust/root", tag = "fleet", security(("token" = [])),
-    request_body(content_type = "application/json", description = "root.json, exactly as signed"),
-    responses((status = 200, body = RootView), (status = 409, body = ErrorBody),
-        (status = 422, body = ErrorBody, description = "not trusted, or this server's keys are not in it")))]
-pub async fn put_root(
-    State(app): State<Arc<App>>,
-    Raw(bytes): Raw,
-) -> Result<Json<RootView>, ApiError> {
-    let repository = app.repository.clone();
-    let version = blocking(move || repository.put_root(&bytes, clock::now())).await?;
-    tracing::info!(version, "trust root set");
-    Ok(Json(RootView { version }))
-}
-
-/// A metadata file as devices get it.
-#[utoipa::path(get, path = "/api/v1/trust/metadata/{file}", tag = "fleet", security(("token" = [])),
-    params(("file" = String, Path, description = "timestamp.json, N.root.json, N.targets.json or N.snapshot.json")),
-    responses((status = 200, content_type = "application/json"), (status = 404, body = ErrorBody)))]
-pub async fn metadata(
-    State(app): State<Arc<App>>,
-    Path(file): Path<String>,
-) -> Result<Response, ApiError> {
-    let repository = app.repository.clone();
-    let name = file.clone();
-    match blocking(move || repository.metadata_file(&name)).await? {
-        Some(bytes) => Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response()),
-        None => Err(ApiError::not_found(format!("no metadata file {file:?}"))),
-    }
 }
 
 /// Whether the server and its database answer.
@@ -153,6 +173,15 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> 
         metrics::gauge!("dunlin_devices").set(live as f64);
         metrics::gauge!("dunlin_devices_online").set(online as f64);
         metrics::gauge!("dunlin_rollouts_running").set(running as f64);
+    }
+    let (repository, now) = (app.repository.clone(), clock::now());
+    // A damaged repository must not take the other metrics along; the server's log tells of it.
+    let expiries = blocking(move || repository.expiries(now)).await;
+    for expiry in expiries.unwrap_or_default() {
+        let left = expiry.seconds_left(now);
+        // Seconds until a date of this century: exact in a float.
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("dunlin_metadata_expires_seconds", "role" => expiry.role).set(left as f64);
     }
     app.metrics.run_upkeep();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];

@@ -1,7 +1,7 @@
 //! What stands before every handler: tokens, certificates, time-outs, counts.
 
 use super::error::ApiError;
-use super::{Admin, App, Peer};
+use super::{Admin, App, ConnectedAt, Peer};
 use crate::clock;
 use crate::store::Standing;
 use axum::extract::{MatchedPath, Request, State};
@@ -54,7 +54,11 @@ pub(super) async fn require_device(
     next: Next,
 ) -> Result<Response, ApiError> {
     let (device, sha256) = presented(request.extensions())?;
-    let standing = app.store.admit(&device, &sha256.0, clock::now_ms()).await?;
+    let connected_ms = connected_ms(request.extensions());
+    let standing = app
+        .store
+        .admit(&device, &sha256.0, connected_ms, clock::now_ms())
+        .await?;
     if !standing.is_admitted() {
         return Err(not_admitted(&device, standing));
     }
@@ -68,6 +72,12 @@ pub(crate) fn presented(extensions: &Extensions) -> Result<(DeviceId, Digest), A
         let message = "this route needs a device certificate of this fleet";
         ApiError::new(StatusCode::UNAUTHORIZED, "no_certificate", message)
     })
+}
+
+/// When the connection was made, in milliseconds since 1970.
+pub(crate) fn connected_ms(extensions: &Extensions) -> i64 {
+    let connected = extensions.get::<ConnectedAt>().map(|c| c.0);
+    connected.unwrap_or_else(clock::now_ms)
 }
 
 /// Why a certificate is not let in.

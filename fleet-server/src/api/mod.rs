@@ -11,6 +11,7 @@ pub(crate) mod guard;
 pub mod patches;
 pub mod rollouts;
 pub mod tokens;
+pub mod trust;
 
 use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
@@ -75,6 +76,10 @@ pub struct Admin(pub String);
 #[derive(Debug, Clone)]
 pub struct Peer(pub Option<(DeviceId, Digest)>);
 
+/// When a connection was made, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectedAt(pub i64);
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -99,8 +104,9 @@ impl Modify for BearerScheme {
 fn guarded() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(fleet::fleet))
-        .routes(routes!(fleet::put_root))
-        .routes(routes!(fleet::metadata))
+        .routes(routes!(trust::put_root))
+        .routes(routes!(trust::metadata))
+        .routes(routes!(trust::make_online_keys))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
         .routes(routes!(devices::list))
@@ -117,6 +123,11 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             OpenApiRouter::new()
                 .routes(routes!(bundles::publish, bundles::list))
                 .layer(DefaultBodyLimit::max(bundles::PUBLISH_MAX_BYTES)),
+        )
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(trust::put_roots))
+                .layer(DefaultBodyLimit::max(trust::ROOTS_MAX_BYTES)),
         )
         .layer(middleware::from_fn(guard::time_out))
         .merge(

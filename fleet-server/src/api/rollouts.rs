@@ -273,6 +273,7 @@ fn draw_devices(
                 last_seen_ms: device.last_seen_ms,
                 assigned_at_ms: None,
                 had_version: false,
+                waits_for: None,
                 way_back: None,
             };
             let mut desired = device.desired.iter().flat_map(|d| &d.bundles);

@@ -8,10 +8,10 @@ use super::nonce::{NonceError, Nonces, VALID_MS};
 use super::pace::Pace;
 use crate::api::App;
 use crate::api::error::{ApiError, Raw};
-use crate::api::guard::{not_admitted, presented};
+use crate::api::guard::{connected_ms, not_admitted, presented};
 use crate::clock;
 use crate::pki::{CheckedCsr, DevicePass, PkiError};
-use crate::store::{ISSUED_AN_HOUR_MAX, Standing, Succession, Successor};
+use crate::store::{Standing, Succession, Successor};
 use axum::Json;
 use axum::extract::State;
 use dunlin_protocol::command::parse;
@@ -93,7 +93,15 @@ pub async fn confirm(
     extensions: Extensions,
 ) -> Result<StatusCode, ApiError> {
     let (device, sha256) = presented(&extensions)?;
-    let standing = app.store.admit(&device, &sha256.0, clock::now_ms()).await?;
+    let standing = app
+        .store
+        .admit(
+            &device,
+            &sha256.0,
+            connected_ms(&extensions),
+            clock::now_ms(),
+        )
+        .await?;
     match standing.is_admitted() {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(not_admitted(&device, standing)),
@@ -160,14 +168,15 @@ pub async fn recover(
         let standing = app.store.standing(&pass.device, &pass.sha256.0).await?;
         if standing == Standing::Superseded {
             // Noted among the device's events: somebody holds a key that was replaced.
+            let now_ms = clock::now_ms();
             app.store
-                .admit(&pass.device, &pass.sha256.0, clock::now_ms())
+                .admit(&pass.device, &pass.sha256.0, now_ms, now_ms)
                 .await?;
         }
         if !standing.is_admitted() {
             return Err(not_admitted(&pass.device, standing));
         }
-        in_grace(&pass, clock::now(), grace)?;
+        in_grace(pass.not_after, clock::now(), grace)?;
         give_next(&app, &pass.device, &pass.sha256, csr).await
     };
     let given = given.await;
@@ -223,24 +232,18 @@ fn prove(app: &App, request: &RecoverRequest) -> Result<(DevicePass, CheckedCsr)
     Ok((pass, app.pki.check_csr(&request.csr_pem)?))
 }
 
-fn in_grace(pass: &DevicePass, now: Timestamp, grace: SignedDuration) -> Result<(), ApiError> {
-    let over = now.duration_since(pass.not_after);
+fn in_grace(not_after: Timestamp, now: Timestamp, grace: SignedDuration) -> Result<(), ApiError> {
+    let over = now.duration_since(not_after);
     if over <= SignedDuration::ZERO {
-        return Err(ApiError::conflict(
-            "not_ended",
-            format!(
-                "the certificate is valid until {}: renew with it",
-                pass.not_after
-            ),
-        ));
+        let message = format!("the certificate is valid until {not_after}: renew with it");
+        return Err(ApiError::conflict("not_ended", message));
     }
     if over > grace {
         let days = grace.as_hours() / 24;
         return Err(forbidden(
             "ended_too_long",
             format!(
-                "the certificate ended at {}, more than {days} days ago (enrolment.recover_expired_days): enrol anew",
-                pass.not_after
+                "the certificate ended at {not_after}, more than {days} days ago (enrolment.recover_expired_days): enrol anew"
             ),
         ));
     }
@@ -265,9 +268,10 @@ async fn give_next(
         sha256: signed.sha256,
         public_key_sha256,
     };
+    let an_hour_max = app.settings.enrolment.certificates_an_hour_max();
     let recorded = app
         .store
-        .succeed(device, holds, &successor, clock::now_ms())
+        .succeed(device, holds, &successor, an_hour_max, clock::now_ms())
         .await?;
     match recorded {
         Succession::Recorded => Ok((signed.pem, signed.sha256)),
@@ -275,7 +279,7 @@ async fn give_next(
         Succession::TooMany => Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many",
-            format!("{device} was given {ISSUED_AN_HOUR_MAX} certificates within an hour"),
+            format!("{device} was given {an_hour_max} certificates within an hour"),
         )),
     }
 }
@@ -308,4 +312,24 @@ async fn tell(
 
 fn forbidden(code: &'static str, message: String) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_recovered_between_its_end_and_the_end_of_grace() {
+        let end: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+        let code = |after_s: i64| {
+            let now = end + SignedDuration::from_secs(after_s);
+            in_grace(end, now, SignedDuration::from_hours(48)).map_err(|e| e.code)
+        };
+        assert_eq!(code(-1), Err("not_ended"));
+        assert_eq!(code(0), Err("not_ended"));
+        assert_eq!(code(1), Ok(()));
+        assert_eq!(code(48 * 3600), Ok(()));
+        assert_eq!(code(48 * 3600 + 1), Err("ended_too_long"));
+    }
 }

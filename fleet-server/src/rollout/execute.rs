@@ -280,6 +280,10 @@ const WAY_BACK: Probation = Probation {
     // The largest number that every JSON reader keeps.
     errors_max: (1 << 53) - 1,
     deadline_ms: (1 << 53) - 1,
+    errors_permille_max: None,
+    slow_permille_max: Some(1000),
+    // One try that did not hold must not close the way.
+    retry_rolled_back: true,
 };
 
 /// Everything one step looks at, typed.
@@ -442,6 +446,7 @@ impl<'a> View<'a> {
             last_seen_ms: row.last_seen_ms,
             assigned_at_ms: None,
             had_version: false,
+            waits_for: None,
             way_back: None,
         });
     }

@@ -136,6 +136,7 @@ impl World {
                     last_seen_ms: None,
                     assigned_at_ms: None,
                     had_version: false,
+                    waits_for: None,
                     way_back: None,
                 };
                 rows.push(RolloutDeviceRow {
@@ -244,8 +245,11 @@ impl World {
             target: Some(installed.clone()),
             rollout: bundle.rollout.clone(),
             progress,
+            waiting: None,
+            hold: None,
             active: Some(installed),
             agent_version: "0.1.0".into(),
+            trust: None,
         };
         assert!(
             self.store

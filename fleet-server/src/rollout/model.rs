@@ -50,6 +50,10 @@ pub struct DeviceObservation {
     /// neither canary nor control.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub had_version: bool,
+    /// What it waits for before it activates the version, in its own words: its maintenance window,
+    /// or somebody there who holds it back. It is in progress all the while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// The way back, once it was asked to go back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_back: Option<WayBack>,
@@ -84,7 +88,7 @@ pub enum DeviceState {
     Waiting,
     /// Its desired state names the version; nothing was heard of it about that yet.
     Assigned,
-    /// It reported that it received the desired state and downloads, verifies or stages.
+    /// It reported that it received the desired state and downloads, verifies, stages or waits.
     Working,
     /// The version runs and is on probation.
     Probation,

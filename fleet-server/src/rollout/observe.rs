@@ -29,6 +29,7 @@ pub fn observe(
         return seen;
     };
     seen.last_seen_ms = device.last_seen_ms;
+    seen.waits_for = None;
     seen.had_version |= had_version(rollout, row, noted, device);
     if seen.assigned_at_ms.is_some() && !asks_for(rollout, device) {
         // An operator pinned something else; taking that back would undo their decision.
@@ -49,6 +50,7 @@ pub fn observe(
         let was_silent = matches!(noted.state, DeviceState::TimedOut | DeviceState::NotStarted);
         let heard_since = seen.last_seen_ms > Some(noted.state_since_ms);
         if let Some(state) = progress(rollout, reported).filter(|_| !was_silent || heard_since) {
+            seen.waits_for = waits_for(&state, reported);
             enter(&mut seen, state, now_ms);
         }
     } else if seen.is_on_the_way_back() {
@@ -142,6 +144,12 @@ fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
             reason: words(failure),
         }),
     }
+}
+
+/// What the device itself says it waits for.
+fn waits_for(state: &DeviceState, reported: &Reported) -> Option<String> {
+    let waiting = reported.waiting.as_ref()?;
+    (*state == DeviceState::Working).then(|| format!("{}: {}", waiting.code, waiting.detail))
 }
 
 /// How a device's return stands.

@@ -3,7 +3,7 @@ use super::*;
 use crate::store::{DeviceRow, RolloutDeviceRow, RolloutRow};
 use dunlin_protocol::command::{Desired, DesiredBundle, Probation};
 use dunlin_protocol::id::{Digest, Revision};
-use dunlin_protocol::report::Installed;
+use dunlin_protocol::report::{Installed, Waiting};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -72,6 +72,7 @@ fn noted(state: DeviceState, assigned_at_ms: Option<i64>) -> DeviceObservation {
         last_seen_ms: None,
         assigned_at_ms,
         had_version: false,
+        waits_for: None,
         way_back: None,
     }
 }
@@ -99,8 +100,11 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
             target: Some(installed(target)),
             rollout: asked_by,
             progress,
+            waiting: None,
+            hold: None,
             active: Some(installed(active)),
             agent_version: "0.1.0".into(),
+            trust: None,
         }),
         desired: Some(Desired {
             revision,
@@ -111,6 +115,27 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
 
 fn seen(noted: &DeviceObservation, device: &DeviceRow) -> DeviceObservation {
     observe(&rollout(), &row(), noted, Some(device), NOW)
+}
+
+#[test]
+fn a_device_that_waits_for_its_window_is_at_work_and_says_why() {
+    let assigned = noted(DeviceState::Assigned, Some(100));
+    let mut waits = device(bundle(2, Some("r2")), 2, 1, Progress::Trial);
+    waits.reported.as_mut().unwrap().waiting = Some(Waiting {
+        code: "window".into(),
+        detail: "opens at 02:00".into(),
+        until_ms: Some(9),
+    });
+    let now = seen(&assigned, &waits);
+    assert_eq!(now.state, DeviceState::Working);
+    assert_eq!(now.waits_for.as_deref(), Some("window: opens at 02:00"));
+    // Once it serves it waits for nothing.
+    let progress = Progress::Probation {
+        inferences: 0,
+        needed: 1,
+    };
+    waits.reported.as_mut().unwrap().progress = progress;
+    assert_eq!(seen(&now, &waits).waits_for, None);
 }
 
 #[test]

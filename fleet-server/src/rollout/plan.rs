@@ -283,11 +283,11 @@ impl<'a> Planner<'a> {
             .map(|device| {
                 let heard_ms = device.last_seen_ms.unwrap_or(device.state_since_ms);
                 let silent = seconds(elapsed_ms(heard_ms, now_ms));
-                format!(
-                    "{} {}, silent for {silent} s",
-                    device.device,
-                    device.state.name()
-                )
+                let (name, state) = (&device.device, device.state.name());
+                match &device.waits_for {
+                    Some(why) => format!("{name} waits ({why}), silent for {silent} s"),
+                    None => format!("{name} {state}, silent for {silent} s"),
+                }
             })
             .collect();
         let (name, named) = (&self.stages[stage].name, name_some(&named, "; "));

@@ -24,6 +24,7 @@ fn device(name: &str, stage: usize, state: DeviceState) -> DeviceObservation {
         last_seen_ms: Some(T0),
         assigned_at_ms: is_given.then_some(T0 - 1000),
         had_version: false,
+        waits_for: None,
         way_back: None,
     }
 }
@@ -102,6 +103,21 @@ fn waiting_says_for_whom_and_how_long() {
     assert_eq!(
         report.headline(),
         "stage canary: waiting for 1 of 3 devices (s0-1 working, silent for 12.3 s; deadline for silence 60 s)"
+    );
+}
+
+#[test]
+fn a_device_that_waits_for_its_window_is_named_with_its_reason_and_is_no_failure() {
+    let mut fleet = fleet(&[Succeeded, Working, Succeeded]);
+    fleet[1].waits_for = Some("window: opens at 02:00".to_owned());
+    let (plan, report) = run(&fleet, 12_345);
+    assert_eq!(
+        (plan.actions, report.stages[0].counts.errors()),
+        (vec![], 0)
+    );
+    assert_eq!(
+        report.headline(),
+        "stage canary: waiting for 1 of 3 devices (s0-1 waits (window: opens at 02:00), silent for 12.3 s; deadline for silence 60 s)"
     );
 }
 
@@ -429,6 +445,7 @@ fn any_device() -> impl Strategy<Value = DeviceObservation> {
                     last_seen_ms,
                     assigned_at_ms,
                     had_version: false,
+                    waits_for: None,
                     way_back: None,
                 }
             },

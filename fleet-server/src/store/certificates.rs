@@ -15,8 +15,6 @@ use dunlin_protocol::id::{DeviceId, Digest};
 use dunlin_protocol::telemetry::{Body, Class, Event};
 use sqlx::{Sqlite, Transaction};
 
-/// How many certificates a device may be given in one hour.
-pub const ISSUED_AN_HOUR_MAX: u32 = 20;
 const HOUR_MS: i64 = 3_600_000;
 /// Superseded certificates are remembered so long after they were signed.
 const MEMORY_MS: i64 = 5 * 365 * 24 * HOUR_MS;
@@ -28,6 +26,8 @@ pub enum Standing {
     Current,
     /// Signed after that one, not used so far.
     Next,
+    /// A newer one was used, but only after this connection was made: it may be finished.
+    Finishing,
     /// A newer one was used: this is a copy, a restored backup, or stolen.
     Superseded,
     /// The device is not let in.
@@ -42,7 +42,7 @@ impl Standing {
     /// Whether its holder is let in.
     #[must_use]
     pub fn is_admitted(self) -> bool {
-        matches!(self, Self::Current | Self::Next)
+        matches!(self, Self::Current | Self::Next | Self::Finishing)
     }
 }
 
@@ -62,7 +62,7 @@ pub enum Succession {
     Recorded,
     /// The one before it does not entitle to it.
     Refused(Standing),
-    /// The device was given [`ISSUED_AN_HOUR_MAX`] in the last hour.
+    /// The device was given as many as it may be in the last hour.
     TooMany,
 }
 
@@ -72,17 +72,18 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn standing(&self, device: &DeviceId, sha256: &[u8; 32]) -> Result<Standing> {
-        let row: Option<(bool, Option<String>)> = sqlx::query_as(STANDING)
+        let row = sqlx::query_as(STANDING)
             .bind(&sha256[..])
             .bind(device.as_str())
             .fetch_optional(&self.reader)
             .await?;
-        Ok(read_standing(row))
+        Ok(read_standing(row).0)
     }
 
-    /// As [`standing`](Self::standing), of a certificate in use: one that was `Next` is `Current` from now on, and
-    /// every other one of the device's superseded. The use of a superseded one is noted among the
-    /// device's events, once an hour at most.
+    /// As [`standing`](Self::standing), of a certificate in use on a connection made at
+    /// `connected_ms`: one that was `Next` is `Current` from now on, and every other one of the device's
+    /// superseded. The use of a superseded one is noted among the device's events, once an hour at
+    /// most.
     ///
     /// # Errors
     /// The database failed.
@@ -90,10 +91,20 @@ impl Store {
         &self,
         device: &DeviceId,
         sha256: &[u8; 32],
+        connected_ms: i64,
         now_ms: i64,
     ) -> Result<Standing> {
-        match self.standing(device, sha256).await? {
-            Standing::Next => self.promote(device, sha256).await,
+        let row = sqlx::query_as(STANDING)
+            .bind(&sha256[..])
+            .bind(device.as_str())
+            .fetch_optional(&self.reader)
+            .await?;
+        let (standing, superseded_ms) = read_standing(row);
+        match standing {
+            Standing::Next => self.promote(device, sha256, now_ms).await,
+            Standing::Superseded if superseded_ms.is_some_and(|ms| connected_ms <= ms) => {
+                Ok(Standing::Finishing)
+            }
             Standing::Superseded => {
                 self.note_misuse(device, sha256, now_ms).await?;
                 Ok(Standing::Superseded)
@@ -102,16 +113,17 @@ impl Store {
         }
     }
 
-    async fn promote(&self, device: &DeviceId, sha256: &[u8; 32]) -> Result<Standing> {
+    async fn promote(&self, device: &DeviceId, sha256: &[u8; 32], now_ms: i64) -> Result<Standing> {
         let mut tx = self.begin().await?;
         // Another connection may have been faster, with this one or with another.
         let standing = standing_in(&mut tx, device, sha256).await?;
         if standing != Standing::Next {
             return Ok(standing);
         }
-        supersede_all(&mut tx, device).await?;
+        supersede_all(&mut tx, device, now_ms).await?;
         sqlx::query(
-            "UPDATE device_certificates SET state = 'current' WHERE device = ? AND sha256 = ?",
+            "UPDATE device_certificates SET state = 'current', superseded_ms = NULL
+             WHERE device = ? AND sha256 = ?",
         )
         .bind(device.as_str())
         .bind(&sha256[..])
@@ -153,7 +165,8 @@ impl Store {
         self.note(device, "identity_shared", &detail, now_ms).await
     }
 
-    /// Records a certificate that follows on `holds`, which must count now.
+    /// Records a certificate that follows on `holds`, which must count now, unless the device was
+    /// given `an_hour_max` in the last hour.
     ///
     /// # Errors
     /// The database failed.
@@ -162,6 +175,7 @@ impl Store {
         device: &DeviceId,
         holds: &Digest,
         successor: &Successor,
+        an_hour_max: u32,
         now_ms: i64,
     ) -> Result<Succession> {
         let mut tx = self.begin().await?;
@@ -176,7 +190,7 @@ impl Store {
         .bind(now_ms.saturating_sub(HOUR_MS))
         .fetch_one(&mut *tx)
         .await?;
-        if issued >= ISSUED_AN_HOUR_MAX {
+        if issued >= an_hour_max {
             return Ok(Succession::TooMany);
         }
         insert(&mut tx, device, successor, now_ms, "next").await?;
@@ -233,22 +247,29 @@ impl Store {
     }
 }
 
-const STANDING: &str = "SELECT devices.revoked, device_certificates.state
+const STANDING: &str = "SELECT devices.revoked, device_certificates.state,
+       device_certificates.superseded_ms
      FROM devices LEFT JOIN device_certificates
        ON device_certificates.device = devices.id AND device_certificates.sha256 = ?
      WHERE devices.id = ?";
 
-fn read_standing(row: Option<(bool, Option<String>)>) -> Standing {
-    match row {
+/// What the database says of a certificate: whether the device is revoked, the state, and when it was
+/// superseded.
+type StandingRow = (bool, Option<String>, Option<i64>);
+
+fn read_standing(row: Option<StandingRow>) -> (Standing, Option<i64>) {
+    let superseded_ms = row.as_ref().and_then(|row| row.2);
+    let standing = match row {
         None => Standing::UnknownDevice,
-        Some((true, _)) => Standing::Revoked,
-        Some((false, state)) => match state.as_deref() {
+        Some((true, ..)) => Standing::Revoked,
+        Some((false, state, _)) => match state.as_deref() {
             Some("current") => Standing::Current,
             Some("next") => Standing::Next,
             Some(_) => Standing::Superseded,
             None => Standing::UnknownCertificate,
         },
-    }
+    };
+    (standing, superseded_ms)
 }
 
 async fn standing_in(
@@ -256,19 +277,27 @@ async fn standing_in(
     device: &DeviceId,
     sha256: &[u8; 32],
 ) -> Result<Standing> {
-    let row: Option<(bool, Option<String>)> = sqlx::query_as(STANDING)
+    let row = sqlx::query_as(STANDING)
         .bind(&sha256[..])
         .bind(device.as_str())
         .fetch_optional(&mut **tx)
         .await?;
-    Ok(read_standing(row))
+    Ok(read_standing(row).0)
 }
 
-async fn supersede_all(tx: &mut Transaction<'static, Sqlite>, device: &DeviceId) -> Result<()> {
-    sqlx::query("UPDATE device_certificates SET state = 'superseded' WHERE device = ?")
-        .bind(device.as_str())
-        .execute(&mut **tx)
-        .await?;
+async fn supersede_all(
+    tx: &mut Transaction<'static, Sqlite>,
+    device: &DeviceId,
+    now_ms: i64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE device_certificates SET state = 'superseded', superseded_ms = ?
+         WHERE device = ? AND state <> 'superseded'",
+    )
+    .bind(now_ms)
+    .bind(device.as_str())
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -302,13 +331,23 @@ async fn insert(
     Ok(())
 }
 
-/// Makes a certificate the current one at once, as enrolment does.
+/// Records a certificate that follows on the current one.
+pub(super) async fn follow(
+    tx: &mut Transaction<'static, Sqlite>,
+    device: &DeviceId,
+    certificate: &Successor,
+    now_ms: i64,
+) -> Result<()> {
+    insert(tx, device, certificate, now_ms, "next").await
+}
+
+/// Makes a certificate the current one at once, as a device's first.
 pub(super) async fn install(
     tx: &mut Transaction<'static, Sqlite>,
     device: &DeviceId,
     certificate: &Successor,
     now_ms: i64,
 ) -> Result<()> {
-    supersede_all(tx, device).await?;
+    supersede_all(tx, device, now_ms).await?;
     insert(tx, device, certificate, now_ms, "current").await
 }

@@ -1,7 +1,7 @@
 //! Redeeming a claim token and taking a device in: one transaction, so that a cut in between
 //! neither spends a use for nothing nor lets one be spent twice.
 
-use super::certificates::{Successor, install};
+use super::certificates::{Successor, follow, install};
 use super::{Result, Store, from_json, to_json, uint};
 use dunlin_protocol::id::{DeviceId, Digest};
 use sqlx::{Row, Sqlite, Transaction};
@@ -105,12 +105,8 @@ impl Store {
                 return Ok(EnrolmentOutcome::IdTaken);
             }
             if known.try_get::<String, _>("claim")? == claim_id {
-                sqlx::query("UPDATE devices SET cert_sha256 = ? WHERE id = ?")
-                    .bind(&device.cert_sha256[..])
-                    .bind(device.device.as_str())
-                    .execute(&mut *tx)
-                    .await?;
-                install(&mut tx, &device.device, &device.as_successor(), now_ms).await?;
+                // A running agent goes on with the one before until it is started again.
+                follow(&mut tx, &device.device, &device.as_successor(), now_ms).await?;
                 tx.commit().await?;
                 return Ok(EnrolmentOutcome::Repeated(labels));
             }

@@ -14,9 +14,10 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use bundles::BundleRow;
-pub use certificates::{ISSUED_AN_HOUR_MAX, Standing, Succession, Successor};
+pub use certificates::{Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};

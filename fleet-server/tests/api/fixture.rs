@@ -78,6 +78,18 @@ impl Fleet {
         }
     }
 
+    /// A start on a folder that a server left.
+    pub(crate) async fn resume(dir: tempfile::TempDir, token: String) -> Self {
+        let (server, _) = Self::start_in(&dir).await;
+        Self {
+            server,
+            token,
+            dir,
+            root: key(1),
+            targets: [key(2), key(3), key(4)],
+        }
+    }
+
     async fn start_in(dir: &tempfile::TempDir) -> (RunningServer, Option<String>) {
         let state_dir = dir.path().join("state");
         let settings = Settings::loopback("demo".parse().unwrap(), state_dir);
@@ -136,12 +148,17 @@ impl Fleet {
             true => Key::from_json(&online[role]).unwrap(),
             false => key(9).public_key(),
         };
+        self.root_with(version, online("snapshot"), online("timestamp"))
+    }
+
+    /// A root with these keys for the server.
+    pub(crate) fn root_with(&self, version: u64, snapshot: Key, timestamp: Key) -> Vec<u8> {
         let targets = self.targets.iter().map(SigningKey::public_key).collect();
         let roles = BTreeMap::from([
             (Role::Root, (vec![self.root.public_key()], 1)),
             (Role::Targets, (targets, 2)),
-            (Role::Snapshot, (vec![online("snapshot")], 1)),
-            (Role::Timestamp, (vec![online("timestamp")], 1)),
+            (Role::Snapshot, (vec![snapshot], 1)),
+            (Role::Timestamp, (vec![timestamp], 1)),
         ]);
         let signed = new_root(version, in_days(300), &roles).unwrap();
         sign_envelope(signed, &[&self.root]).unwrap().to_bytes()

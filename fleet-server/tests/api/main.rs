@@ -5,6 +5,7 @@
 mod fixture;
 mod program;
 mod rollouts;
+mod trust;
 
 use dunlin_protocol::id::Digest;
 use dunlin_server::{Server, Settings};
@@ -195,6 +196,8 @@ async fn the_document_lists_every_route() {
         "/metrics",
         "/api/v1/fleet",
         "/api/v1/trust/root",
+        "/api/v1/trust/roots",
+        "/api/v1/trust/online-keys",
         "/api/v1/trust/metadata/{file}",
         "/api/v1/tokens",
         "/api/v1/tokens/{id}",
@@ -218,7 +221,7 @@ async fn the_document_lists_every_route() {
             paths.keys()
         );
     }
-    assert_eq!(paths.len(), 20);
+    assert_eq!(paths.len(), 22);
     let page = fleet.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     let metrics = fleet.get("/metrics").await;

@@ -104,6 +104,7 @@ impl World {
                 last_seen_ms: Some(T0_MS - 500),
                 assigned_at_ms: None,
                 had_version: false,
+                waits_for: None,
                 way_back: None,
             })
             .collect();

@@ -265,6 +265,24 @@ impl Delegations {
         }
     }
 
+    /// Name of the hash bin that speaks for `path`, if these are hash bins.
+    #[must_use]
+    pub fn bin_of(&self, path: &str) -> Option<String> {
+        match &self.roles {
+            DelegatedRoles::Listed(_) => None,
+            DelegatedRoles::Succinct(bins) => Some(bins.bin_of(path)),
+        }
+    }
+
+    /// Names of all hash bins, in order; none for single roles.
+    pub fn bins(&self) -> impl Iterator<Item = String> + '_ {
+        let bins = match &self.roles {
+            DelegatedRoles::Listed(_) => None,
+            DelegatedRoles::Succinct(bins) => Some(bins),
+        };
+        bins.into_iter().flat_map(SuccinctRoles::bins)
+    }
+
     /// Who signs for `role`, if it is one of these.
     #[must_use]
     pub fn keys_of(&self, role: &str) -> Option<&RoleKeys> {

@@ -52,14 +52,20 @@ impl Hashes {
         }
     }
 
-    /// Reads `hashes`; a file listed by unknown algorithms only is refused, not taken unhashed.
-    pub(super) fn read(at: &Field<'_>) -> Result<Self, TrustError> {
+    /// Reads `hashes`. Empty if only unknown algorithms are listed: such a file cannot be verified.
+    pub(super) fn read_known(at: &Field<'_>) -> Result<Self, TrustError> {
         let sha256 = at.optional("sha256")?.map(|h| h.digest()).transpose()?;
         let sha512 = at.optional("sha512")?.map(|h| h.sha512()).transpose()?;
-        if sha256.is_none() && sha512.is_none() {
-            return Err(at.bad("sha256 or sha512"));
-        }
         Ok(Self { sha256, sha512 })
+    }
+
+    /// As [`Self::read_known`], refused if there is no known one.
+    pub(super) fn read(at: &Field<'_>) -> Result<Self, TrustError> {
+        let hashes = Self::read_known(at)?;
+        match hashes.is_empty() {
+            true => Err(at.bad("sha256 or sha512")),
+            false => Ok(hashes),
+        }
     }
 
     /// As it stands in `hashes`.

@@ -60,7 +60,7 @@ pub struct TargetEntry {
     pub path: String,
     /// Exact length in bytes.
     pub length: u64,
-    /// Hashes of the content, at least one.
+    /// Hashes of the content; empty if none is known here, and the target of no use.
     pub hashes: Hashes,
     /// `custom` as received, `null` if there is none.
     pub custom: Value,
@@ -83,7 +83,8 @@ impl TargetEntry {
         Ok(Self {
             path: path.to_owned(),
             length: at.required("length")?.number()?,
-            hashes: Hashes::read(&at.required("hashes")?)?,
+            // One target of a later format must not make all others useless.
+            hashes: Hashes::read_known(&at.required("hashes")?)?,
             custom: custom.map(|c| c.value().clone()).unwrap_or_default(),
         })
     }
@@ -110,6 +111,18 @@ impl TargetEntry {
             at: format!("targets.{}.hashes.sha256", self.path),
             expected: "a value",
             got: "nothing".to_owned(),
+        })
+    }
+
+    /// Refuses a target whose content nobody here could verify.
+    pub(super) fn check_verifiable(&self) -> Result<(), TrustError> {
+        if !self.hashes.is_empty() {
+            return Ok(());
+        }
+        Err(TrustError::BadField {
+            at: format!("targets.{}.hashes", self.path),
+            expected: "sha256 or sha512",
+            got: "other hashes".to_owned(),
         })
     }
 

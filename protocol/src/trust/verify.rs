@@ -72,6 +72,7 @@ impl Verified<TargetEntry> {
     /// # Errors
     /// Longer than signed (endless data), shorter, or another hash.
     pub fn verify_bytes<'a>(&self, bytes: &'a [u8]) -> Result<Verified<&'a [u8]>, TrustError> {
+        self.check_verifiable()?;
         check_bytes(&self.path, Some(self.length), &self.hashes, bytes)?;
         Ok(Verified(bytes))
     }

@@ -132,7 +132,7 @@ impl Device {
         (state.revision == revision).then_some(match state.phase {
             Phase::Receiving { .. } => 1,
             Phase::Trial { .. } => 2,
-            Phase::Probation { .. } => 3,
+            Phase::Waiting { .. } | Phase::Probation { .. } => 3,
             Phase::RollingBack { .. } | Phase::Idle { .. } => 4,
         })
     }
@@ -142,6 +142,7 @@ impl Device {
             None => "new",
             Some(Phase::Receiving { .. }) => "receiving",
             Some(Phase::Trial { .. }) => "trial",
+            Some(Phase::Waiting { .. }) => "waiting",
             Some(Phase::Probation { .. }) => "probation",
             Some(Phase::RollingBack { .. }) => "rolling back",
             Some(Phase::Idle { .. }) => "idle",

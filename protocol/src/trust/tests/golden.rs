@@ -104,3 +104,24 @@ fn what_dunlin_writes_does_not_change() {
         assert_eq!(text, String::from_utf8_lossy(committed), "{name}");
     }
 }
+
+#[test]
+fn patterns_and_hash_bins_are_as_python_tuf_has_them() {
+    let vectors: Value = serde_json::from_slice(golden!("python-tuf/delegation.json")).unwrap();
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    let mut wrong = Vec::new();
+    for vector in vectors["patterns"].as_array().unwrap() {
+        let (pattern, path) = (text(&vector[0]), text(&vector[1]));
+        if PathPattern::new(&pattern).matches(&path) != vector[2].as_bool().unwrap() {
+            wrong.push(format!("{vector}"));
+        }
+    }
+    for vector in vectors["bins"].as_array().unwrap() {
+        let bits = u32::try_from(vector[0].as_u64().unwrap()).unwrap();
+        let made = Delegations::succinct("bin", bits, &[key(1).public_key()], 1).unwrap();
+        let path = text(&vector[1]);
+        assert!(made.allows(&text(&vector[2]), &path), "{vector}");
+        assert!(made.keys_of(&text(&vector[2])).is_some(), "{vector}");
+    }
+    assert!(wrong.is_empty(), "{} wrong: {wrong:?}", wrong.len());
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacks;
+mod delegations;
 mod golden;
 mod properties;
 mod rules;

@@ -135,6 +135,7 @@ impl TrustedSet {
                 return Ok(Lookup::Needs(self.needed(chain, role)?));
             };
             if let Some(entry) = targets.targets.get(path) {
+                entry.check_verifiable()?;
                 let entry = Verified(entry.clone());
                 return Ok(Lookup::Found(FoundTarget { entry, chain }));
             }

@@ -1,0 +1,37 @@
+//! Carrying out what the updater wants of the worker and the server.
+
+use super::updater::Order;
+use super::{Shell, now_ms};
+use crate::device::Event;
+use crate::pipe::ToWorker;
+
+impl Shell {
+    /// Feeds an event and does what follows.
+    pub(super) async fn feed(&mut self, event: Event) {
+        let orders = self.updater.feed(event, now_ms()).await;
+        self.obey(orders).await;
+    }
+
+    pub(super) async fn obey(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Activate { slot, bundle } => {
+                    if let Some(worker) = &self.worker {
+                        worker.say(ToWorker::Activate { slot, bundle }).await;
+                    }
+                }
+                Order::RestartWorker => {
+                    if let Some(worker) = &self.worker {
+                        worker.restart().await;
+                    }
+                }
+                Order::Report => self.send_report(),
+                Order::Event {
+                    code,
+                    detail,
+                    bundle,
+                } => self.record_event(code, detail, bundle).await,
+            }
+        }
+    }
+}

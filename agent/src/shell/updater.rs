@@ -1,0 +1,483 @@
+//! The part of the supervisor that decides about updates, and all of it that touches the disk for
+//! one: ledger, slots, fetches, garbage. What goes to the worker or the server it hands back as
+//! [`Order`]s, so that it knows no process and no connection.
+//!
+//! The state is persisted before its effects are carried out.
+
+pub use super::job::Done;
+
+use super::deferred::Deferred;
+use super::job::Job;
+use super::slots::{Slots, slot_of};
+use crate::bundle::{Kind, Receiver, UpdateError};
+use crate::clock::Clock;
+use crate::device::window::Windows;
+use crate::device::{
+    self, Consent, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
+};
+use crate::files::Disk;
+use crate::hold::HoldFile;
+use crate::ledger::{Ledger, LedgerError};
+use crate::pipe::TrialReport;
+use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::id::Digest;
+use dunlin_protocol::report::Failure;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Most jobs' words that wait to be heard.
+const QUEUE: usize = 64;
+/// How often the counters of a probation are persisted: every write wears flash.
+const COUNTERS_EVERY_MS: u64 = 5_000;
+
+/// Runs the golden cases of the bundle staged in a folder, in a process of its own.
+pub type Trial =
+    Arc<dyn Fn(PathBuf) -> Pin<Box<dyn Future<Output = TrialReport> + Send>> + Send + Sync>;
+
+/// What the rest of the supervisor has to do, in order. Every order may come twice.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// Tell the worker to serve the bundle in this folder, which was found whole.
+    Activate {
+        /// The folder.
+        slot: PathBuf,
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// End the worker and start an empty one: nothing is fit to serve.
+    RestartWorker,
+    /// Publish [`State::reported`].
+    Report,
+    /// Record an event for the server.
+    Event {
+        /// Short and stable.
+        code: &'static str,
+        /// For people.
+        detail: String,
+        /// The bundle it is about.
+        bundle: Option<Digest>,
+    },
+}
+
+/// What an [`Updater`] is made of.
+pub struct Parts {
+    /// Where everything lies.
+    pub disk: Disk,
+    /// In this folder.
+    pub state_dir: PathBuf,
+    /// Fetches and stages.
+    pub receiver: Receiver,
+    /// What time trust counts from.
+    pub clock: Arc<Clock>,
+    /// Tries out.
+    pub trial: Trial,
+    /// When versions may be activated.
+    pub windows: Windows,
+    /// Spreads the retries of a fleet.
+    pub jitter_seed: u64,
+}
+
+/// See the module's text.
+pub struct Updater {
+    ledger: Ledger,
+    slots: Slots,
+    hold: HoldFile,
+    windows: Windows,
+    receiver: Arc<Receiver>,
+    clock: Arc<Clock>,
+    trial: Trial,
+    state: State,
+    /// When the ledger was last written, by the clock events are fed with.
+    stored_at_ms: i64,
+    /// Whether the ledger could not be written last time.
+    unwritten: bool,
+    deferred: Deferred,
+    /// A fetch or a trial.
+    update: Job,
+    /// The check of the slot that is to be served.
+    check: Job,
+    done: mpsc::Receiver<Done>,
+    done_sender: mpsc::Sender<Done>,
+    garbage: Option<JoinHandle<()>>,
+    /// Fetches begun so far.
+    fetches: Arc<AtomicU64>,
+    orders: Vec<Order>,
+}
+
+impl Updater {
+    /// Takes up the persisted state, or begins anew; what is to be told about that comes as orders
+    /// with the first event.
+    ///
+    /// # Errors
+    /// The ledger is there and cannot be read: what it says still holds.
+    pub fn open(parts: Parts, now_ms: i64) -> Result<Self, LedgerError> {
+        let (disk, state_dir) = (&parts.disk, &parts.state_dir);
+        let (ledger, slots) = (Ledger::new(disk, state_dir), Slots::new(disk, state_dir));
+        sweep(disk, state_dir);
+        let mut orders = Vec::new();
+        let state = match load(&ledger, &mut orders)? {
+            Some(state) => state,
+            None => begin(&slots, parts.jitter_seed, now_ms, &mut orders),
+        };
+        let (done_sender, done) = mpsc::channel(QUEUE);
+        let mut updater = Self {
+            ledger,
+            slots,
+            hold: HoldFile::new(disk, state_dir),
+            windows: parts.windows,
+            receiver: Arc::new(parts.receiver),
+            clock: parts.clock,
+            trial: parts.trial,
+            state,
+            stored_at_ms: now_ms,
+            unwritten: false,
+            deferred: Deferred::default(),
+            update: Job::default(),
+            check: Job::default(),
+            done,
+            done_sender,
+            garbage: None,
+            fetches: Arc::default(),
+            orders,
+        };
+        updater.collect_garbage();
+        Ok(updater)
+    }
+
+    /// Where the device is; what is told was persisted.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// One step of the state machine: decide, persist, then act.
+    pub async fn feed(&mut self, event: Event, now_ms: i64) -> Vec<Order> {
+        let ticks = event == Event::Tick;
+        self.step(event, now_ms);
+        let waits = matches!(self.state.phase, Phase::Waiting { .. });
+        if ticks || waits {
+            let consent = Consent {
+                hold: self.hold.read(now_ms),
+                window_opens_ms: self.windows.opens_ms(now_ms),
+            };
+            if waits || consent.hold != self.state.hold {
+                self.step(Event::Consent(consent), now_ms);
+            }
+        }
+        std::mem::take(&mut self.orders)
+    }
+
+    fn step(&mut self, event: Event, now_ms: i64) {
+        if let Some(dropped) = self.deferred.push(event) {
+            tracing::error!(event = ?dropped, "too much happened while the ledger cannot be written: dropped");
+        }
+        while let Some(event) = self.deferred.pop() {
+            let (next, effects) = device::step(self.state.clone(), event.clone(), now_ms);
+            if let Err(error) = self.store(&next, now_ms) {
+                let first = !std::mem::replace(&mut self.unwritten, true);
+                if first {
+                    self.not_written(&error);
+                }
+                // What the ledger says already may be served, however full the disk is.
+                if first && event == Event::Started {
+                    self.serve_persisted();
+                }
+                self.deferred.put_back(event);
+                break;
+            }
+            let before = std::mem::replace(&mut self.state, next);
+            for effect in effects {
+                self.carry_out(effect);
+            }
+            if self.state.under_way().is_none() && before.under_way().is_some() {
+                self.collect_garbage();
+            }
+        }
+    }
+
+    /// Whether the ledger could not be written last time, so that nothing is done until it can.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.unwritten
+    }
+
+    /// What a worker that was just started has to be told.
+    pub fn worker_started(&mut self) -> Vec<Order> {
+        self.serve_persisted();
+        std::mem::take(&mut self.orders)
+    }
+
+    fn serve_persisted(&mut self) {
+        if let Some(effect) = self.state.serve() {
+            self.carry_out(effect);
+        }
+    }
+
+    /// The next word of a fetch, a trial or a check.
+    pub async fn done(&mut self) -> Option<Done> {
+        self.done.recv().await
+    }
+
+    /// Deals with a job's word; that of one that was given up meanwhile counts for nothing.
+    pub async fn finished(&mut self, done: Done, now_ms: i64) -> Vec<Order> {
+        match done {
+            Done::Update { number, event } if self.update.is_present(number) => {
+                self.feed(event, now_ms).await
+            }
+            Done::Checked {
+                number,
+                slot,
+                digest,
+                whole,
+            } if self.check.is_present(number) => match whole {
+                Ok(()) => vec![Order::Activate {
+                    slot: self.slots.folder(slot),
+                    bundle: digest,
+                }],
+                Err(detail) => {
+                    tracing::error!(%digest, %detail, "bundle cannot be served");
+                    let failed = Event::ActivateFailed {
+                        slot,
+                        digest,
+                        detail,
+                    };
+                    self.feed(failed, now_ms).await
+                }
+            },
+            late => {
+                tracing::debug!(?late, "given up meanwhile");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The slot a folder that the worker speaks of belongs to.
+    #[must_use]
+    pub fn slot_of(folder: &Path) -> Option<Slot> {
+        slot_of(folder)
+    }
+
+    /// Gives up what is under way and writes the newest counters down.
+    pub fn close(&mut self) {
+        self.update.cancel();
+        self.check.cancel();
+        if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
+            tracing::error!(error = %e, "the ledger cannot be written");
+        }
+    }
+
+    /// Waits until garbage is collected, if it is being.
+    pub async fn tidy(&mut self) {
+        if let Some(garbage) = self.garbage.take() {
+            let _ = garbage.await;
+        }
+    }
+
+    /// Persists a state, unless it differs in counters alone and the last write was a moment ago.
+    fn store(&mut self, next: &State, now_ms: i64) -> Result<(), LedgerError> {
+        let soon = now_ms.abs_diff(self.stored_at_ms) < COUNTERS_EVERY_MS;
+        if *next == self.state || (soon && next.equals_but_for_counters(&self.state)) {
+            return Ok(());
+        }
+        tokio::task::block_in_place(|| self.ledger.store(next))?;
+        (self.stored_at_ms, self.unwritten) = (now_ms, false);
+        Ok(())
+    }
+
+    /// Told once until it can be written again.
+    fn not_written(&mut self, error: &LedgerError) {
+        tracing::error!(%error, "the ledger cannot be written: nothing is done until it can");
+        let code = if error.is_disk_full() {
+            "disk_full"
+        } else {
+            "ledger_unwritten"
+        };
+        self.orders.push(Order::Event {
+            code,
+            detail: format!("{error}; what serves goes on, nothing else is done until it can"),
+            bundle: None,
+        });
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Receive { want, slot } => self.receive(want, slot),
+            Effect::Cancel => self.update.cancel(),
+            Effect::Trial { slot, digest } => self.try_out(slot, digest),
+            Effect::Serve { slot, digest } => self.serve(slot, digest),
+            Effect::ServeNothing => {
+                self.check.cancel();
+                self.switch(None, None);
+                self.orders.push(Order::RestartWorker);
+            }
+            Effect::Report => self.orders.push(Order::Report),
+            Effect::Event {
+                code,
+                detail,
+                bundle,
+            } => self.orders.push(Order::Event {
+                code,
+                detail,
+                bundle,
+            }),
+        }
+    }
+
+    fn receive(&mut self, want: DesiredBundle, slot: Slot) {
+        let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
+        let clock = Arc::clone(&self.clock);
+        let dir = self.slots.folder(slot);
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        let in_use = self.state.in_use();
+        self.update.start(|number| async move {
+            tracing::info!(target_path = %want.target, "fetching");
+            let result = receiver.receive(&want, clock.now(), &dir, |_, _| {}).await;
+            match &result {
+                Ok(_) => receiver.tidy(&in_use, None, || false).await,
+                // Room for the ledger and the telemetry is worth more than a resumed download.
+                Err(e) if e.is_disk_full() => {
+                    let others: Vec<Digest> =
+                        in_use.into_iter().filter(|d| *d != want.digest).collect();
+                    receiver.tidy(&others, Some(&dir), || false).await;
+                }
+                Err(_) => {}
+            }
+            let result = result.map(|_| ()).map_err(|e| {
+                tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
+                in_events_terms(e)
+            });
+            let digest = want.digest;
+            let event = Event::Received { digest, result };
+            let _ = sender.send(Done::Update { number, event }).await;
+        });
+    }
+
+    fn try_out(&mut self, slot: Slot, digest: Digest) {
+        let (slots, trial) = (self.slots.clone(), Arc::clone(&self.trial));
+        let sender = self.done_sender.clone();
+        self.update.start(|number| async move {
+            let report = match slots.whole(slot, &digest).await {
+                Ok(()) => trial(slots.folder(slot)).await,
+                Err(detail) => TrialReport::Failed {
+                    code: "staged".to_owned(),
+                    detail,
+                },
+            };
+            let event = Event::TrialDone { digest, report };
+            let _ = sender.send(Done::Update { number, event }).await;
+        });
+    }
+
+    /// A slot is served only if it is whole, whatever happened to the disk since. Reading it may
+    /// take minutes, so a job does.
+    fn serve(&mut self, slot: Slot, digest: Digest) {
+        self.switch(Some(slot), Some(digest));
+        let (slots, sender) = (self.slots.clone(), self.done_sender.clone());
+        self.check.start(|number| async move {
+            let whole = slots.whole(slot, &digest).await;
+            let done = Done::Checked {
+                number,
+                slot,
+                digest,
+                whole,
+            };
+            let _ = sender.send(done).await;
+        });
+    }
+
+    /// The link tells people, and a lost ledger, what serves; nothing else reads it.
+    fn switch(&mut self, to: Option<Slot>, bundle: Option<Digest>) {
+        if let Err(error) = self.slots.switch(to) {
+            self.orders.push(Order::Event {
+                code: "link_failed",
+                detail: error.to_string(),
+                bundle,
+            });
+        }
+    }
+
+    /// Removes, beside the loop, what no bundle here or on its way needs.
+    fn collect_garbage(&mut self) {
+        // What is half fetched is resumed.
+        if matches!(self.state.phase, Phase::Receiving { .. }) {
+            return;
+        }
+        let in_use = self.state.in_use();
+        let spare = self.slots.folder(self.state.spare());
+        let receiver = Arc::clone(&self.receiver);
+        // A fetch that begins meanwhile has a use for more.
+        let (fetches, number) = (
+            Arc::clone(&self.fetches),
+            self.fetches.load(Ordering::SeqCst),
+        );
+        let before = self.garbage.take();
+        self.garbage = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            let is_stale = || fetches.load(Ordering::SeqCst) != number;
+            receiver.tidy(&in_use, Some(&spare), is_stale).await;
+        }));
+    }
+}
+
+/// Removes what writes left that were cut off half way. That it fails is only logged.
+fn sweep(disk: &Disk, state_dir: &Path) {
+    for folder in [Path::new(""), Path::new("trust"), Path::new("slots")] {
+        if let Err(error) = disk.remove_half_written(&state_dir.join(folder)) {
+            tracing::warn!(%error, "what was half written stays");
+        }
+    }
+}
+
+/// The persisted state. A damaged ledger is set aside and begun anew; one that cannot be read is
+/// left alone, for what it says still holds.
+fn load(ledger: &Ledger, orders: &mut Vec<Order>) -> Result<Option<State>, LedgerError> {
+    match ledger.load() {
+        Err(e @ LedgerError::Damaged { .. }) => {
+            let aside = ledger.set_aside()?;
+            orders.push(Order::Event {
+                code: "ledger_damaged",
+                detail: format!("{e}; kept as {}", aside.display()),
+                bundle: None,
+            });
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// A new ledger. Its reports are numbered from the time on, so that the server takes them as newer
+/// than those of a ledger that was lost.
+fn begin(slots: &Slots, jitter_seed: u64, now_ms: i64, orders: &mut Vec<Order>) -> State {
+    let kept = slots.served_last();
+    if let Some(held) = &kept {
+        let (family, version) = (&held.bundle.family, held.bundle.version);
+        let slot = held.slot.name();
+        orders.push(Order::Event {
+            code: "ledger_rebuilt",
+            detail: format!("slot {slot} served last: {family} version {version} is kept"),
+            bundle: Some(held.bundle.digest),
+        });
+    }
+    State {
+        sequence: u64::try_from(now_ms).unwrap_or_default(),
+        kept,
+        ..State::new(jitter_seed)
+    }
+}
+
+fn in_events_terms(error: UpdateError) -> ReceiveFailure {
+    ReceiveFailure {
+        kind: match error.kind {
+            Kind::Refused => ReceiveFailureKind::Refused,
+            Kind::Failed => ReceiveFailureKind::Failed,
+            Kind::Transient => ReceiveFailureKind::Transient,
+        },
+        failure: Failure::new(error.code, error.detail),
+    }
+}

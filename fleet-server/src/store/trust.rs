@@ -1,0 +1,142 @@
+//! Versions of what the server signs: kept apart from the repository's folder, so that one of the
+//! two may come back from a backup without devices being shown a version again.
+
+use super::{Result, Store, uint};
+use crate::repository::OnlineVersions;
+use sqlx::Row as _;
+
+const SNAPSHOT: &str = "snapshot_version";
+const TIMESTAMP: &str = "timestamp_version";
+
+impl Store {
+    /// The highest versions signed so far, as far as the database knows.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn online_versions(&self) -> Result<OnlineVersions> {
+        Ok(OnlineVersions {
+            snapshot: self.meta_version(SNAPSHOT).await?,
+            timestamp: self.meta_version(TIMESTAMP).await?,
+        })
+    }
+
+    async fn meta_version(&self, key: &str) -> Result<u64> {
+        let row = sqlx::query("SELECT value FROM meta WHERE key = ?")
+            .bind(key)
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some(row) = row else {
+            return Ok(0);
+        };
+        let text: String = row.try_get("value")?;
+        Ok(text.parse().unwrap_or(0))
+    }
+
+    /// Keeps versions that were signed; lower ones than kept are passed over.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn raise_online_versions(&self, signed: OnlineVersions) -> Result<()> {
+        for (key, version) in [(SNAPSHOT, signed.snapshot), (TIMESTAMP, signed.timestamp)] {
+            sqlx::query(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2
+                 WHERE CAST(value AS INTEGER) < CAST(?2 AS INTEGER)",
+            )
+            .bind(key)
+            .bind(version.to_string())
+            .execute(&self.writer)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The highest versions that devices say they trust.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn reported_online_versions(&self) -> Result<OnlineVersions> {
+        let row = sqlx::query(
+            "SELECT COALESCE(MAX(CAST(json_extract(reported, '$.trust.snapshot') AS INTEGER)), 0) AS snapshot,
+                    COALESCE(MAX(CAST(json_extract(reported, '$.trust.timestamp') AS INTEGER)), 0) AS timestamp
+             FROM devices WHERE revoked = 0",
+        )
+        .fetch_one(&self.reader)
+        .await?;
+        Ok(OnlineVersions {
+            snapshot: uint(&row, "snapshot")?,
+            timestamp: uint(&row, "timestamp")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::NewDevice;
+    use dunlin_protocol::id::Revision;
+    use dunlin_protocol::report::{Progress, Reported, TrustedVersions};
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn versions_signed_and_reported_are_kept_and_only_rise() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("dunlin.db")).await.unwrap();
+        let none = OnlineVersions::default();
+        assert_eq!(store.online_versions().await.unwrap(), none);
+        assert_eq!(store.reported_online_versions().await.unwrap(), none);
+        let at = |snapshot, timestamp| OnlineVersions {
+            snapshot,
+            timestamp,
+        };
+        for (signed, kept) in [
+            (at(3, 12), at(3, 12)),
+            (at(9, 2), at(9, 12)),
+            (at(10, 100), at(10, 100)),
+        ] {
+            store.raise_online_versions(signed).await.unwrap();
+            assert_eq!(store.online_versions().await.unwrap(), kept);
+        }
+        for (name, key, timestamp) in [("a", 1, 7), ("b", 2, u64::MAX)] {
+            let device = NewDevice {
+                device: name.parse().unwrap(),
+                hardware: "generic".to_owned(),
+                arch: "x86_64".to_owned(),
+                agent_version: "0.1.0".to_owned(),
+                cert_sha256: [key; 32],
+                public_key_sha256: [key; 32],
+            };
+            store
+                .insert_device(&device, &BTreeMap::new(), 0)
+                .await
+                .unwrap();
+            let report = Reported {
+                sequence: 1,
+                revision: Revision {
+                    epoch: 1,
+                    generation: 0,
+                },
+                target: None,
+                rollout: None,
+                progress: Progress::Idle,
+                waiting: None,
+                hold: None,
+                active: None,
+                agent_version: "0.1.0".to_owned(),
+                trust: Some(TrustedVersions {
+                    timestamp,
+                    snapshot: 5,
+                }),
+            };
+            store
+                .set_reported(&device.device, &report, 1)
+                .await
+                .unwrap();
+        }
+        // A number beyond the database's integers is a large one, no failure.
+        let seen = store.reported_online_versions().await.unwrap();
+        assert_eq!(seen.snapshot, 5);
+        assert!(seen.timestamp > 1 << 60);
+    }
+}

@@ -1,0 +1,132 @@
+//! Writes the inputs that fuzzing begins with: `seeds FOLDER`, beside what is there already.
+//!
+//! Valid examples, so that the fuzzer starts behind the first check: the golden files, metadata signed
+//! with the entries' key, patches of every coding, topics.
+
+use dunlin_fuzz::entries;
+use dunlin_protocol::patch::{Options, make};
+use std::path::Path;
+
+fn main() -> std::io::Result<()> {
+    let folder = std::env::args_os().nth(1).expect("usage: seeds FOLDER");
+    let folder = Path::new(&folder);
+    for (name, inputs) in [
+        ("patch", patches()),
+        ("signed", signed()),
+        ("topic", topics()),
+        ("metadata", golden("trust")?),
+        ("canonical", golden("trust")?),
+        ("messages", golden("messages")?),
+        ("manifest", golden("messages")?),
+    ] {
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let (_, entry) = entries::ALL
+            .iter()
+            .find(|(n, _)| *n == name)
+            .expect("known");
+        for (at, input) in inputs.iter().enumerate() {
+            entry(input);
+            std::fs::write(folder.join(format!("seed-{at:02}")), input)?;
+        }
+        println!("{name}: {} seeds", inputs.len());
+    }
+    Ok(())
+}
+
+/// The committed JSON files below a golden folder that are not large.
+fn golden(kind: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../protocol/tests/golden");
+    let mut folders = vec![golden.join(kind)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "json") {
+                found.push(std::fs::read(path)?);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn topics() -> Vec<Vec<u8>> {
+    let mut topics: Vec<Vec<u8>> = ["desired", "command", "ack", "presence", "event", "sketch"]
+        .map(|channel| format!("dunlin/v1/demo/edge-1/{channel}").into_bytes())
+        .into();
+    for odd in [
+        "dunlin/v1/demo/+/desired",
+        "dunlin/v1/demo/#",
+        "$share/g/dunlin/v1/demo/+/event",
+    ] {
+        topics.push(odd.into());
+    }
+    topics
+}
+
+/// The old file of the entry for patches.
+fn base() -> Vec<u8> {
+    (0..4096_u32).map(|i| ((i * 31) >> 3) as u8).collect()
+}
+
+fn patches() -> Vec<Vec<u8>> {
+    let base = base();
+    let mut moved = base.clone();
+    moved.rotate_left(100);
+    let mut touched = base.clone();
+    touched.iter_mut().step_by(97).for_each(|b| *b ^= 1);
+    let longer = [&base[..], b"and more", &base[..500]].concat();
+    let targets = [
+        Vec::new(),
+        base.clone(),
+        moved,
+        touched,
+        longer,
+        vec![0; 10_000],
+    ];
+    let make = |target: &Vec<u8>| {
+        make(&base, target, &Options::default())
+            .expect("a patch")
+            .patch
+    };
+    targets.iter().map(make).collect()
+}
+
+/// Chains that are accepted to the end, with and without delegations.
+fn signed() -> Vec<Vec<u8>> {
+    let common = r#""spec_version":"1.0.34","version":1,"expires":"2030-01-01T00:00:00Z""#;
+    let timestamp =
+        format!(r#"{{"_type":"timestamp",{common},"meta":{{"snapshot.json":{{"version":1}}}}}}"#);
+    let snapshot = format!(
+        r#"{{"_type":"snapshot",{common},"meta":{{"targets.json":{{"version":1}},"team.json":{{"version":1}},"bin-0.json":{{"version":1}}}}}}"#
+    );
+    let hash = "a".repeat(64);
+    let target = format!(r#""digits/1":{{"length":3,"hashes":{{"sha256":"{hash}"}}}}"#);
+    let delegated = r#""roles":[{"name":"team","keyids":[],"threshold":1,"terminating":true,"paths":["digits/*"]}]"#;
+    let hashed = r#""roles":[{"name":"team","keyids":[],"threshold":1,"terminating":false,"path_hash_prefixes":["0","1f"]}]"#;
+    let succinct =
+        r#""succinct_roles":{"keyids":[],"threshold":1,"bit_length":2,"name_prefix":"bin"}"#;
+    let mut chains = Vec::new();
+    for (targets, delegations) in [
+        (&target[..], ""),
+        ("", delegated),
+        ("", hashed),
+        ("", succinct),
+    ] {
+        let delegations = match delegations {
+            "" => String::new(),
+            some => format!(r#","delegations":{{"keys":{{}},{some}}}"#),
+        };
+        let file =
+            format!(r#"{{"_type":"targets",{common},"targets":{{{targets}}}{delegations}}}"#);
+        chains.push(
+            [&timestamp, &snapshot, &file, "digits/1"]
+                .join("\0")
+                .into_bytes(),
+        );
+    }
+    chains
+}
