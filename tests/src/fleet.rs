@@ -33,6 +33,7 @@ pub struct FleetBuilder {
     devices: usize,
     broker: Broker,
     sample_every: Duration,
+    transport: &'static str,
 }
 
 impl FleetBuilder {
@@ -44,7 +45,15 @@ impl FleetBuilder {
             devices: 1,
             broker: Broker::Embedded,
             sample_every: Duration::from_millis(20),
+            transport: "auto",
         }
+    }
+
+    /// What devices fetch over: `https`, `mqtt` or `auto`.
+    #[must_use]
+    pub fn transport(mut self, transport: &'static str) -> Self {
+        self.transport = transport;
+        self
     }
 
     /// Number of devices.
@@ -97,6 +106,7 @@ impl FleetBuilder {
             dir,
             program: self.program,
             sample_every: self.sample_every,
+            transport: self.transport,
             server: Some(server),
             operator,
             mosquitto,
@@ -131,6 +141,7 @@ pub struct Fleet {
     pub dir: TempDir,
     program: PathBuf,
     sample_every: Duration,
+    transport: &'static str,
     /// The server.
     pub server: Option<RunningServer>,
     /// Who runs it.
@@ -147,8 +158,25 @@ pub struct Fleet {
 /// # Errors
 /// The text is no configuration.
 pub fn agent_settings(dir: &Path, name: &str) -> anyhow::Result<AgentSettings> {
+    agent_settings_over(dir, name, "auto")
+}
+
+/// The same, fetching over this transport.
+///
+/// # Errors
+/// The text is no configuration.
+pub fn agent_settings_over(
+    dir: &Path,
+    name: &str,
+    transport: &str,
+) -> anyhow::Result<AgentSettings> {
+    // A test may add a section of its own.
+    let update = match transport {
+        "auto" => String::new(),
+        other => format!("[update]\ntransport = {other:?}\n"),
+    };
     let text = format!(
-        "state_dir = {:?}\ndevice = {name:?}\n[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n",
+        "state_dir = {:?}\ndevice = {name:?}\n{update}[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n",
         dir.join("state"),
         dir.join("infer.sock"),
     );
@@ -177,7 +205,8 @@ impl Fleet {
         name: &str,
         claim: &dunlin_protocol::enroll::ClaimToken,
     ) -> anyhow::Result<()> {
-        let settings = agent_settings(&self.dir.path().join(name), name)?;
+        let dir = self.dir.path().join(name);
+        let settings = agent_settings_over(&dir, name, self.transport)?;
         dunlin_agent::enroll::enroll(&settings, claim).await?;
         let mut device = Device {
             id: name.parse()?,
@@ -210,6 +239,24 @@ impl Fleet {
         let program = self.program.clone();
         let device = self.devices.get_mut(at).context("no such device")?;
         device.stop().await?;
+        device.start(&program);
+        Ok(())
+    }
+
+    /// Ends the server in order; devices go on without it.
+    pub async fn stop_server(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown().await;
+        }
+    }
+
+    /// Starts one device's supervisor that was stopped.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn start_device(&mut self, at: usize) -> anyhow::Result<()> {
+        let program = self.program.clone();
+        let device = self.devices.get_mut(at).context("no such device")?;
         device.start(&program);
         Ok(())
     }

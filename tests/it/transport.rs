@@ -1,0 +1,207 @@
+//! Bundles on their ways to whole devices: over MQTT alone, and by hand.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use dunlin::export::{Exported, Origin, export};
+use dunlin_agent::config::Settings;
+use dunlin_agent::install::{Outcome, Wish, outcome, submit};
+use dunlin_protocol::command::Probation;
+use dunlin_server::rollout::model::RolloutState;
+use dunlin_tests::fleet::{Broker, Fleet, FleetBuilder};
+use dunlin_tests::operator::{TIMEOUT, all_at_once, probation};
+use std::path::{Path, PathBuf};
+
+fn fleet(devices: usize) -> FleetBuilder {
+    FleetBuilder::new(env!("CARGO_BIN_EXE_dunlin-under-test")).devices(devices)
+}
+
+async fn roll_out(fleet: &mut Fleet, model: &str, version: u64) {
+    let packed = fleet.operator.pack(model, version, 1).unwrap();
+    fleet.operator.publish(&packed).await.unwrap();
+    let id = fleet
+        .operator
+        .roll_out(version, all_at_once(1))
+        .await
+        .unwrap();
+    let ended = fleet.operator.ended(&id).await.unwrap();
+    assert_eq!(ended.state, RolloutState::Finished, "{:?}", ended.report);
+}
+
+/// HTTPS serves nobody: what arrives came over MQTT.
+async fn versions_arrive_over_mqtt_alone(broker: Broker) {
+    let mut fleet = fleet(2)
+        .broker(broker)
+        .transport("mqtt")
+        .boot()
+        .await
+        .unwrap();
+    roll_out(&mut fleet, "v1", 1).await;
+    roll_out(&mut fleet, "v2", 2).await;
+    for device in &fleet.devices {
+        fleet.operator.on_version(&device.id, 2).await.unwrap();
+    }
+    fleet.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn versions_arrive_over_mqtt_alone_over_the_embedded_broker() {
+    versions_arrive_over_mqtt_alone(Broker::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn versions_arrive_over_mqtt_alone_over_mosquitto() {
+    versions_arrive_over_mqtt_alone(Broker::Mosquitto).await;
+}
+
+async fn exported(fleet: &Fleet, out: &Path) -> Exported {
+    let origin = Origin::Server(Box::new(fleet.operator.client().clone()));
+    let (family, now) = (&fleet.operator.family, jiff::Timestamp::now());
+    export(&origin, family, None, &[], out, now, &mut |_| {})
+        .await
+        .unwrap()
+}
+
+fn wish(from: PathBuf) -> Wish {
+    Wish {
+        from,
+        family: None,
+        version: None,
+        probation: probation(),
+    }
+}
+
+async fn installed(settings: &Settings, wish: &Wish) -> Outcome {
+    let request = submit(settings, wish, &mut |_| {}).await.unwrap();
+    outcome(settings, &request, TIMEOUT, &mut |_| {})
+        .await
+        .unwrap()
+}
+
+fn version(settings: &Settings) -> Option<u64> {
+    let disk = dunlin_agent::files::Disk::native();
+    let state = dunlin_agent::ledger::Ledger::new(&disk, &settings.state_dir).load();
+    state
+        .unwrap()
+        .unwrap()
+        .active()
+        .map(|active| active.version)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_installs_on_devices_whose_server_is_gone() {
+    let mut fleet = fleet(2).boot().await.unwrap();
+    roll_out(&mut fleet, "v1", 1).await;
+    let v2 = fleet.operator.pack("v2", 2, 1).unwrap();
+    fleet.operator.publish(&v2).await.unwrap();
+    let out = fleet.dir.path().join("digits.tar");
+    let done = exported(&fleet, &out).await;
+    assert_eq!((done.version, done.digest), (2, v2.digest()));
+    assert!(done.valid_until > jiff::Timestamp::now());
+    // The same repository, the same bytes.
+    let again = fleet.dir.path().join("again.tar");
+    exported(&fleet, &again).await;
+    assert!(std::fs::read(&out).unwrap() == std::fs::read(&again).unwrap());
+
+    fleet.stop_server().await;
+    let settings = fleet.devices[0].settings.clone();
+    assert_eq!(
+        installed(&settings, &wish(out.clone())).await,
+        Outcome::Succeeded
+    );
+    assert_eq!(version(&settings), Some(2));
+    assert!(!settings.state_dir.join("inbox/request.json").exists());
+
+    // The other one's agent does not run when the file is put in; the stick is gone when it does.
+    fleet.devices[1].stop().await.unwrap();
+    let settings = fleet.devices[1].settings.clone();
+    let request = submit(&settings, &wish(out.clone()), &mut |_| {})
+        .await
+        .unwrap();
+    std::fs::remove_file(&out).unwrap();
+    assert_eq!(version(&settings), Some(1));
+    fleet.start_device(1).unwrap();
+    let ended = outcome(&settings, &request, TIMEOUT, &mut |_| {}).await;
+    assert_eq!(ended.unwrap(), Outcome::Succeeded);
+    assert_eq!(version(&settings), Some(2));
+    fleet.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bad_file_is_refused_while_somebody_stands_there() {
+    let mut fleet = fleet(1).boot().await.unwrap();
+    roll_out(&mut fleet, "v1", 1).await;
+    let out = fleet.dir.path().join("digits.tar");
+    exported(&fleet, &out).await;
+    let settings = fleet.devices[0].settings.clone();
+    let whole = std::fs::read(&out).unwrap();
+    let refused = async |bytes: &[u8], words: &str| {
+        std::fs::write(&out, bytes).unwrap();
+        let error = submit(&settings, &wish(out.clone()), &mut |_| {}).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!settings.state_dir.join("inbox/request.json").exists());
+    };
+    refused(&whole[..whole.len() / 2], "was it copied whole?").await;
+    // A flipped bit in the targets, and one in the model.
+    let flipped = |what: &[u8]| {
+        let at = whole.windows(what.len()).position(|w| w == what).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    refused(&flipped(b"\"_type\":\"targets\""), "refused (hash)").await;
+    refused(&flipped(b"pytorch"), "its bytes have SHA-256").await;
+    std::fs::write(&out, &whole).unwrap();
+    let nowhere = Wish {
+        version: Some(7),
+        ..wish(out.clone())
+    };
+    let error = submit(&settings, &nowhere, &mut |_| {}).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("holds digits version 1"),
+        "{error}"
+    );
+    // What is kept already is kept.
+    assert_eq!(installed(&settings, &wish(out)).await, Outcome::Succeeded);
+    fleet.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_servers_next_word_wins_over_a_file() {
+    let mut fleet = fleet(1).boot().await.unwrap();
+    roll_out(&mut fleet, "v1", 1).await;
+    let v2 = fleet.operator.pack("v2", 2, 1).unwrap();
+    fleet.operator.publish(&v2).await.unwrap();
+    let out = fleet.dir.path().join("digits.tar");
+    exported(&fleet, &out).await;
+    let settings = fleet.devices[0].settings.clone();
+    // A probation that no time is long enough for.
+    let endless = Wish {
+        probation: Probation {
+            inferences: u64::MAX,
+            ..probation()
+        },
+        ..wish(out)
+    };
+    let request = submit(&settings, &endless, &mut |_| {}).await.unwrap();
+    let mut on_probation = false;
+    let watched = outcome(&settings, &request, TIMEOUT, &mut |step| {
+        on_probation |= step == "on probation";
+    });
+    // The server's same word is said again at every connect; the next is another rollout.
+    let (watched, ()) = tokio::join!(watched, async {
+        fleet
+            .operator
+            .roll_out(1, all_at_once(2))
+            .await
+            .map(drop)
+            .unwrap();
+    });
+    assert_eq!(watched.unwrap(), Outcome::Superseded);
+    fleet
+        .operator
+        .on_version(&fleet.devices[0].id, 1)
+        .await
+        .unwrap();
+    fleet.end().await.unwrap();
+}
