@@ -99,12 +99,6 @@ pub enum ArchiveError {
     },
 }
 
-/// Reads the index of an archive made of any bytes and drops it: the entry for fuzzing. Panics and
-/// unbounded work are the only ways to fail.
-pub fn fuzz_index(bytes: &[u8]) {
-    let _ = Index::read(&mut std::io::Cursor::new(bytes));
-}
-
 /// Where an archive's files are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {

@@ -4,6 +4,7 @@
 //! Shared by the fuzzer's targets and by the replay of the committed inputs, hence no dependency
 //! but the protocol and JSON.
 
+use dunlin_protocol::archive::{Index, length_max};
 use dunlin_protocol::bundle::{GoldenSet, Manifest, Profile};
 use dunlin_protocol::command::{self, Ack, Command, Desired};
 use dunlin_protocol::enroll::{
@@ -30,7 +31,8 @@ use std::sync::LazyLock;
 pub type Entry = fn(&[u8]);
 
 /// Entries by name, which is also their target's and their folder of inputs'.
-pub const ALL: [(&str, Entry); 7] = [
+pub const ALL: [(&str, Entry); 8] = [
+    ("archive", archive),
     ("canonical", canonical),
     ("manifest", manifest),
     ("messages", messages),
@@ -43,6 +45,25 @@ pub const ALL: [(&str, Entry); 7] = [
 /// 2026-01-01.
 fn now() -> Timestamp {
     Timestamp::from_second(1_767_225_600).expect("a date")
+}
+
+/// An archive from a stick that anybody may have held.
+pub fn archive(data: &[u8]) {
+    let Ok(index) = Index::read(&mut std::io::Cursor::new(data)) else {
+        return;
+    };
+    let mut ranges = Vec::new();
+    for (file, length) in index.files() {
+        let range = index.get(file).expect("listed");
+        assert_eq!(range.end - range.start, length);
+        assert!(range.end <= data.len() as u64, "lies in the archive");
+        assert!(length <= length_max(file), "bounded by kind");
+        assert_eq!(file.to_string().parse().as_ref(), Ok(file), "one name");
+        ranges.push(range);
+    }
+    ranges.sort_by_key(|range| range.start);
+    let overlap = ranges.windows(2).any(|pair| pair[0].end > pair[1].start);
+    assert!(!overlap, "no two files share bytes");
 }
 
 /// Metadata files as a stranger sends them: none is signed by anybody known.

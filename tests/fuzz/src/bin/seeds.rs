@@ -4,6 +4,7 @@
 //! with the entries' key, patches of every coding, topics.
 
 use dunlin_fuzz::entries;
+use dunlin_protocol::archive::Writer;
 use dunlin_protocol::patch::{Options, make};
 use std::path::Path;
 
@@ -11,6 +12,7 @@ fn main() -> std::io::Result<()> {
     let folder = std::env::args_os().nth(1).expect("usage: seeds FOLDER");
     let folder = Path::new(&folder);
     for (name, inputs) in [
+        ("archive", archives()),
         ("patch", patches()),
         ("signed", signed()),
         ("topic", topics()),
@@ -93,6 +95,34 @@ fn patches() -> Vec<Vec<u8>> {
             .patch
     };
     targets.iter().map(make).collect()
+}
+
+/// Archives of a few small files.
+fn archives() -> Vec<Vec<u8>> {
+    let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let names = [
+        "metadata/1.root.json".to_owned(),
+        "metadata/timestamp.json".to_owned(),
+        format!("targets/digits/1/{digest}.manifest.json"),
+        format!("blobs/{digest}"),
+        format!("patches/{digest}/{digest}"),
+    ];
+    let archive = |count: usize| {
+        let mut writer = Writer::new(Vec::new());
+        for name in names.iter().take(count) {
+            let file = name.parse().expect("a repository's name");
+            // The blob is the empty one, whose hash its name is.
+            let mut content: &[u8] = if name.starts_with("blobs/") {
+                b""
+            } else {
+                b"{}"
+            };
+            let length = content.len() as u64;
+            writer.add(&file, length, &mut content).expect("fits");
+        }
+        writer.finish().expect("memory")
+    };
+    (0..=names.len()).map(archive).collect()
 }
 
 /// Chains that are accepted to the end, with and without delegations.
