@@ -4,11 +4,14 @@
 
 use dunlin::export::{Exported, Origin, export};
 use dunlin_agent::config::Settings;
+use dunlin_agent::device::{Phase, State};
+use dunlin_agent::files::Disk;
 use dunlin_agent::install::{Outcome, Wish, outcome, submit};
+use dunlin_agent::ledger::Ledger;
 use dunlin_protocol::command::Probation;
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_tests::fleet::{Broker, Fleet, FleetBuilder};
-use dunlin_tests::operator::{TIMEOUT, all_at_once, probation};
+use dunlin_tests::operator::{TIMEOUT, all_at_once, eventually, probation};
 use std::path::{Path, PathBuf};
 
 fn fleet(devices: usize) -> FleetBuilder {
@@ -77,14 +80,14 @@ async fn installed(settings: &Settings, wish: &Wish) -> Outcome {
         .unwrap()
 }
 
+fn state(settings: &Settings) -> State {
+    let disk = Disk::native();
+    let ledger = Ledger::new(&disk, &settings.state_dir);
+    ledger.load().unwrap().unwrap()
+}
+
 fn version(settings: &Settings) -> Option<u64> {
-    let disk = dunlin_agent::files::Disk::native();
-    let state = dunlin_agent::ledger::Ledger::new(&disk, &settings.state_dir).load();
-    state
-        .unwrap()
-        .unwrap()
-        .active()
-        .map(|active| active.version)
+    state(settings).active().map(|active| active.version)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -184,18 +187,18 @@ async fn the_servers_next_word_wins_over_a_file() {
         ..wish(out)
     };
     let request = submit(&settings, &endless, &mut |_| {}).await.unwrap();
-    let mut on_probation = false;
-    let mut heard = |step: &str| on_probation |= step == "on probation";
-    let watched = outcome(&settings, &request, TIMEOUT, &mut heard);
+    eventually("it is on probation", async || {
+        let state = state(&settings);
+        Ok(match &state.phase {
+            Phase::Probation { want, .. } if want.version == 2 => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await
+    .unwrap();
     // The server's same word is said again at every connect; the next is another rollout.
-    let (watched, ()) = tokio::join!(watched, async {
-        fleet
-            .operator
-            .roll_out(1, all_at_once(2))
-            .await
-            .map(drop)
-            .unwrap();
-    });
+    fleet.operator.roll_out(1, all_at_once(2)).await.unwrap();
+    let watched = outcome(&settings, &request, TIMEOUT, &mut |_| {}).await;
     assert_eq!(watched.unwrap(), Outcome::Superseded);
     fleet
         .operator

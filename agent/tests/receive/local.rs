@@ -61,11 +61,13 @@ async fn an_archive_and_a_folder_install_without_any_server() {
 
 #[tokio::test]
 async fn a_bit_that_fell_over_is_refused() {
-    let (mut fleet, wants) = Fleet::with(&[Release::version(1)]).await;
-    let bytes = fleet.repository.files.get_mut(&model_path()).unwrap();
-    bytes[5] ^= 1;
-    let error = receive(&fleet, &archive(&fleet), &wants[0]).await;
-    let error = error.unwrap_err();
+    let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
+    let (path, start) = (archive(&fleet), &model(1)[..32]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(32).position(|window| window == start);
+    bytes[at.unwrap()] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = receive(&fleet, &path, &wants[0]).await.unwrap_err();
     assert_eq!((error.kind, error.code), (Kind::Refused, "hash"), "{error}");
     assert_eq!(fleet.partials(), 0);
 }
