@@ -149,7 +149,7 @@ Written by `tests/bench/patch/run`. Bytes that a device fetches for the new mode
 
 {table}
 
-What the networks are, and the accuracy before and after, is in `train.py` and below; nothing here is synthetic but the seeds.
+What the networks are, and the accuracy before and after, is in `train.py` and below; nothing here is synthetic but the seeds. Three quarters of the weights of `photo` do not change in training, for their units are dead: that helps every tool but the first.
 
 {notes}
 
