@@ -145,15 +145,15 @@ async fn a_bad_file_is_refused_while_somebody_stands_there() {
         assert!(!settings.state_dir.join("inbox/request.json").exists());
     };
     refused(&whole[..whole.len() / 2], "was it copied whole?").await;
-    // A flipped bit in the targets, and one in the model.
-    let flipped = |what: &[u8]| {
+    // A flipped bit in the manifest, and one in a blob, which begins one header after its name.
+    let flipped = |what: &[u8], beyond: usize| {
         let at = whole.windows(what.len()).position(|w| w == what).unwrap();
         let mut bytes = whole.clone();
-        bytes[at] ^= 1;
+        bytes[at + beyond] ^= 1;
         bytes
     };
-    refused(&flipped(b"\"_type\":\"targets\""), "refused (hash)").await;
-    refused(&flipped(b"pytorch"), "its bytes have SHA-256").await;
+    refused(&flipped(b"dunlin.manifest/1", 0), "refused (hash)").await;
+    refused(&flipped(b"blobs/", 512 + 10), "its bytes have SHA-256").await;
     std::fs::write(&out, &whole).unwrap();
     let nowhere = Wish {
         version: Some(7),
