@@ -101,6 +101,16 @@ pub enum SignError {
     /// No root to verify with.
     #[error("no root metadata to verify the targets with")]
     NoRoot,
+    /// Only keys that a later root withdrew have signed the list.
+    #[error(
+        "targets version {version} are signed by keys that root version {root_version} has withdrawn: look at the list; then name it with --targets FILE, or sign by --request, which shows all of it"
+    )]
+    WithdrawnKeys {
+        /// Version of the list.
+        version: u64,
+        /// Newest root version.
+        root_version: u64,
+    },
     /// The version counter is at its end.
     #[error("targets version {0} has no successor")]
     VersionsExhausted(u64),

@@ -17,8 +17,9 @@ use std::str::FromStr;
 
 /// Longest path accepted, in bytes: what a plain ustar header holds.
 pub const PATH_MAX_BYTES: usize = 255;
-/// Longest name of a metadata file, and of one level of a target's path, in bytes.
-const NAME_MAX_BYTES: usize = 99;
+/// Longest name of a metadata file, and of one level of a target's path, in bytes: a version of 20
+/// digits and the longest name of a role. An archive holds names of at most 99 bytes.
+const NAME_MAX_BYTES: usize = 226;
 /// Most levels of a target's path.
 const LEVELS_MAX: usize = 8;
 

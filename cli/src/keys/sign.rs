@@ -9,7 +9,7 @@ use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::table;
 use dunlin_protocol::id::Digest;
-use dunlin_protocol::trust::TrustedSet;
+use dunlin_protocol::trust::{Envelope, ROOT_MAX_BYTES, TrustedSet};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Read, Write};
@@ -128,6 +128,9 @@ pub fn combine(args: &CombineArgs, is_json: bool) -> Result<Exit, Failure> {
     if complete {
         check_complete(&request)?;
         let out = place(args, &request)?;
+        if request.role == "root" {
+            check_follows_folder(&request, &out)?;
+        }
         files::write_whole(&out, &request.metadata.to_bytes())?;
         written = Some(out);
     }
@@ -197,6 +200,16 @@ fn check_base(request: &SigningRequest, args: &SignRequestArgs) -> Result<bool, 
         None if beside.join("1.root.json").is_file() => beside,
         None => return Ok(false),
     };
+    if request.role != "root" {
+        // What this folder has built on before is neither gone back behind nor changed.
+        crate::sign::check_follows(folder, &request.role, &request.metadata.to_bytes())?;
+    }
+    check_rests_on(request, folder)?;
+    Ok(true)
+}
+
+/// Whether the request rests on the newest root of this folder, byte for byte.
+fn check_rests_on(request: &SigningRequest, folder: &Path) -> Result<(), KeysError> {
     trusted_roots(folder, Timestamp::now())?;
     let newest = root_files(folder)?.pop().unwrap_or_default();
     let digest = |bytes: &[u8]| {
@@ -204,20 +217,35 @@ fn check_base(request: &SigningRequest, args: &SignRequestArgs) -> Result<bool, 
         let version = version.map_or("?".to_owned(), |v| v.to_string());
         format!("root version {version} (SHA-256 {})", Digest::of(bytes))
     };
-    if request.role != "root" {
-        // What this folder has built on before is neither gone back behind nor changed.
-        crate::sign::check_follows(folder, &request.role, &request.metadata.to_bytes())?;
-    }
     match &request.root {
-        Some(base) if *base == newest => Ok(true),
+        Some(base) if *base == newest => Ok(()),
         other => Err(KeysError::OtherRoot {
             folder: folder.to_owned(),
             trusted: digest(&newest),
             got: other
                 .as_deref()
                 .map_or("no root: it is a first one".to_owned(), digest),
+        }),
+    }
+}
+
+/// A root joins a folder of roots only as the next one, or as one that is there with more
+/// signatures: tokens are sealed with what lies there, and signers trust it.
+fn check_follows_folder(request: &SigningRequest, out: &Path) -> Result<(), KeysError> {
+    let folder = out.parent().unwrap_or(Path::new(""));
+    let there = match out.is_file() {
+        true => Some(files::read_bounded(out, ROOT_MAX_BYTES as u64)?),
+        false => None,
+    };
+    if let Some(bytes) = there {
+        let there = Envelope::parse(&bytes, ROOT_MAX_BYTES)?;
+        if there.signed_bytes()? == request.metadata.signed_bytes()? {
+            return Ok(());
         }
-        .into()),
+    }
+    match folder.join("1.root.json").is_file() {
+        true => check_rests_on(request, folder),
+        false => Ok(()),
     }
 }
 

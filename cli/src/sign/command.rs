@@ -39,6 +39,10 @@ pub async fn run(args: &SignArgs, shared: &Shared) -> Result<Exit, Failure> {
         true => (None, anew(args, shared, &whose).await?),
         false => {
             let bytes = list::given_or_newest(args.targets.as_ref(), shared, &whose.role).await?;
+            // A request shows all of such a list, and a file was named by somebody who looked.
+            if let (None, None, Some(bytes)) = (&args.request, &args.targets, &bytes) {
+                whose.check_of_today(bytes)?;
+            }
             let previous = whose.verified(&args.keys, bytes.as_deref())?;
             (bytes, previous)
         }

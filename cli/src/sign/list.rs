@@ -1,7 +1,7 @@
 //! Whose list of targets is signed next: the top-level one, or that of a delegated role. Everything
 //! it rests on is verified from the operator's own roots, whoever it came from.
 
-use super::{SignError, check_not_older, verified_by_chain};
+use super::{SignError, check_not_older, verified_by_chain, verified_targets};
 use crate::args::Shared;
 use crate::context::Session;
 use crate::failure::Failure;
@@ -103,6 +103,25 @@ impl SignedList {
         let previous = bytes.map(read).transpose()?;
         check_not_older(folder, &self.role, bytes)?;
         Ok(previous)
+    }
+
+    /// Refuses a top-level list that only keys withdrawn since have signed: whoever stole those may
+    /// have put into it what he likes.
+    ///
+    /// # Errors
+    /// [`SignError::WithdrawnKeys`], or not targets metadata.
+    pub fn check_of_today(&self, bytes: &[u8]) -> Result<(), SignError> {
+        if self.delegator.is_some() {
+            return Ok(());
+        }
+        let newest = self.roots.last().ok_or(SignError::NoRoot)?;
+        match verified_targets(newest, bytes) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(SignError::WithdrawnKeys {
+                version: verified_by_chain(&self.roots, bytes)?.version,
+                root_version: newest.version,
+            }),
+        }
     }
 
     /// Refuses a target for which the role may not speak.
