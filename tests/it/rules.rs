@@ -67,6 +67,7 @@ const HOMES: [(&str, &[&str]); 10] = [
         "zstd",
         &[
             "protocol/src/patch/zstandard",
+            "protocol/src/patch/tests",
             "agent/src/bundle",
             "agent/src/telemetry",
             "fleet-server/src/blobs",

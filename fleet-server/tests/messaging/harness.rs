@@ -248,6 +248,8 @@ impl Fleet {
         let mut options = MqttOptions::new(client_id, ("localhost", self.port));
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
         options.set_keep_alive(5);
+        // The library's own limit is less than a block.
+        options.set_max_packet_size(Some(1 << 20));
         options.set_clean_start(true);
         options
     }

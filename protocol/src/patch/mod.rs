@@ -26,6 +26,8 @@ mod tests;
 mod wire;
 mod zstandard;
 
+use std::io::Cursor;
+
 pub use decode::{Applied, Limits, apply};
 pub use encode::{Made, MakeError, Options, Share, make};
 pub use error::PatchError;
@@ -66,7 +68,7 @@ pub fn fuzz_apply(patch: &[u8]) {
     };
     let mut rest = patch;
     let _ = apply(
-        &mut std::io::Cursor::new(base),
+        &mut Cursor::new(base),
         &mut rest,
         &mut std::io::sink(),
         &limits,

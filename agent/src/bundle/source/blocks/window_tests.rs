@@ -22,7 +22,7 @@ fn serve(file: &[u8], ask: Ask) -> Answer {
 
 #[test]
 fn a_lossless_link_carries_every_block_once() {
-    let file = file(BLOCK * 20 + 7);
+    let file = file(BLOCK * 40 + 7);
     let mut window = Window::new(0, 0);
     let (mut asked, mut got) = (0, Vec::new());
     for now_ms in 0.. {
@@ -43,7 +43,7 @@ fn a_lossless_link_carries_every_block_once() {
         }
     }
     assert_eq!(got, file);
-    assert_eq!(asked, 21);
+    assert_eq!(asked, 41);
     assert_eq!(window.requests, REQUESTS_MAX);
 }
 

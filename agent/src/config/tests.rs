@@ -1,0 +1,99 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn parse(text: &str) -> Result<Settings, ConfigErrors> {
+    Settings::parse(text, Path::new("agent.toml"))
+}
+
+#[test]
+fn the_default_file_says_what_no_file_says() {
+    assert_eq!(parse(&agent_default_toml()).unwrap(), parse("").unwrap());
+    // The commented keys are right as well.
+    let all: String = agent_default_toml()
+        .lines()
+        .map(|l| match l.strip_prefix("# ") {
+            Some(key) if key.contains(" = ") => format!("{key}\n"),
+            _ => format!("{l}\n"),
+        })
+        .collect();
+    let settings = parse(&all).unwrap();
+    assert_eq!(settings.device.unwrap().as_str(), "edge-07");
+    assert_eq!(settings.inference.listen.unwrap().port(), 8601);
+    assert_eq!(
+        settings.inference.socket,
+        parse("").unwrap().inference.socket
+    );
+}
+
+#[test]
+fn every_bad_key_is_reported_at_once() {
+    let errors = parse(
+        r#"
+        state_dir = "relative"
+        hardware = ""
+        device = "a/b"
+        colour = "green"
+        log = 3
+        [inference]
+        socket = "/s"
+        listen = "0.0.0.0:80"
+        window_ms = 99
+        memory_limit_mib = "much"
+        threads = 4
+        [telemetry]
+        max_mib = 0
+        metrics_every_ms = -1
+        [update]
+        transport = "carrier pigeon"
+        proxy = "socks5://u:s3cret@p:1"
+        bandwidth_kib_s = -5
+        connect_timeout_ms = 1.5
+        request_timeout_ms = 9999999
+        "#,
+    )
+    .unwrap_err();
+    let keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "inference.memory_limit_mib",
+            "update.connect_timeout_ms",
+            "state_dir",
+            "hardware",
+            "device",
+            "inference.listen",
+            "inference.window_ms",
+            "telemetry.max_mib",
+            "telemetry.metrics_every_ms",
+            "update.transport",
+            "update.proxy",
+            "update.bandwidth_kib_s",
+            "update.request_timeout_ms",
+            "colour",
+            "inference.threads",
+            "log",
+        ]
+    );
+    let text = errors.to_string();
+    assert!(text.starts_with("agent.toml: 16 errors\n"), "{text}");
+    assert!(!text.contains("s3cret"), "{text}");
+    assert!(
+        text.contains("inference.window_ms: expected 100 to 86400000, got 99"),
+        "{text}"
+    );
+}
+
+#[test]
+fn syntax_errors_missing_files_and_long_paths_are_named() {
+    assert!(
+        parse("a = = 1")
+            .unwrap_err()
+            .to_string()
+            .contains("expected TOML")
+    );
+    let missing = Settings::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+    assert!(missing.to_string().contains("/nonexistent/agent.toml"));
+    let long = Settings::in_folder(&Path::new("/").join("x".repeat(120))).unwrap_err();
+    assert_eq!(long.errors[0].key, "inference.socket");
+}
