@@ -1,15 +1,17 @@
 //! Versions of what the server signs: kept apart from the repository's folder, so that one of the
 //! two may come back from a backup without devices being shown a version again.
 
-use super::{Result, Store, uint};
+use super::{Result, Store, int, uint};
 use crate::repository::OnlineVersions;
+use crate::repository::online::VERSION_SANE_MAX;
 use sqlx::Row as _;
 
 const SNAPSHOT: &str = "snapshot_version";
 const TIMESTAMP: &str = "timestamp_version";
 
 impl Store {
-    /// The highest versions signed so far, as far as the database knows.
+    /// The highest versions signed so far, as far as the database knows; absurd ones, which a
+    /// thief of keys signed, are not kept.
     ///
     /// # Errors
     /// The database's.
@@ -17,7 +19,8 @@ impl Store {
         Ok(OnlineVersions {
             snapshot: self.meta_version(SNAPSHOT).await?,
             timestamp: self.meta_version(TIMESTAMP).await?,
-        })
+        }
+        .sane())
     }
 
     async fn meta_version(&self, key: &str) -> Result<u64> {
@@ -32,18 +35,20 @@ impl Store {
         Ok(text.parse().unwrap_or(0))
     }
 
-    /// Keeps versions that were signed; lower ones than kept are passed over.
+    /// Keeps versions that were signed; lower ones than kept are passed over, and absurd ones.
     ///
     /// # Errors
     /// The database's.
     pub async fn raise_online_versions(&self, signed: OnlineVersions) -> Result<()> {
+        let signed = signed.sane();
         for (key, version) in [(SNAPSHOT, signed.snapshot), (TIMESTAMP, signed.timestamp)] {
             sqlx::query(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2
-                 WHERE CAST(value AS INTEGER) < CAST(?2 AS INTEGER)",
+                 WHERE CAST(value AS INTEGER) < CAST(?2 AS INTEGER) OR CAST(value AS INTEGER) > ?3",
             )
             .bind(key)
             .bind(version.to_string())
+            .bind(int(VERSION_SANE_MAX))
             .execute(&self.writer)
             .await?;
         }
@@ -94,6 +99,7 @@ mod tests {
             (at(3, 12), at(3, 12)),
             (at(9, 2), at(9, 12)),
             (at(10, 100), at(10, 100)),
+            (at(u64::MAX - 1, 101), at(10, 101)),
         ] {
             store.raise_online_versions(signed).await.unwrap();
             assert_eq!(store.online_versions().await.unwrap(), kept);
