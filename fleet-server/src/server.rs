@@ -306,7 +306,7 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
         }
     }
     // Straight away: the server may have been down for longer than a timestamp lives.
-    resign::once(&repository, &store, now).await?;
+    resign::once(&repository, &store, &mut resign::Belief::default(), now).await?;
     if matches!(settings.mqtt.mode, MqttMode::Embedded { .. }) {
         store.set_all_offline().await?;
     }

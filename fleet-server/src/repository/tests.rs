@@ -88,7 +88,8 @@ impl Fixture {
 
     /// What the running server does every minute; the versions after it.
     fn look(&self, store: &Store, now: Timestamp) -> OnlineVersions {
-        let look = resign::once(&self.repository, store, now);
+        let mut belief = resign::Belief::default();
+        let look = resign::once(&self.repository, store, &mut belief, now);
         self.runtime.block_on(look).unwrap();
         self.repository.online_versions().unwrap().unwrap()
     }
