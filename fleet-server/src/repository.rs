@@ -23,7 +23,7 @@ mod roots;
 #[cfg(test)]
 mod tests;
 
-pub use error::RepositoryError;
+pub use error::{RepositoryError, VersionTaken};
 pub use expiry::Expiry;
 pub use online::OnlineVersions;
 pub use publish::Submission;

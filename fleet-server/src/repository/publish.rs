@@ -1,12 +1,12 @@
 //! Publishing: what people signed is checked just as devices will check it, then tied together.
 
-use super::error::{RepositoryError, Result, trust};
+use super::error::{RepositoryError, Result, VersionTaken, trust};
 use super::online::{List, Lists, Online};
 use super::{Published, PublishedBundle, Repository};
 use crate::blobs::{BlobError, Blobs};
 use crate::files::{self, PUBLIC};
 use dunlin_protocol::bundle::MANIFEST_MAX_BYTES;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::{
     Delegations, Envelope, FoundTarget, Lookup, Metadata as _, Role, RoleKeys, RoleName,
     RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata, TrustError, TrustedSet,
@@ -160,7 +160,7 @@ impl Repository {
         let mut brought: BTreeMap<Digest, &[u8]> = BTreeMap::new();
         brought.extend(manifests.iter().map(|m| (Digest::of(m), m.as_slice())));
         let mut unlisted: BTreeSet<Digest> = brought.keys().copied().collect();
-        let mut bundles = Vec::new();
+        let mut collected = Collected::default();
         for (role, list) in reachable(lists) {
             // What is held of other roles counts against a cap; a device holds what it needs.
             let mut set = set.clone();
@@ -192,16 +192,63 @@ impl Repository {
                         }
                     })?,
                 };
-                bundles.push(open_bundle(found, &role, digest, bytes)?);
+                collected.add(open_bundle(found, &role, digest, bytes)?, sent)?;
             }
         }
         match unlisted.first() {
             Some(digest) => Err(RepositoryError::ManifestUnlisted(*digest)),
             None => Ok(Published {
                 targets_version: set.targets().map_err(trust("targets"))?.version,
-                bundles,
+                bundles: collected.bundles,
             }),
         }
+    }
+}
+
+/// Bundles of all lists, one of each version of a family.
+#[derive(Default)]
+struct Collected {
+    bundles: Vec<PublishedBundle>,
+    by_version: BTreeMap<(Family, u64), usize>,
+}
+
+impl Collected {
+    /// Takes a bundle in. If another one has its version, what is sent now is at fault; top-level
+    /// targets alone may take a version from a team.
+    fn add(&mut self, bundle: PublishedBundle, sent: &BTreeSet<RoleName>) -> Result<()> {
+        let version = (bundle.custom.family.clone(), bundle.custom.version);
+        let index = *self.by_version.entry(version).or_insert(self.bundles.len());
+        let Some(first) = self.bundles.get(index) else {
+            self.bundles.push(bundle);
+            return Ok(());
+        };
+        if first.digest == bundle.digest {
+            self.bundles.push(bundle);
+            return Ok(());
+        }
+        let was_sent = |b: &PublishedBundle| sent.iter().any(|role| role.as_str() == b.role);
+        let is_top = |b: &PublishedBundle| b.role == Role::Targets.as_str();
+        let (fault, other) = match was_sent(&bundle) {
+            true => (&bundle, first),
+            false if was_sent(first) && !is_top(first) => (first, &bundle),
+            false => {
+                tracing::warn!(
+                    role = bundle.role,
+                    path = bundle.target.path,
+                    instead_of = first.target.path,
+                    "passed over: another bundle has this version of the family"
+                );
+                return Ok(());
+            }
+        };
+        Err(RepositoryError::VersionTaken(Box::new(VersionTaken {
+            role: fault.role.clone(),
+            path: fault.target.path.clone(),
+            family: fault.custom.family.clone(),
+            version: fault.custom.version,
+            other_role: other.role.clone(),
+            other_path: other.target.path.clone(),
+        })))
     }
 }
 

@@ -2,6 +2,8 @@
 
 //! The repository against the devices' own rules: rotations, delegations, cuts, clocks, backups.
 
+mod lists;
+
 use super::*;
 use crate::blobs::Blobs;
 use crate::resign;
