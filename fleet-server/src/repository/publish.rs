@@ -31,6 +31,15 @@ struct Delegated {
     by: BTreeMap<RoleName, (Delegations, RoleKeys)>,
 }
 
+/// The same lists, trusted at two times.
+#[derive(Clone, Copy)]
+struct Sets<'a> {
+    /// As devices trust them now.
+    now: &'a TrustedSet,
+    /// Whatever has expired since they were signed.
+    timeless: &'a TrustedSet,
+}
+
 impl Repository {
     /// Publishes signed lists of targets with the manifests that are not here yet.
     ///
@@ -55,7 +64,12 @@ impl Repository {
         let online = self.sign_online(&root, &lists, now, false)?;
         self.load_history(&mut set)?;
         walk(&mut set, &online, &lists)?;
-        let published = self.collect(&set, &lists, &sent, &submission.manifests)?;
+        let timeless = self.timeless(&online, &lists)?;
+        let sets = Sets {
+            now: &set,
+            timeless: &timeless,
+        };
+        let published = self.collect(sets, &lists, &sent, &submission.manifests)?;
         runtime.block_on(check_blobs(blobs, &published))?;
         for bundle in &published.bundles {
             let path = self.targets.join(bundle.target.consistent_path());
@@ -82,12 +96,21 @@ impl Repository {
         }
         // Time stands still at the earliest: what was valid when published is shown.
         let then = Timestamp::UNIX_EPOCH;
-        let mut set = self.trusted_root(then)?;
+        let online = self.sign_online(&self.newest_root(then)?, &lists, then, false)?;
+        let set = self.timeless(&online, &lists)?;
+        let sets = Sets {
+            now: &set,
+            timeless: &set,
+        };
+        self.collect(sets, &lists, &BTreeSet::new(), &[]).map(Some)
+    }
+
+    /// What is trusted of these lists, whatever has expired since.
+    fn timeless(&self, online: &Online, lists: &Lists) -> Result<TrustedSet> {
+        let mut set = self.trusted_root(Timestamp::UNIX_EPOCH)?;
         set.finish_root().map_err(trust("root"))?;
-        let root = set.root().clone();
-        let online = self.sign_online(&root, &lists, then, false)?;
-        walk(&mut set, &online, &lists)?;
-        self.collect(&set, &lists, &BTreeSet::new(), &[]).map(Some)
+        walk(&mut set, online, lists)?;
+        Ok(set)
     }
 
     /// The lists after the submission, and the roles that it brought.
@@ -152,7 +175,7 @@ impl Repository {
     /// Opens the manifest of every target of every list that devices would take it from.
     fn collect(
         &self,
-        set: &TrustedSet,
+        sets: Sets<'_>,
         lists: &Lists,
         sent: &BTreeSet<RoleName>,
         manifests: &[Vec<u8>],
@@ -163,7 +186,10 @@ impl Repository {
         let mut collected = Collected::default();
         for (role, list) in reachable(lists) {
             // What is held of other roles counts against a cap; a device holds what it needs.
-            let mut set = set.clone();
+            let is_new = sent.contains(&role) || role == Role::Targets;
+            // A team's list that expired while others publish is still what it signed: its bundles
+            // stay listed, and devices take them again once it is signed anew.
+            let mut set = if is_new { sets.now } else { sets.timeless }.clone();
             let envelope = Envelope::parse(&list.bytes, TARGETS_MAX_BYTES);
             let listed = envelope
                 .and_then(|e| TargetsMetadata::read(&e))
@@ -171,9 +197,7 @@ impl Repository {
             for path in listed.targets.keys() {
                 let found = match find(&mut set, path, lists, &role) {
                     Ok(found) => found,
-                    Err(error) if sent.contains(&role) || role == Role::Targets => {
-                        return Err(error);
-                    }
+                    Err(error) if is_new => return Err(error),
                     // Published before, and shut out since, on purpose: a key was revoked, or the
                     // delegation narrowed. Devices do not take it either.
                     Err(error) => {
@@ -198,7 +222,7 @@ impl Repository {
         match unlisted.first() {
             Some(digest) => Err(RepositoryError::ManifestUnlisted(*digest)),
             None => Ok(Published {
-                targets_version: set.targets().map_err(trust("targets"))?.version,
+                targets_version: sets.now.targets().map_err(trust("targets"))?.version,
                 bundles: collected.bundles,
             }),
         }

@@ -108,3 +108,30 @@ fn one_version_of_a_family_is_one_bundle_whoever_lists_it() {
     let shown = fixture.repository.published().unwrap().unwrap();
     assert_eq!(listed(&shown), [("targets", tops)]);
 }
+
+#[test]
+fn a_list_that_expired_meanwhile_stays_listed_and_one_whose_key_is_withdrawn_does_not() {
+    let fixture = fixture();
+    let publish = |submission: Submission, manifests: &[&Manifest], now| {
+        fixture.publish(&with_manifests(submission, manifests), now)
+    };
+    let (first, path) = (manifest(1, 100), "vision/1/t.json");
+    publish(top_submission(top(1, &[])), &[], day(0)).unwrap();
+    let list = team(1, 10, &[entry(path, &first)]);
+    publish(team_submission(list), &[&first], day(0)).unwrap();
+
+    // Key holders publish while the team's list has expired; as after a start, it is listed.
+    let published = publish(top_submission(top(2, &[])), &[], day(20)).unwrap();
+    assert_eq!(listed(&published), [("vision", path)]);
+    let shown = fixture.repository.published().unwrap().unwrap();
+    assert_eq!(listed(&shown), listed(&published));
+    // Sent now, an expired list is refused.
+    let late = team(2, 15, &[entry(path, &first)]);
+    let late = publish(team_submission(late), &[], day(20)).unwrap_err();
+    assert!(late.to_string().contains("expired"), "{late}");
+    // Without the team's key, expired or not, nothing of it is listed.
+    let signed = new_delegating_targets(3, day(365), &[] as &[TargetEntry], &delegated_to(6));
+    let withdrawn = sign_envelope(signed, &[&key(2)]).unwrap().to_bytes();
+    let published = publish(top_submission(withdrawn), &[], day(20)).unwrap();
+    assert_eq!(listed(&published), []);
+}
