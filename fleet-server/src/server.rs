@@ -12,7 +12,7 @@ use crate::enroll::succession::Desk;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
-use crate::pki::{self, PemFiles, Pki, PkiError};
+use crate::pki::{Pki, PkiError};
 use crate::repository::{Repository, RepositoryError};
 use crate::resign;
 use crate::rollout::execute::{self, ExecuteSettings};
@@ -380,13 +380,8 @@ fn mqtt_config(
             cert_file,
             key_file,
         } => {
-            let own = pki.mqtt_client_files();
-            let or = |given: &Option<PathBuf>, own: PathBuf| given.clone().unwrap_or(own);
-            let tls = pki::client_tls_from_files(&PemFiles {
-                ca: or(ca_file, own.ca),
-                cert: or(cert_file, own.cert),
-                key: or(key_file, own.key),
-            })?;
+            let pair = cert_file.as_deref().zip(key_file.as_deref());
+            let tls = pki.external_mqtt_tls(ca_file.as_deref(), pair)?;
             (host.clone(), *port, tls)
         }
     };
