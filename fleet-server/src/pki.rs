@@ -236,12 +236,39 @@ impl Pki {
     /// # Errors
     /// The library refuses the certificate.
     pub fn mqtt_client_tls(&self) -> Result<Arc<ClientConfig>, PkiError> {
+        Ok(self.own_client_config(self.roots()?))
+    }
+
+    /// TLS of the server's MQTT client towards an external broker, whose certificate is of the CA in
+    /// `ca_file`, or of the fleet CA. Certificate and key from files are read once; without them,
+    /// it shows the server's own certificate, which is renewed while it runs.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not hold what they should.
+    pub fn external_mqtt_tls(
+        &self,
+        ca_file: Option<&Path>,
+        cert_and_key: Option<(&Path, &Path)>,
+    ) -> Result<Arc<ClientConfig>, PkiError> {
+        let ca = ca_file.map_or_else(|| self.mqtt_client_files().ca, Path::to_path_buf);
+        match cert_and_key {
+            None => Ok(self.own_client_config(roots_from(&ca)?)),
+            Some((cert, key)) => client_tls_from_files(&PemFiles {
+                ca,
+                cert: cert.to_path_buf(),
+                key: key.to_path_buf(),
+            }),
+        }
+    }
+
+    /// Each connection is made with the certificate of that time.
+    fn own_client_config(&self, roots: RootCertStore) -> Arc<ClientConfig> {
         let own = Arc::clone(&self.mqtt_client);
         let mut config = ClientConfig::builder()
-            .with_root_certificates(self.roots()?)
+            .with_root_certificates(roots)
             .with_client_cert_resolver(own);
         config.resumption = Resumption::disabled();
-        Ok(Arc::new(config))
+        Arc::new(config)
     }
 
     fn roots(&self) -> Result<RootCertStore, PkiError> {
@@ -295,16 +322,21 @@ fn open_own(
 /// # Errors
 /// Files that cannot be read or do not hold what they should.
 pub fn client_tls_from_files(files: &PemFiles) -> Result<Arc<ClientConfig>, PkiError> {
-    let mut roots = RootCertStore::empty();
-    for ca in read_chain(&files.ca)?.ok_or_else(|| missing(&files.ca))?.1 {
-        roots.add(ca).map_err(|e| damaged(&files.ca, e))?;
-    }
+    let roots = roots_from(&files.ca)?;
     let chain = read_chain(&files.cert)?
         .ok_or_else(|| missing(&files.cert))?
         .1;
     let key = files::read_bounded(&files.key, PEM_MAX_BYTES)?.ok_or_else(|| missing(&files.key))?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| damaged(&files.key, e))?;
     client_config(roots, chain, key)
+}
+
+fn roots_from(file: &Path) -> Result<RootCertStore, PkiError> {
+    let mut roots = RootCertStore::empty();
+    for ca in read_chain(file)?.ok_or_else(|| missing(file))?.1 {
+        roots.add(ca).map_err(|e| damaged(file, e))?;
+    }
+    Ok(roots)
 }
 
 fn client_config(

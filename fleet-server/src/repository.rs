@@ -23,7 +23,7 @@ mod roots;
 #[cfg(test)]
 mod tests;
 
-pub use error::RepositoryError;
+pub use error::{RepositoryError, VersionTaken};
 pub use expiry::Expiry;
 pub use online::OnlineVersions;
 pub use publish::Submission;
@@ -76,7 +76,8 @@ pub struct Repository {
     metadata: PathBuf,
     targets: PathBuf,
     keys: RwLock<KeyRing>,
-    /// Versions that were seen elsewhere, such as by devices before a backup was restored.
+    /// Versions that were seen elsewhere, such as by devices before a backup was restored; never
+    /// absurd ones, which would outlive the rotation that leaves them behind.
     floor: Mutex<OnlineVersions>,
     // Two writers would make two different files of one version.
     writing: Mutex<()>,
@@ -322,10 +323,11 @@ impl Repository {
         }))
     }
 
-    /// Tells of versions seen elsewhere: what is signed next is above them.
+    /// Tells of versions seen elsewhere: what is signed next is above them. Absurd ones are passed
+    /// over.
     pub fn raise_floor(&self, seen: OnlineVersions) {
         let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        *floor = floor.max(seen);
+        *floor = floor.max(seen.sane());
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
@@ -395,10 +397,13 @@ impl Repository {
         Ok(lists)
     }
 
+    /// After a rotation devices have dropped what they knew: then, and only then, an absurd
+    /// version, with which a thief of the old keys locked them out, is left behind.
     fn next_versions(&self, rotated: bool) -> Result<OnlineVersions> {
         let floor = *self.floor.lock().unwrap_or_else(PoisonError::into_inner);
         let last = self.online_versions()?.unwrap_or_default();
-        Ok(last.max(floor).next(rotated))
+        let last = if rotated { last.sane() } else { last };
+        Ok(last.max(floor).next())
     }
 
     fn sign_online(

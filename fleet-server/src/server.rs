@@ -3,9 +3,7 @@
 use crate::acl::{self, SERVER_NAME};
 use crate::api::{self, App};
 use crate::blobs::{BlobError, Blobs};
-use crate::broker::{
-    self, BoxFuture, BrokerConfig, BrokerError, DeviceAuth, Identity, RunningBroker,
-};
+use crate::broker::{self, BrokerConfig, BrokerError, RunningBroker, StoreAuth};
 use crate::clock;
 use crate::command::blocks::{self, BlockSettings};
 use crate::command::deliver::{self, DeliverSettings, Wake};
@@ -14,11 +12,11 @@ use crate::enroll::succession::Desk;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
-use crate::pki::{self, PemFiles, Pki, PkiError};
+use crate::pki::{Pki, PkiError};
 use crate::repository::{Repository, RepositoryError};
 use crate::resign;
 use crate::rollout::execute::{self, ExecuteSettings};
-use crate::store::{Standing, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::telemetry::ingest::{self, IngestSettings};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
@@ -119,27 +117,6 @@ impl std::fmt::Debug for RunningServer {
             .field("devices", &self.devices)
             .field("mqtt", &self.mqtt)
             .finish_non_exhaustive()
-    }
-}
-
-/// Who may connect to the broker: whoever the database knows by exactly this certificate.
-struct StoreAuth {
-    store: Store,
-}
-
-impl DeviceAuth for StoreAuth {
-    fn identify(&self, certificate_der: &[u8]) -> Result<Identity, String> {
-        let (name, cert_sha256) = pki::peer_identity(certificate_der)?;
-        Ok(Identity { name, cert_sha256 })
-    }
-
-    fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
-        Box::pin(async move {
-            let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
-            let now_ms = clock::now_ms();
-            let standing = self.store.admit(name, sha256, now_ms, now_ms).await;
-            standing.is_ok_and(Standing::is_admitted)
-        })
     }
 }
 
@@ -306,7 +283,7 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
         }
     }
     // Straight away: the server may have been down for longer than a timestamp lives.
-    resign::once(&repository, &store, now).await?;
+    resign::once(&repository, &store, &mut resign::Belief::default(), now).await?;
     if matches!(settings.mqtt.mode, MqttMode::Embedded { .. }) {
         store.set_all_offline().await?;
     }
@@ -380,9 +357,7 @@ async fn start_broker(
         listen,
         tls: pki.mqtt_tls()?,
         fleet: settings.fleet.clone(),
-        auth: Arc::new(StoreAuth {
-            store: store.clone(),
-        }),
+        auth: Arc::new(StoreAuth(store.clone())),
         clients_max: MQTT_CLIENTS_MAX,
     };
     Ok(Some(broker::start(config).await?))
@@ -405,13 +380,8 @@ fn mqtt_config(
             cert_file,
             key_file,
         } => {
-            let own = pki.mqtt_client_files();
-            let or = |given: &Option<PathBuf>, own: PathBuf| given.clone().unwrap_or(own);
-            let tls = pki::client_tls_from_files(&PemFiles {
-                ca: or(ca_file, own.ca),
-                cert: or(cert_file, own.cert),
-                key: or(key_file, own.key),
-            })?;
+            let pair = cert_file.as_deref().zip(key_file.as_deref());
+            let tls = pki.external_mqtt_tls(ca_file.as_deref(), pair)?;
             (host.clone(), *port, tls)
         }
     };

@@ -113,6 +113,7 @@ impl From<RepositoryError> for ApiError {
             RepositoryError::TargetsVersion { .. } => Self::conflict("targets_version", message),
             RepositoryError::NotDelegated { .. } => Self::refused("not_delegated", message),
             RepositoryError::OutOfScope { .. } => Self::refused("out_of_scope", message),
+            RepositoryError::VersionTaken(_) => Self::conflict("version_taken", message),
             RepositoryError::Empty => Self::bad_request(message),
             RepositoryError::Random(_) => Self::internal(&error),
             RepositoryError::ManifestMissing { .. } => Self::conflict("manifest_missing", message),

@@ -258,3 +258,33 @@ fn another_ca_in_the_folder_is_not_taken_while_running() {
         Err(PkiError::Damaged { .. })
     ));
 }
+
+#[test]
+fn to_an_external_broker_the_renewed_certificate_is_shown_too() {
+    let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let pki = open(dir.path(), &["localhost"], 0);
+    let broker = open(other_dir.path(), &["localhost"], 0);
+    let given = broker.mqtt_client_files();
+    let pair = Some((given.cert.as_path(), given.key.as_path()));
+    let configs = [
+        pki.external_mqtt_tls(None, None).unwrap(),
+        pki.external_mqtt_tls(Some(&given.ca), None).unwrap(),
+        pki.external_mqtt_tls(Some(&given.ca), pair).unwrap(),
+    ];
+    let leaves = || {
+        configs.each_ref().map(|config| {
+            let shown = config.client_auth_cert_resolver.resolve(&[], &[]);
+            shown.unwrap().cert[0].clone()
+        })
+    };
+    let before = leaves();
+    assert!(pki.renew_own(at_day(800)).unwrap());
+    let after = leaves();
+    let renewed = pki.mqtt_client.chain()[0].clone();
+    assert_ne!(renewed, before[0]);
+    assert_eq!(after, [renewed.clone(), renewed, before[2].clone()]);
+    assert!(
+        pki.external_mqtt_tls(Some(&dir.path().join("none.pem")), None)
+            .is_err()
+    );
+}

@@ -2,7 +2,7 @@
 
 use crate::blobs::BlobError;
 use crate::files::FileError;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::{Role, TrustError};
 
 /// Why something is not published.
@@ -93,6 +93,9 @@ pub enum RepositoryError {
         /// Why not.
         problem: String,
     },
+    /// Two bundles of one version of a family.
+    #[error(transparent)]
+    VersionTaken(Box<VersionTaken>),
     /// Nothing to publish.
     #[error("neither targets nor delegated metadata were sent")]
     Empty,
@@ -102,6 +105,26 @@ pub enum RepositoryError {
     /// The blob store failed.
     #[error(transparent)]
     Blobs(#[from] BlobError),
+}
+
+/// Two bundles of one version of a family.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "role {role} lists {path} as version {version} of family {family}, but role {other_role} lists {other_path} as that: raise the version and sign again"
+)]
+pub struct VersionTaken {
+    /// The role whose list was sent.
+    pub role: String,
+    /// Its target.
+    pub path: String,
+    /// The family of both.
+    pub family: Family,
+    /// The version of both.
+    pub version: u64,
+    /// The role that lists another bundle.
+    pub other_role: String,
+    /// That one's target.
+    pub other_path: String,
 }
 
 pub(super) fn trust(what: &'static str) -> impl Fn(TrustError) -> RepositoryError {

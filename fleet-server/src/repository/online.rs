@@ -24,7 +24,7 @@ pub(super) const TIMESTAMP_LIFE: SignedDuration = SignedDuration::from_hours(24)
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 const KEY_MAX_BYTES: usize = 16 * 1024;
 /// No honest repository counts so far: a version beyond it was set to lock devices out.
-const VERSION_SANE_MAX: u64 = 1 << 53;
+pub(crate) const VERSION_SANE_MAX: u64 = 1 << 53;
 
 /// A signed list of targets: of the top-level role, or of a delegated one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,17 +57,25 @@ impl OnlineVersions {
         }
     }
 
-    /// The next versions. After a rotation devices have dropped what they knew: then, and only then,
-    /// an absurd version, with which a thief of the old keys locked them out, is left behind.
+    /// Without what no honest repository counts up to: 0 in the place of such a version.
     #[must_use]
-    pub(super) fn next(self, rotated: bool) -> Self {
-        let next = |last: u64| match rotated && last > VERSION_SANE_MAX {
-            true => 1,
-            false => last.saturating_add(1),
+    pub fn sane(self) -> Self {
+        let sane = |version: u64| match version > VERSION_SANE_MAX {
+            true => 0,
+            false => version,
         };
         Self {
-            snapshot: next(self.snapshot),
-            timestamp: next(self.timestamp),
+            snapshot: sane(self.snapshot),
+            timestamp: sane(self.timestamp),
+        }
+    }
+
+    /// The next versions.
+    #[must_use]
+    pub(super) fn next(self) -> Self {
+        Self {
+            snapshot: self.snapshot.saturating_add(1),
+            timestamp: self.timestamp.saturating_add(1),
         }
     }
 }
@@ -264,10 +272,9 @@ mod tests {
             snapshot,
             timestamp,
         };
-        assert_eq!(at(3, 9).next(false), at(4, 10));
-        assert_eq!(at(3, 9).next(true), at(4, 10));
-        assert_eq!(at(u64::MAX, 9).next(false), at(u64::MAX, 10));
-        assert_eq!(at(3, u64::MAX - 1).next(true), at(4, 1));
+        assert_eq!(at(3, 9).next(), at(4, 10));
+        assert_eq!(at(u64::MAX, 9).next(), at(u64::MAX, 10));
+        assert_eq!(at(3, u64::MAX - 1).sane().next(), at(4, 1));
         assert_eq!(at(5, 1).max(at(2, 7)), at(5, 7));
     }
 

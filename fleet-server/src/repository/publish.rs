@@ -1,12 +1,12 @@
 //! Publishing: what people signed is checked just as devices will check it, then tied together.
 
-use super::error::{RepositoryError, Result, trust};
+use super::error::{RepositoryError, Result, VersionTaken, trust};
 use super::online::{List, Lists, Online};
 use super::{Published, PublishedBundle, Repository};
 use crate::blobs::{BlobError, Blobs};
 use crate::files::{self, PUBLIC};
 use dunlin_protocol::bundle::MANIFEST_MAX_BYTES;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::{
     Delegations, Envelope, FoundTarget, Lookup, Metadata as _, Role, RoleKeys, RoleName,
     RootMetadata, TARGETS_MAX_BYTES, TargetCustom, TargetsMetadata, TrustError, TrustedSet,
@@ -29,6 +29,15 @@ pub struct Submission {
 struct Delegated {
     /// By role: its delegator's keys and the keys and threshold for it.
     by: BTreeMap<RoleName, (Delegations, RoleKeys)>,
+}
+
+/// The same lists, trusted at two times.
+#[derive(Clone, Copy)]
+struct Sets<'a> {
+    /// As devices trust them now.
+    now: &'a TrustedSet,
+    /// Whatever has expired since they were signed.
+    timeless: &'a TrustedSet,
 }
 
 impl Repository {
@@ -55,7 +64,12 @@ impl Repository {
         let online = self.sign_online(&root, &lists, now, false)?;
         self.load_history(&mut set)?;
         walk(&mut set, &online, &lists)?;
-        let published = self.collect(&set, &lists, &sent, &submission.manifests)?;
+        let timeless = self.timeless(&online, &lists)?;
+        let sets = Sets {
+            now: &set,
+            timeless: &timeless,
+        };
+        let published = self.collect(sets, &lists, &sent, &submission.manifests)?;
         runtime.block_on(check_blobs(blobs, &published))?;
         for bundle in &published.bundles {
             let path = self.targets.join(bundle.target.consistent_path());
@@ -82,12 +96,21 @@ impl Repository {
         }
         // Time stands still at the earliest: what was valid when published is shown.
         let then = Timestamp::UNIX_EPOCH;
-        let mut set = self.trusted_root(then)?;
+        let online = self.sign_online(&self.newest_root(then)?, &lists, then, false)?;
+        let set = self.timeless(&online, &lists)?;
+        let sets = Sets {
+            now: &set,
+            timeless: &set,
+        };
+        self.collect(sets, &lists, &BTreeSet::new(), &[]).map(Some)
+    }
+
+    /// What is trusted of these lists, whatever has expired since.
+    fn timeless(&self, online: &Online, lists: &Lists) -> Result<TrustedSet> {
+        let mut set = self.trusted_root(Timestamp::UNIX_EPOCH)?;
         set.finish_root().map_err(trust("root"))?;
-        let root = set.root().clone();
-        let online = self.sign_online(&root, &lists, then, false)?;
-        walk(&mut set, &online, &lists)?;
-        self.collect(&set, &lists, &BTreeSet::new(), &[]).map(Some)
+        walk(&mut set, online, lists)?;
+        Ok(set)
     }
 
     /// The lists after the submission, and the roles that it brought.
@@ -152,7 +175,7 @@ impl Repository {
     /// Opens the manifest of every target of every list that devices would take it from.
     fn collect(
         &self,
-        set: &TrustedSet,
+        sets: Sets<'_>,
         lists: &Lists,
         sent: &BTreeSet<RoleName>,
         manifests: &[Vec<u8>],
@@ -160,10 +183,13 @@ impl Repository {
         let mut brought: BTreeMap<Digest, &[u8]> = BTreeMap::new();
         brought.extend(manifests.iter().map(|m| (Digest::of(m), m.as_slice())));
         let mut unlisted: BTreeSet<Digest> = brought.keys().copied().collect();
-        let mut bundles = Vec::new();
+        let mut collected = Collected::default();
         for (role, list) in reachable(lists) {
             // What is held of other roles counts against a cap; a device holds what it needs.
-            let mut set = set.clone();
+            let is_new = sent.contains(&role) || role == Role::Targets;
+            // A team's list that expired while others publish is still what it signed: its bundles
+            // stay listed, and devices take them again once it is signed anew.
+            let mut set = if is_new { sets.now } else { sets.timeless }.clone();
             let envelope = Envelope::parse(&list.bytes, TARGETS_MAX_BYTES);
             let listed = envelope
                 .and_then(|e| TargetsMetadata::read(&e))
@@ -171,9 +197,7 @@ impl Repository {
             for path in listed.targets.keys() {
                 let found = match find(&mut set, path, lists, &role) {
                     Ok(found) => found,
-                    Err(error) if sent.contains(&role) || role == Role::Targets => {
-                        return Err(error);
-                    }
+                    Err(error) if is_new => return Err(error),
                     // Published before, and shut out since, on purpose: a key was revoked, or the
                     // delegation narrowed. Devices do not take it either.
                     Err(error) => {
@@ -192,16 +216,63 @@ impl Repository {
                         }
                     })?,
                 };
-                bundles.push(open_bundle(found, &role, digest, bytes)?);
+                collected.add(open_bundle(found, &role, digest, bytes)?, sent)?;
             }
         }
         match unlisted.first() {
             Some(digest) => Err(RepositoryError::ManifestUnlisted(*digest)),
             None => Ok(Published {
-                targets_version: set.targets().map_err(trust("targets"))?.version,
-                bundles,
+                targets_version: sets.now.targets().map_err(trust("targets"))?.version,
+                bundles: collected.bundles,
             }),
         }
+    }
+}
+
+/// Bundles of all lists, one of each version of a family.
+#[derive(Default)]
+struct Collected {
+    bundles: Vec<PublishedBundle>,
+    by_version: BTreeMap<(Family, u64), usize>,
+}
+
+impl Collected {
+    /// Takes a bundle in. If another one has its version, what is sent now is at fault; top-level
+    /// targets alone may take a version from a team.
+    fn add(&mut self, bundle: PublishedBundle, sent: &BTreeSet<RoleName>) -> Result<()> {
+        let version = (bundle.custom.family.clone(), bundle.custom.version);
+        let index = *self.by_version.entry(version).or_insert(self.bundles.len());
+        let Some(first) = self.bundles.get(index) else {
+            self.bundles.push(bundle);
+            return Ok(());
+        };
+        if first.digest == bundle.digest {
+            self.bundles.push(bundle);
+            return Ok(());
+        }
+        let was_sent = |b: &PublishedBundle| sent.iter().any(|role| role.as_str() == b.role);
+        let is_top = |b: &PublishedBundle| b.role == Role::Targets.as_str();
+        let (fault, other) = match was_sent(&bundle) {
+            true => (&bundle, first),
+            false if was_sent(first) && !is_top(first) => (first, &bundle),
+            false => {
+                tracing::warn!(
+                    role = bundle.role,
+                    path = bundle.target.path,
+                    instead_of = first.target.path,
+                    "passed over: another bundle has this version of the family"
+                );
+                return Ok(());
+            }
+        };
+        Err(RepositoryError::VersionTaken(Box::new(VersionTaken {
+            role: fault.role.clone(),
+            path: fault.target.path.clone(),
+            family: fault.custom.family.clone(),
+            version: fault.custom.version,
+            other_role: other.role.clone(),
+            other_path: other.target.path.clone(),
+        })))
     }
 }
 

@@ -2,14 +2,19 @@
 
 //! The repository against the devices' own rules: rotations, delegations, cuts, clocks, backups.
 
+mod lists;
+
 use super::*;
 use crate::blobs::Blobs;
+use crate::resign;
+use crate::store::Store;
 use dunlin_protocol::trust::{
     Delegations, Freshness, OnlineKeys, PathScope, SigningKey, TrustError, add_signature,
     new_delegating_targets, new_root, new_targets, sign_envelope,
 };
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
@@ -24,7 +29,7 @@ fn key(seed: u8) -> SigningKey {
 /// A repository with its state folder, one root key (1), one targets key (2).
 struct Fixture {
     state: tempfile::TempDir,
-    repository: Repository,
+    repository: Arc<Repository>,
     blobs: Blobs,
     runtime: tokio::runtime::Runtime,
 }
@@ -32,7 +37,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let state = tempfile::tempdir().unwrap();
-        let repository = Repository::open(state.path()).unwrap();
+        let repository = Arc::new(Repository::open(state.path()).unwrap());
         let blobs = Blobs::open(&state.path().join("blobs")).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let fixture = Self {
@@ -48,7 +53,7 @@ impl Fixture {
 
     /// The same folder, as a process that starts finds it.
     fn restarted(self) -> Self {
-        let repository = Repository::open(self.state.path()).unwrap();
+        let repository = Arc::new(Repository::open(self.state.path()).unwrap());
         Self { repository, ..self }
     }
 
@@ -76,6 +81,19 @@ impl Fixture {
             ..Submission::default()
         };
         self.publish(&submission, now).unwrap();
+    }
+
+    fn store(&self) -> Store {
+        let path = self.state.path().join("dunlin.db");
+        self.runtime.block_on(Store::open(&path)).unwrap()
+    }
+
+    /// What the running server does every minute; the versions after it.
+    fn look(&self, store: &Store, now: Timestamp) -> OnlineVersions {
+        let mut belief = resign::Belief::default();
+        let look = resign::once(&self.repository, store, &mut belief, now);
+        self.runtime.block_on(look).unwrap();
+        self.repository.online_versions().unwrap().unwrap()
     }
 
     fn file(&self, name: &str) -> Vec<u8> {
@@ -197,21 +215,37 @@ fn a_cut_between_the_new_root_and_the_new_signatures_is_made_up_for_at_the_start
 fn a_thief_who_pushed_versions_to_the_end_is_shut_out_by_a_rotation() {
     let fixture = Fixture::new();
     fixture.publish_targets(1, day(0));
+    let store = fixture.store();
+    let honest = fixture.look(&store, day(0));
     // With the stolen online keys: a version that honest ones never reach.
     let absurd = OnlineVersions {
         snapshot: u64::MAX - 1,
         timestamp: u64::MAX - 1,
     };
-    fixture.repository.raise_floor(absurd);
+    *fixture.repository.floor.lock().unwrap() = absurd;
     assert!(fixture.repository.resign_online(day(0)).unwrap());
+    fixture.repository.raise_floor(absurd);
     let mut device = Device::enrolled(&fixture);
     device.update(&fixture, day(0)).unwrap();
     let fixture = fixture.restarted();
+    assert!(fixture.look(&store, day(0)).timestamp > absurd.timestamp);
+    assert_eq!(
+        fixture.runtime.block_on(store.online_versions()).unwrap(),
+        honest
+    );
     let next = fixture.repository.make_next_keys().unwrap().unwrap();
     let root = fixture.root(2, next, 900);
     fixture.repository.put_root(&root, day(0)).unwrap();
     let versions = fixture.repository.online_versions().unwrap().unwrap();
-    assert_eq!((versions.snapshot, versions.timestamp), (1, 1));
+    let counted_on = OnlineVersions {
+        snapshot: honest.snapshot + 1,
+        timestamp: honest.timestamp + 1,
+    };
+    assert_eq!(versions, counted_on);
+    // The looks after it leave it at that, also those of a server that starts.
+    assert_eq!(fixture.look(&store, day(0)), counted_on);
+    let fixture = fixture.restarted();
+    assert_eq!(fixture.look(&store, day(0)), counted_on);
     assert_eq!(device.update(&fixture, day(0)), Ok(1));
     fixture.publish_targets(2, day(0));
     assert_eq!(device.update(&fixture, day(0)), Ok(2));

@@ -99,6 +99,7 @@ impl Store {
         .bind(device.device.as_str())
         .fetch_optional(&mut *tx)
         .await?;
+        let mut is_live = false;
         if let Some(known) = known {
             let key: Vec<u8> = known.try_get("public_key_sha256")?;
             if key != device.public_key_sha256 {
@@ -110,6 +111,7 @@ impl Store {
                 tx.commit().await?;
                 return Ok(EnrolmentOutcome::Repeated(labels));
             }
+            is_live = true;
         }
         if uint(&claim, "uses_left")? == 0 {
             return Ok(EnrolmentOutcome::SpentToken);
@@ -118,7 +120,10 @@ impl Store {
             .bind(&claim_id)
             .execute(&mut *tx)
             .await?;
-        write_device(&mut tx, device, &claim_id, &labels, now_ms).await?;
+        match is_live {
+            true => reclaim(&mut tx, device, &claim_id, &labels, now_ms).await?,
+            false => write_device(&mut tx, device, &claim_id, &labels, now_ms).await?,
+        }
         tx.commit().await?;
         Ok(EnrolmentOutcome::Enrolled(labels))
     }
@@ -166,6 +171,32 @@ async fn write_device(
     .execute(&mut **tx)
     .await?;
     install(tx, &device.device, &device.as_successor(), now_ms).await
+}
+
+/// A live device comes again with its own key and another token. The certificate that it uses counts
+/// until the new one is used: the answer may be lost, or its agent still be running.
+async fn reclaim(
+    tx: &mut Transaction<'static, Sqlite>,
+    device: &NewDevice,
+    claim_id: &str,
+    labels: &BTreeMap<String, String>,
+    now_ms: i64,
+) -> Result<()> {
+    // Its reports may start at the beginning, as those of a device taken in anew.
+    sqlx::query(
+        "UPDATE devices SET labels = ?, hardware = ?, arch = ?, agent_version = ?, claim = ?,
+            reported_sequence = -1
+         WHERE id = ?",
+    )
+    .bind(to_json("device labels", labels)?)
+    .bind(&device.hardware)
+    .bind(&device.arch)
+    .bind(&device.agent_version)
+    .bind(claim_id)
+    .bind(device.device.as_str())
+    .execute(&mut **tx)
+    .await?;
+    follow(tx, &device.device, &device.as_successor(), now_ms).await
 }
 
 impl NewDevice {

@@ -26,6 +26,7 @@ pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
 pub use telemetry::{
     IncomingSegment, PeriodQuery, PeriodSum, StoredRecord, WINDOW_ROWS_MAX, WindowQuery,
 };
+pub use trust::ReportedVersions;
 
 use dunlin_protocol::id::Digest;
 use sqlx::sqlite::{

@@ -131,3 +131,58 @@ async fn a_device_is_given_so_many_certificates_an_hour() {
     let later = store.succeed(&a, &holds, &successor(99), 7, 3 * hour).await;
     assert_eq!(later.unwrap(), Succession::Recorded);
 }
+
+#[tokio::test]
+async fn a_live_device_with_another_token_keeps_its_certificate_until_it_uses_the_new_one() {
+    let Fixture { store, _dir } = open().await;
+    store.insert_claim(&claim(1)).await.unwrap();
+    let second = NewClaim {
+        id: "c2".to_owned(),
+        hash: [7; 32],
+        labels: labels("site", "south"),
+        ..claim(1)
+    };
+    store.insert_claim(&second).await.unwrap();
+    let a = id("a");
+    store.enrol(&[9; 32], &new_device("a", 1), 1).await.unwrap();
+    let again = NewDevice {
+        cert_sha256: [5; 32],
+        ..new_device("a", 1)
+    };
+    assert_eq!(
+        store.enrol(&[7; 32], &again, 2).await.unwrap(),
+        EnrolmentOutcome::Enrolled(labels("site", "south"))
+    );
+    // The answer was lost: the device goes on with what it has, as long as it likes.
+    for now_ms in [3, 4] {
+        let admitted = store.admit(&a, &[1; 32], now_ms, now_ms).await.unwrap();
+        assert_eq!(admitted, Standing::Current);
+    }
+    let row = store.device(&a).await.unwrap().unwrap();
+    assert_eq!(row.labels, labels("site", "south"));
+    assert_eq!(row.cert_sha256, Digest([1; 32]));
+    assert_eq!(
+        store.device_of_key(&[7; 32], &[1; 32]).await.unwrap(),
+        Some(a.clone()),
+        "the second token's use is spent, and repeats cost none"
+    );
+    // The same token again, this time with an answer that arrives.
+    let third = NewDevice {
+        cert_sha256: [6; 32],
+        ..again
+    };
+    assert_eq!(
+        store.enrol(&[7; 32], &third, 5).await.unwrap(),
+        EnrolmentOutcome::Repeated(labels("site", "south"))
+    );
+    let admitted = store.admit(&a, &[6; 32], 6, 6).await.unwrap();
+    assert_eq!(admitted, Standing::Current);
+    for cert in [1, 5] {
+        let standing = store.standing(&a, &[cert; 32]).await.unwrap();
+        assert_eq!(standing, Standing::Superseded);
+    }
+    assert_eq!(
+        store.enrol(&[7; 32], &new_device("b", 2), 7).await.unwrap(),
+        EnrolmentOutcome::SpentToken
+    );
+}
