@@ -1,5 +1,7 @@
 //! The agent's command line.
 
+use crate::account;
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::device::{Phase, State};
 use crate::files::Disk;
@@ -129,6 +131,10 @@ struct ConfigArg {
 /// is called again as the worker (`["agent"]` in the all-in-one binary); `args` begins with the
 /// program's name.
 pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // To call the same command once more.
+    let again = prefix.iter().map(OsString::from);
+    let again: Vec<OsString> = again.chain(args.iter().skip(1).cloned()).collect();
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(e) => {
@@ -161,7 +167,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             config,
             token_file,
             device,
-        } => with_settings(&config, |mut settings| {
+        } => as_owner(&config, &again, |mut settings| {
             log_to_stderr(&settings.log_level);
             let token = read_token(token_file.as_deref())?;
             settings.device = device.or(settings.device);
@@ -182,11 +188,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             no_wait,
             timeout_s,
         } => {
-            let probation = Probation {
-                inferences: probation_inferences,
-                time_ms: probation_s.saturating_mul(1000),
-                ..Probation::default()
-            };
+            let probation = install::probation(probation_inferences, probation_s);
             let wish = Wish {
                 from,
                 family,
@@ -194,7 +196,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
                 probation,
             };
             let limit = (!no_wait).then(|| Duration::from_secs(timeout_s));
-            with_settings(&config, |settings| {
+            as_owner(&config, &again, |settings| {
                 log_to_stderr(&settings.log_level);
                 runtime()?.block_on(install(&settings, &wish, limit))
             })
@@ -203,13 +205,13 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             config,
             reason,
             time,
-        } => with_settings(&config, |s| hold(&s.state_dir, &reason, time)),
-        Sub::Release { config } => with_settings(&config, |s| {
+        } => as_owner(&config, &again, |s| hold(&s.state_dir, &reason, time)),
+        Sub::Release { config } => as_owner(&config, &again, |s| {
             HoldFile::new(&Disk::native(), &s.state_dir).remove()?;
             println!("updates go on");
             Ok(ExitCode::SUCCESS)
         }),
-        Sub::Status { config, json } => with_settings(&config, |s| status(&s.state_dir, json)),
+        Sub::Status { config, json } => as_owner(&config, &again, |s| status(&s.state_dir, json)),
     }
 }
 
@@ -253,6 +255,18 @@ fn with_settings(
     then(settings).unwrap_or_else(|e| {
         eprintln!("dunlin-agent: {e:#}");
         ExitCode::FAILURE
+    })
+}
+
+/// As [`with_settings`], as the user whom the state folder belongs to if root calls.
+fn as_owner(
+    config: &ConfigArg,
+    again: &[OsString],
+    then: impl FnOnce(Settings) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    with_settings(config, |settings| {
+        account::become_owner(&settings.state_dir, again)?;
+        then(settings)
     })
 }
 
@@ -324,7 +338,8 @@ fn hold(state_dir: &Path, reason: &str, time: Option<SignedDuration>) -> anyhow:
         reason.chars().count() <= REASON_MAX_CHARS,
         "--reason: at most {REASON_MAX_CHARS} characters"
     );
-    let now = Timestamp::now();
+    // As the agent counts: by a clock that was never set, a hold would be over before it begins.
+    let now = Clock::open(state_dir).now();
     let until = time.map(|t| now.saturating_add(t)).transpose()?;
     let hold = Hold {
         reason: reason.to_owned(),
@@ -348,7 +363,8 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let identity = Identity::load(state_dir)?;
     let state = Ledger::new(&Disk::native(), state_dir).load()?;
     let running = is_running(state_dir);
-    let hold = HoldFile::new(&Disk::native(), state_dir).read(Timestamp::now().as_millisecond());
+    let now = Clock::open(state_dir).now();
+    let hold = HoldFile::new(&Disk::native(), state_dir).read(now.as_millisecond());
     let reported = state.as_ref().map(|s| s.reported(crate::VERSION));
     if json {
         let document = serde_json::json!({

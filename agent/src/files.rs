@@ -118,6 +118,27 @@ mod tests {
     }
 
     #[test]
+    fn links_are_neither_followed_by_removal_nor_by_narrowing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        let (theirs, link) = (dir.path().join("theirs"), dir.path().join("link"));
+        std::fs::create_dir(&theirs).unwrap();
+        std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(theirs.join("f"), b"kept").unwrap();
+        std::os::unix::fs::symlink(&theirs, &link).unwrap();
+        let refused = create_private_dir(&link).unwrap_err().to_string();
+        assert!(refused.contains("link to a folder"), "{refused}");
+        assert_eq!(mode(&theirs), 0o755);
+        Disk::native().remove_tree(&link).unwrap();
+        assert!(!link.is_symlink());
+        assert_eq!(std::fs::read(theirs.join("f")).unwrap(), b"kept");
+        // One that is private already may lie elsewhere.
+        std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&theirs, &link).unwrap();
+        create_private_dir(&link).unwrap();
+    }
+
+    #[test]
     fn an_earlier_writer_killed_half_way_is_no_obstacle() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".f.new"), b"half").unwrap();

@@ -132,7 +132,6 @@ impl Inbox {
             let _ = self.disk.remove_if_there(&part);
             return Err(error);
         }
-        self.give_away(&part)?;
         self.disk.rename(&part, &path)?;
         self.disk.sync_dir(&self.dir)?;
         let document = Document {
@@ -142,7 +141,6 @@ impl Inbox {
         let json = serde_json::to_vec(&document).map_err(|e| InboxError::Write(e.to_string()))?;
         self.disk
             .write_atomic(&self.dir.join(REQUEST), &json, 0o600)?;
-        self.give_away(&self.dir.join(REQUEST))?;
         self.clean(Some(&document.request))?;
         Ok(document.request)
     }
@@ -165,17 +163,22 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes out whatever is there, readable or not.
+    /// Takes out whatever is there, readable or not, and says whether it did: not while somebody puts
+    /// one in, which may take as long as a large archive. To be called again then.
     ///
     /// # Errors
     /// [`InboxError`]
-    pub fn empty(&self) -> Result<(), InboxError> {
+    pub fn empty(&self) -> Result<bool, InboxError> {
         if self.disk.look(&self.dir)?.is_none() {
-            return Ok(());
+            return Ok(true);
         }
-        let _lock = self.lock()?;
+        let file = self.lock_file()?;
+        if file.try_lock().is_err() {
+            return Ok(false);
+        }
         self.disk.remove_if_there(&self.dir.join(REQUEST))?;
-        self.clean(None)
+        self.clean(None)?;
+        Ok(true)
     }
 
     /// Removes every file that `kept` does not need.
@@ -208,7 +211,6 @@ impl Inbox {
             .mode(0o600)
             .open(&path)
             .map_err(files::at("open", &path))?;
-        self.give_away(&path)?;
         Ok(file)
     }
 
@@ -222,21 +224,6 @@ impl Inbox {
         write(&mut out).map_err(|e| InboxError::Write(e.to_string()))?;
         let synced = out.flush().and_then(|()| out.get_mut().sync());
         Ok(synced.map_err(files::at("write", part))?)
-    }
-
-    /// What root puts in belongs to the state folder's owner, as whom the supervisor runs.
-    fn give_away(&self, path: &Path) -> Result<(), InboxError> {
-        use std::os::unix::fs::MetadataExt as _;
-        let state_dir = self.dir.parent().unwrap_or(&self.dir);
-        let owner = std::fs::metadata(state_dir).map_err(files::at("look at", state_dir))?;
-        for path in [path, &self.dir] {
-            let now = std::fs::metadata(path).map_err(files::at("look at", path))?;
-            if now.uid() != owner.uid() {
-                std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
-                    .map_err(files::at("change owner of", path))?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -328,7 +315,11 @@ mod tests {
         document["id"] = "0".repeat(ID_DIGITS).into();
         std::fs::write(&path, document.to_string()).unwrap();
         assert!(inbox.request().unwrap().is_some());
-        inbox.empty().unwrap();
+        let other_side = inbox.lock().unwrap();
+        assert!(!inbox.empty().unwrap(), "nobody waits for a copy");
+        assert!(inbox.request().unwrap().is_some());
+        drop(other_side);
+        assert!(inbox.empty().unwrap());
         assert_eq!(inbox.request().unwrap(), None);
     }
 }

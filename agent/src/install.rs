@@ -6,9 +6,10 @@
 
 use crate::bundle::source::Source;
 use crate::bundle::{Local, TrustStore, UpdateError, host_facts, receive, verify};
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::device::{Phase, State};
-use crate::files::Disk;
+use crate::files::{Disk, FileError};
 use crate::identity::Identity;
 use crate::inbox::{Inbox, Request};
 use crate::ledger::Ledger;
@@ -21,7 +22,7 @@ use dunlin_protocol::report::Progress;
 use dunlin_protocol::repository::RepositoryFile;
 use dunlin_protocol::trust::Verified;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How often the ledger is looked at.
@@ -38,6 +39,20 @@ pub struct Wish {
     pub version: Option<u64>,
     /// What it must go through before it is kept.
     pub probation: Probation,
+}
+
+/// The probation of a bundle brought by hand: `inferences` answered and `time_s` served. A deadline
+/// that comes before that time would only ever roll back.
+#[must_use]
+pub fn probation(inferences: u64, time_s: u64) -> Probation {
+    let usual = Probation::default();
+    let time_ms = time_s.saturating_mul(1000);
+    Probation {
+        inferences,
+        time_ms,
+        deadline_ms: usual.deadline_ms.max(time_ms.saturating_mul(2)),
+        ..usual
+    }
 }
 
 /// What is in an archive, verified.
@@ -73,7 +88,10 @@ pub async fn submit(
     let disk = Disk::native();
     Identity::load(&settings.state_dir)?
         .context("this device is not enrolled: without its fleet's trust root nothing is taken")?;
-    let local = Local::open_path(&wish.from)?;
+    let local = Local::open_path(&wish.from).with_context(|| {
+        let uid = rustix::process::geteuid().as_raw();
+        format!("{}, read as user {uid}", wish.from.display())
+    })?;
     let found = examine(&disk, settings, wish, &local).await?;
     let Manifest {
         family, version, ..
@@ -87,11 +105,16 @@ pub async fn submit(
         bytes += local.open(file, 0)?.total_bytes();
     }
     let free = disk.free_bytes(&settings.state_dir)?;
-    let needed = bytes.saturating_add(receive::DISK_RESERVE_BYTES);
+    let unpacked = to_unpack(&disk, &settings.state_dir, found.manifest.get())?;
+    let needed = bytes
+        .saturating_add(unpacked)
+        .saturating_add(receive::DISK_RESERVE_BYTES);
     if free < needed {
         bail!(
-            "the archive needs {needed} bytes of free disk in {}, there are {free}",
-            settings.state_dir.display()
+            "{needed} bytes of free disk are needed in {}, there are {free}: {bytes} for the \
+             archive, {unpacked} to unpack it beside, {} in reserve",
+            settings.state_dir.display(),
+            receive::DISK_RESERVE_BYTES
         );
     }
     let inbox = Inbox::new(&disk, &settings.state_dir);
@@ -108,6 +131,20 @@ pub async fn submit(
     Ok(request)
 }
 
+/// Bytes that the agent takes for the blobs while it fetches and unpacks them from the archive; what
+/// it has already takes none.
+fn to_unpack(disk: &Disk, state_dir: &Path, manifest: &Manifest) -> Result<u64, FileError> {
+    let (mut seen, mut sum) = (BTreeSet::new(), 0_u64);
+    for (_, blob) in manifest.files.named() {
+        let held = state_dir.join("blobs").join(blob.sha256.to_string());
+        if seen.insert(blob.sha256) && disk.look(&held)?.is_none() {
+            let packed = blob.packed.as_ref().map_or(0, |packed| packed.length);
+            sum = sum.saturating_add(blob.length).saturating_add(packed);
+        }
+    }
+    Ok(sum)
+}
+
 /// One TUF cycle against a copy of what the device trusts, and the manifest.
 async fn examine(
     disk: &Disk,
@@ -121,7 +158,8 @@ async fn examine(
     // The supervisor may be at work on the real one.
     let scratch = tempfile_in(settings)?;
     let trust = TrustStore::new(disk, settings.state_dir.as_path()).copy_to(&scratch.0)?;
-    let mut set = verify::refresh(&source, &trust, jiff::Timestamp::now())
+    let now = Clock::open(&settings.state_dir).now();
+    let mut set = verify::refresh(&source, &trust, now)
         .await
         .map_err(refused)?;
     let path = target_path(&family, version);
@@ -329,6 +367,17 @@ mod tests {
             version,
             probation: Probation::default(),
         }
+    }
+
+    #[test]
+    fn a_probation_by_hand_can_always_be_passed() {
+        let usual = Probation::default();
+        assert_eq!(probation(usual.inferences, usual.time_ms / 1000), usual);
+        let week_s = 7 * 86_400;
+        let long = probation(5, week_s);
+        assert_eq!((long.inferences, long.time_ms), (5, week_s * 1000));
+        assert_eq!(long.deadline_ms, 2 * long.time_ms);
+        assert_eq!(probation(5, u64::MAX).deadline_ms, u64::MAX);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `dunlin-agent run` is the light supervisor: identity, trust, updates, telemetry buffer, sync.
 //! Its child `dunlin-agent infer` alone runs models; it holds no key and may die.
 
+pub mod account;
 pub mod bundle;
 pub mod cli;
 pub mod clock;

@@ -26,8 +26,9 @@ pub use plan::{Situation, due, pause};
 
 use crate::config::Settings;
 use crate::files::Disk;
-use crate::http::{Client, HttpError, Limits};
+use crate::http::{Client, HttpError, Limits, Proxy};
 use crate::identity::{Identity, IdentityError};
+use crate::throttle::Throttle;
 use dunlin_protocol::command::{self, MessageError};
 use dunlin_protocol::enroll::{
     IdentityView, RENEWAL_MAX_BYTES, RecoverRequest, RecoveryNonce, RenewRequest, RenewResponse,
@@ -134,7 +135,9 @@ impl Renewal {
 pub fn start(identity: &Identity, disk: &Disk, settings: &Settings) -> Renewal {
     let (to, said) = mpsc::channel(QUEUE);
     let nudge = Arc::new(Notify::new());
-    let renewer = Renewer::new(identity, disk, Limits::from(&settings.update));
+    let limits = Limits::from(&settings.update);
+    let proxy = Proxy::configured(settings.update.proxy.as_ref());
+    let renewer = Renewer::new(identity, disk, limits).through(proxy);
     tokio::spawn(run(renewer, Arc::clone(&nudge), to));
     Renewal { nudge, said }
 }
@@ -142,6 +145,7 @@ pub fn start(identity: &Identity, disk: &Disk, settings: &Settings) -> Renewal {
 async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
     let (mut failures, mut in_trouble) = (0_u32, false);
     let mut told: Option<String> = None;
+    let mut warned = false;
     let mut good_until = Instant::now();
     loop {
         let situation = renewer.situation(failures, in_trouble);
@@ -165,6 +169,7 @@ async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
         let said = match attempt {
             Ok(done) => {
                 (failures, in_trouble, told) = (0, false, None);
+                warned &= done.is_none();
                 if done.is_none() {
                     good_until = begun + BELIEVED;
                 }
@@ -176,6 +181,10 @@ async fn run(renewer: Renewer, nudge: Arc<Notify>, to: mpsc::Sender<Said>) {
                 let refusal = error.refusal().map(str::to_owned);
                 let is_new = refusal.is_some() && refusal != told;
                 told = refusal.or(told);
+                let is_late = plan::is_late(renewer.situation(failures, in_trouble));
+                if is_late && !std::mem::replace(&mut warned, true) {
+                    let _ = to.try_send(renewer.warning(&error));
+                }
                 is_new.then(|| Said {
                     code: "certificate_refused",
                     detail: error.to_string(),
@@ -202,23 +211,31 @@ pub struct Renewer {
     identity: Identity,
     disk: Disk,
     limits: Limits,
+    proxy: Proxy,
     base_url: String,
 }
 
 impl Renewer {
-    /// A renewer.
+    /// A renewer that reaches the server without a proxy.
     #[must_use]
     pub fn new(identity: &Identity, disk: &Disk, limits: Limits) -> Self {
         Self {
             identity: identity.clone(),
             disk: disk.clone(),
             limits,
+            proxy: Proxy::none(),
             base_url: identity
                 .enrolled
                 .repository_url
                 .trim_end_matches('/')
                 .to_owned(),
         }
+    }
+
+    /// The same through a proxy, where it says so.
+    #[must_use]
+    pub fn through(self, proxy: Proxy) -> Self {
+        Self { proxy, ..self }
     }
 
     /// Gets the next certificate with the present one or, if mutual TLS fails, by proof of its key.
@@ -338,7 +355,8 @@ impl Renewer {
 
     /// A connection of its own, so that the certificate shown is the one that is meant.
     fn client(&self, tls: &rustls::ClientConfig) -> Client {
-        Client::new(tls, self.limits)
+        let throttle = Throttle::new(self.limits.bandwidth_bytes_s);
+        Client::with(tls, self.limits, self.proxy.clone(), throttle)
     }
 
     fn situation(&self, failures: u32, in_trouble: bool) -> Situation {
@@ -351,6 +369,14 @@ impl Renewer {
             validity,
             failures,
             in_trouble,
+        }
+    }
+
+    fn warning(&self, error: &RenewError) -> Said {
+        let end = self.identity.validity().not_after;
+        Said {
+            code: "certificate_not_renewed",
+            detail: format!("certificate ends {end}, renewing it fails: {error}"),
         }
     }
 

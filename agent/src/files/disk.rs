@@ -286,8 +286,17 @@ impl Disk {
         }
     }
 
-    /// Removes a folder and all files in it; that it is not there is fine.
+    /// Whether a name is a symbolic link.
+    fn is_link(&self, path: &Path) -> bool {
+        // The trait looks through links everywhere else; this fails on whatever is none.
+        self.0.read_link(path).is_ok()
+    }
+
+    /// Removes a folder and all files in it; that it is not there is fine. Of a link, the link goes.
     pub fn remove_tree(&self, path: &Path) -> Result<(), FileError> {
+        if self.is_link(path) {
+            return self.remove_if_there(path);
+        }
         for (name, found) in self.list(path)? {
             let inner = path.join(name);
             match found.kind {
@@ -307,13 +316,18 @@ impl Disk {
         self.0.sync_dir(path).map_err(at("sync folder", path))
     }
 
-    /// Makes a folder (and those above it) that only its owner may enter; narrows one that is wider.
+    /// Makes a folder (and those above it) that only its owner may enter; narrows one that is wider,
+    /// except through a link: what that leads to is perhaps not ours, and refused if others may enter.
     pub fn create_private_dir(&self, path: &Path) -> Result<(), FileError> {
         let mode = match self.look(path)? {
             Some(found) if found.kind == Kind::Folder => found.mode,
             _ => self.make_dirs(path)?,
         };
         if mode & 0o077 != 0 {
+            if self.is_link(path) {
+                let why = "a link to a folder that others may enter (make it mode 0700 there)";
+                return Err(at("use as private folder", path)(io::Error::other(why)));
+            }
             let narrow = self.0.set_mode(path, 0o700);
             narrow.map_err(at("narrow permissions of", path))?;
         }

@@ -97,6 +97,49 @@ fn an_open_or_damaged_key_is_neither_used_nor_replaced() {
     assert!(matches!(damaged, IdentityError::Damaged { .. }));
 }
 
+#[tokio::test]
+async fn renewal_and_recovery_ask_the_proxy() {
+    use crate::http::{Limits, Proxy};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let key = DeviceKey::load_or_create(dir.path()).unwrap();
+    let ca = ca();
+    let response = enrolled(&ca, &key.csr_pem("edge-1").unwrap(), "edge-1");
+    let identity = Identity::check(key, response, &Digest::of(ca.der())).unwrap();
+    identity.store(dir.path()).unwrap();
+    let identity = Identity::load(dir.path()).unwrap().unwrap();
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let mut lines = Vec::new();
+        // The tunnel comes about and is cut: renewal, then the recovery that this leads to.
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let head = String::from_utf8(head).unwrap();
+            lines.push(head.lines().next().unwrap().to_owned());
+        }
+        lines
+    });
+    let limits = Limits {
+        connect_timeout: std::time::Duration::from_secs(10),
+        request_timeout: std::time::Duration::from_secs(10),
+        rate_window: std::time::Duration::from_secs(10),
+        rate_min_bytes_s: 1,
+        bandwidth_bytes_s: 0,
+    };
+    let proxy = Proxy::fixed(&url.parse().unwrap());
+    let renewer = crate::renew::Renewer::new(&identity, &Disk::native(), limits).through(proxy);
+    renewer.renew_or_recover().await.unwrap_err();
+    let connect = "CONNECT localhost:8443 HTTP/1.1".to_owned();
+    assert_eq!(asked.await.unwrap(), [connect.clone(), connect]);
+}
+
 /// A disk that dies at its n-th change: that one and all after it fail, as for a process that is
 /// killed there.
 #[derive(Debug)]

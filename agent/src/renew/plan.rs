@@ -64,6 +64,15 @@ pub fn pause(at: Situation, random: u32) -> Duration {
     full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
+/// Whether a person should know that renewing fails: the last sixth of the certificate's life has
+/// begun, two months of a year.
+#[must_use]
+pub(super) fn is_late(at: Situation) -> bool {
+    let left = at.validity.not_after.duration_since(at.now);
+    let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+    at.failures > 0 && left <= life(at.validity) / 6
+}
+
 fn life(validity: Validity) -> Duration {
     let life = validity.not_after.duration_since(validity.not_before);
     Duration::try_from(life).unwrap_or(Duration::ZERO)
@@ -109,6 +118,18 @@ mod tests {
             not_after: at(5),
         };
         assert_eq!(due(nonsense, u32::MAX), at(10));
+    }
+
+    #[test]
+    fn a_person_is_told_two_months_before_the_end_if_renewing_fails() {
+        let failed = |day| Situation {
+            failures: 1,
+            ..situation(day)
+        };
+        assert!(!is_late(failed(299)));
+        assert!(is_late(failed(300)));
+        assert!(is_late(failed(400)), "it has ended");
+        assert!(!is_late(situation(359)), "nothing failed");
     }
 
     #[test]

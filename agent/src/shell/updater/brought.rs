@@ -34,9 +34,13 @@ impl Updater {
     }
 
     fn refuse_request(&mut self, error: &InboxError) {
-        if let Err(error) = self.inbox.empty() {
-            tracing::warn!(%error, "a damaged request for an installation stays");
-            return;
+        match tokio::task::block_in_place(|| self.inbox.empty()) {
+            Ok(true) => {}
+            // Somebody puts one in, in its place.
+            Ok(false) => return,
+            Err(error) => {
+                return tracing::warn!(%error, "a damaged request for an installation stays");
+            }
         }
         self.orders.push(Order::Event {
             code: "install_refused",
