@@ -253,11 +253,20 @@ pub enum Event {
         /// The bundle.
         digest: Digest,
     },
-    /// A bundle that was to be served is not whole on disk, or the worker could not load it.
+    /// The worker could not load a bundle that was to be served.
     ActivateFailed {
         /// The slot.
         slot: Slot,
         /// The bundle that was asked for.
+        digest: Digest,
+        /// Why.
+        detail: String,
+    },
+    /// A bundle that was to be served is not whole on disk: the device's fault, not the bundle's.
+    SlotDamaged {
+        /// The slot.
+        slot: Slot,
+        /// The bundle that should be in it.
         digest: Digest,
         /// Why.
         detail: String,
@@ -323,7 +332,7 @@ pub enum Effect {
         digest: Digest,
     },
     /// Point `slots/current` at the slot, check that it is whole, tell the worker to serve it;
-    /// answer with [`Event::ActivateFailed`] if it is not. Gives up an earlier one under way.
+    /// answer with [`Event::SlotDamaged`] if it is not. Gives up an earlier one under way.
     Serve {
         /// Which slot.
         slot: Slot,

@@ -24,6 +24,8 @@ const TICK_MAX_MS: i64 = 5_000;
 pub(super) const LOADING_MAX_MS: u64 = 600_000;
 /// Codes of trials that ended badly by this device's own fault, not by the bundle's.
 const DEVICE_FAULTS: [&str; 2] = ["staged", "trial_start"];
+/// Code of a roll-back because the slot is not whole: this device's own fault too.
+const SLOT_DAMAGED: &str = "slot_damaged";
 /// Longest detail of an event, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
 
@@ -46,7 +48,12 @@ pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
             slot,
             digest,
             detail,
-        } => next.activate_failed(slot, digest, &detail),
+        } => next.activate_failed(slot, digest, Failure::new("load", detail)),
+        Event::SlotDamaged {
+            slot,
+            digest,
+            detail,
+        } => next.activate_failed(slot, digest, Failure::new(SLOT_DAMAGED, detail)),
         Event::WorkerDied { detail, listened } => next.worker_died(&detail, listened),
         Event::Counted { digest, count } => next.counted(digest, count),
         Event::Consent(consent) => next.consent(consent),
@@ -422,10 +429,10 @@ impl Step {
     }
 
     /// What is not about a version that serves, or should, is late news of one that was given up.
-    fn activate_failed(&mut self, slot: Slot, digest: Digest, detail: &str) {
+    fn activate_failed(&mut self, slot: Slot, digest: Digest, failure: Failure) {
         if let Phase::Probation { want, .. } = &self.state.phase {
             if want.digest == digest && slot == self.state.spare() {
-                self.roll_back(Failure::new("load", detail));
+                self.roll_back(failure);
             }
             return;
         }
@@ -434,7 +441,7 @@ impl Step {
             .kept
             .take_if(|h| h.slot == slot && h.bundle.digest == digest)
         {
-            self.kept_broke(&held, detail);
+            self.kept_broke(&held, &failure.detail);
         }
     }
 
@@ -638,7 +645,9 @@ impl Step {
                 format!("{}: {}", failure.code, failure.detail),
                 Some(want.digest),
             );
-            self.remember(&want, &failure.code);
+            if failure.code != SLOT_DAMAGED {
+                self.remember(&want, &failure.code);
+            }
             self.state.phase = Phase::RollingBack {
                 want,
                 failure: failure.clone(),

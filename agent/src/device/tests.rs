@@ -81,6 +81,14 @@ fn activate_failed(slot: Slot, version: u64) -> Event {
     }
 }
 
+fn slot_damaged(slot: Slot, version: u64) -> Event {
+    Event::SlotDamaged {
+        slot,
+        digest: want(version).digest,
+        detail: "x".to_owned(),
+    }
+}
+
 fn died(listened: bool) -> Event {
     Event::WorkerDied {
         detail: "signal 9".to_owned(),
@@ -495,6 +503,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         5 => (1_u64..4).prop_map(activated),
         2 => (any::<bool>(), 1_u64..4)
             .prop_map(|(b, v)| activate_failed(if b { Slot::B } else { Slot::A }, v)),
+        1 => (any::<bool>(), 1_u64..4)
+            .prop_map(|(b, v)| slot_damaged(if b { Slot::B } else { Slot::A }, v)),
         3 => ((1_u64..4), 0_u64..20, 0_u64..3).prop_map(|(v, i, e)| counted(v, i, e)),
         1 => any::<bool>().prop_map(died),
         1 => Just(Event::Started),
@@ -588,7 +598,10 @@ proptest! {
                     prop_assert_eq!(d.state.serving(), before.serving());
                 }
                 (None, Some(_)) => {
-                    let broke = matches!(event, Event::ActivateFailed { .. });
+                    let broke = matches!(
+                        event,
+                        Event::ActivateFailed { .. } | Event::SlotDamaged { .. }
+                    );
                     prop_assert!(broke, "lost without cause");
                 }
                 _ => {}

@@ -253,12 +253,12 @@ impl Updater {
                 }],
                 Err(detail) => {
                     tracing::error!(%digest, %detail, "bundle cannot be served");
-                    let failed = Event::ActivateFailed {
+                    let damaged = Event::SlotDamaged {
                         slot,
                         digest,
                         detail,
                     };
-                    self.feed(failed, now_ms).await
+                    self.feed(damaged, now_ms).await
                 }
             },
             Done::Fetched { digest, detail } => vec![Order::Event {
