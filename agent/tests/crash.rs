@@ -30,6 +30,7 @@ mod world;
 use device::{Device, End, Script};
 use disk::{Fault, Outcome, SimDisk};
 use dunlin_agent::files::Disk;
+use dunlin_agent::ledger::Ledger;
 use dunlin_protocol::report::Progress;
 use random::Random;
 use std::collections::BTreeSet;
@@ -310,4 +311,23 @@ async fn what_can_be_read_no_more_is_fetched_again() {
     receive().await.unwrap();
     let unread = blobs.join(world.version(1).digest.to_string());
     assert!(!disk.files().contains(&unread));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_cleanly_writes_it_down_and_the_next_takes_it_back() {
+    let world = World::new().await;
+    let script = Script::install(1);
+    let disk = world.running(1).await;
+    let ended_cleanly = || {
+        let ledger = Ledger::new(&Disk::new(disk.clone()), Path::new(FOLDER));
+        ledger.load().unwrap().unwrap().ended_cleanly
+    };
+    let mut device = Device::boot(&world, &disk, &script).unwrap();
+    device.serves_a_whole_version("before").await;
+    assert!(!ended_cleanly());
+    device.close();
+    assert!(ended_cleanly());
+    let mut device = Device::boot(&world, &disk, &script).unwrap();
+    device.serves_a_whole_version("after").await;
+    assert!(!ended_cleanly());
 }

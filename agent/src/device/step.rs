@@ -15,7 +15,7 @@ pub(super) const ATTEMPTS_MAX: u32 = 20;
 const TRIAL_STARTS_MAX: u32 = 2;
 /// Worker deaths in probation that roll back.
 const DEATHS_MAX: u32 = 2;
-/// Supervisor starts in one probation that roll back: the model may take the whole device down.
+/// Supervisor starts in one probation, clean ends left out, that are borne: the model may take the whole device down.
 const RESTARTS_MAX: u32 = 5;
 /// Longest span one tick counts as time in service: clock jumps and suspends count no more.
 const TICK_MAX_MS: i64 = 5_000;
@@ -103,13 +103,17 @@ impl Step {
     }
 
     fn started(&mut self) {
+        let cleanly = std::mem::take(&mut self.state.ended_cleanly);
         self.effects.extend(self.state.serve());
         match self.state.phase.clone() {
             Phase::Idle { .. } => self.report(),
             Phase::Receiving { want, .. } => self.receive(want, 0),
-            Phase::Trial { want, starts } => self.trial(want, starts),
+            Phase::Trial { want, starts } => {
+                self.trial(want, starts.saturating_sub(u32::from(cleanly)));
+            }
             Phase::Waiting { .. } => self.report(),
-            Phase::Probation { restarts, .. } => {
+            Phase::Probation { restarts: past, .. } => {
+                let counted = past.saturating_add(u32::from(!cleanly));
                 if let Phase::Probation {
                     restarts,
                     looked_at_ms,
@@ -120,12 +124,12 @@ impl Step {
                 } = &mut self.state.phase
                 {
                     *activated = false;
-                    *restarts += 1;
+                    *restarts = counted;
                     *looked_at_ms = self.now_ms;
                     *before = before.plus(std::mem::take(live));
                 }
-                if restarts + 1 > RESTARTS_MAX {
-                    let detail = format!("the agent was started again {} times", restarts + 1);
+                if counted > RESTARTS_MAX {
+                    let detail = format!("the agent was started again {counted} times");
                     self.roll_back(Failure::new("crash_loop", detail));
                 } else {
                     self.report();

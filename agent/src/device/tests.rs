@@ -360,6 +360,33 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
+fn clean_restarts_are_no_crashes() {
+    let restart = |d: &mut Device, cleanly| {
+        d.state.ended_cleanly = cleanly;
+        d.feed(Event::Started);
+        assert!(!d.state.ended_cleanly, "it counts once");
+    };
+    let mut d = Device::new();
+    d.install(1, 1).feed(desired(2, 2)).feed(received(2));
+    for _ in 0..10 {
+        restart(&mut d, true);
+        assert!(matches!(d.state.phase, Phase::Trial { starts: 1, .. }));
+    }
+    d.feed(passed(2)).feed(consent());
+    for _ in 0..10 {
+        restart(&mut d, true);
+    }
+    for restarts in 1..=5 {
+        restart(&mut d, false);
+        assert!(matches!(&d.state.phase, Phase::Probation { restarts: n, .. } if *n == restarts));
+    }
+    restart(&mut d, true);
+    assert!(matches!(d.state.phase, Phase::Probation { .. }));
+    restart(&mut d, false);
+    assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "crash_loop"));
+}
+
+#[test]
 fn transient_failures_are_retried_later_and_not_for_ever() {
     let mut d = Device::new();
     d.feed(desired(1, 1));
