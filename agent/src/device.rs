@@ -96,7 +96,7 @@ pub enum Phase {
     Trial {
         /// What is wanted.
         want: DesiredBundle,
-        /// Times the trial was begun: a model that takes the machine down is not tried for ever.
+        /// Times the trial was begun, clean ends of the agent left out: a model that takes the machine down is not tried for ever.
         starts: u32,
     },
     /// Passed its trial; is activated once the device's owner consents.
@@ -128,7 +128,7 @@ pub enum Phase {
         live: Count,
         /// Times the worker died.
         deaths: u32,
-        /// Times the supervisor was started again.
+        /// Times the supervisor was started again after it had not ended cleanly.
         restarts: u32,
     },
     /// The version before is being put back.
@@ -191,6 +191,9 @@ pub struct State {
     /// Newest installation by hand that was accepted.
     #[serde(default)]
     pub install: Option<String>,
+    /// Whether the agent was asked to end and did, so that its next start is no sign of a crash.
+    #[serde(default)]
+    pub ended_cleanly: bool,
     /// Number of the last report.
     pub sequence: u64,
     /// Spreads retries of a fleet; derived from the device id.
@@ -253,11 +256,20 @@ pub enum Event {
         /// The bundle.
         digest: Digest,
     },
-    /// A bundle that was to be served is not whole on disk, or the worker could not load it.
+    /// The worker could not load a bundle that was to be served.
     ActivateFailed {
         /// The slot.
         slot: Slot,
         /// The bundle that was asked for.
+        digest: Digest,
+        /// Why.
+        detail: String,
+    },
+    /// A bundle that was to be served is not whole on disk: the device's fault, not the bundle's.
+    SlotDamaged {
+        /// The slot.
+        slot: Slot,
+        /// The bundle that should be in it.
         digest: Digest,
         /// Why.
         detail: String,
@@ -323,7 +335,7 @@ pub enum Effect {
         digest: Digest,
     },
     /// Point `slots/current` at the slot, check that it is whole, tell the worker to serve it;
-    /// answer with [`Event::ActivateFailed`] if it is not. Gives up an earlier one under way.
+    /// answer with [`Event::SlotDamaged`] if it is not. Gives up an earlier one under way.
     Serve {
         /// Which slot.
         slot: Slot,
@@ -362,6 +374,7 @@ impl State {
                 last: Progress::Idle,
             },
             install: None,
+            ended_cleanly: false,
             sequence: 0,
             jitter_seed,
         }

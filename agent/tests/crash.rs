@@ -29,10 +29,13 @@ mod world;
 
 use device::{Device, End, Script};
 use disk::{Fault, Outcome, SimDisk};
+use dunlin_agent::files::Disk;
+use dunlin_agent::ledger::Ledger;
 use dunlin_protocol::report::Progress;
 use random::Random;
 use std::collections::BTreeSet;
-use world::World;
+use std::path::Path;
+use world::{FOLDER, World};
 
 /// What was tried.
 #[derive(Debug, Default)]
@@ -276,4 +279,55 @@ async fn an_operation_that_fails_is_borne_wherever_it_is() {
     let world = World::new().await;
     let one = world.running(1).await;
     broken_everywhere("update", &world, &one, &Script::install(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_read_no_more_is_fetched_again() {
+    let world = World::new().await;
+    let script = Script::install(2);
+    let disk = world.running(1).await;
+    world.begin(&script);
+    let receiver = world.receiver(&Disk::new(disk.clone())).unwrap();
+    let want = world.version(2);
+    let slot = Path::new(FOLDER).join("slots/b");
+    let receive = || receiver.receive(&want, jiff::Timestamp::now(), &slot, |_, _| {});
+    let error = receive().await.unwrap_err();
+    assert_eq!(error.code, "broken", "{error}");
+    // All that is held of the first version, and what there is of the second, wears out.
+    let blobs = Path::new(FOLDER).join("blobs");
+    let files = disk.files();
+    for file in files.iter().filter(|f| f.starts_with(&blobs)) {
+        disk.wear_out(file);
+    }
+    let begun = blobs.join("partial").join(world.model_of_two());
+    assert!(files.contains(&begun), "{files:?}");
+    receive().await.unwrap();
+    assert_eq!(world.whole_version(&disk, &slot), Some(2));
+    // Nor does it keep garbage from being collected.
+    receiver
+        .gc(&[world.version(1).digest, want.digest])
+        .await
+        .unwrap();
+    receive().await.unwrap();
+    let unread = blobs.join(world.version(1).digest.to_string());
+    assert!(!disk.files().contains(&unread));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_cleanly_writes_it_down_and_the_next_takes_it_back() {
+    let world = World::new().await;
+    let script = Script::install(1);
+    let disk = world.running(1).await;
+    let ended_cleanly = || {
+        let ledger = Ledger::new(&Disk::new(disk.clone()), Path::new(FOLDER));
+        ledger.load().unwrap().unwrap().ended_cleanly
+    };
+    let mut device = Device::boot(&world, &disk, &script).unwrap();
+    device.serves_a_whole_version("before").await;
+    assert!(!ended_cleanly());
+    device.close();
+    assert!(ended_cleanly());
+    let mut device = Device::boot(&world, &disk, &script).unwrap();
+    device.serves_a_whole_version("after").await;
+    assert!(!ended_cleanly());
 }

@@ -109,13 +109,23 @@ fn receiver_with(server: &Server, dir: &TempDir, limits: Limits) -> Receiver {
 }
 
 fn receiver_on(server: &Server, dir: &TempDir, limits: Limits, disk_free_bytes: u64) -> Receiver {
+    receiver_where(server, dir, limits, move || disk_free_bytes)
+}
+
+/// On a disk of which so many bytes are free whenever that is asked.
+fn receiver_where(
+    server: &Server,
+    dir: &TempDir,
+    limits: Limits,
+    disk_free_bytes: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Receiver {
     let identity = server.identity(dir.path());
     let client = Client::new(&identity.rustls_client_config(), limits);
     let host = move || HostFacts {
         arch: "x86_64".to_owned(),
         agent_version: "0.1.0".to_owned(),
         ram_bytes: 1 << 30,
-        disk_free_bytes,
+        disk_free_bytes: disk_free_bytes(),
     };
     let disk = Disk::native();
     Receiver::with(

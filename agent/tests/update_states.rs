@@ -119,6 +119,13 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
                 detail,
             };
             all.push(("it cannot be served", failed));
+            let detail = String::new();
+            let damaged = Event::SlotDamaged {
+                slot,
+                digest,
+                detail,
+            };
+            all.push(("its slot is damaged", damaged));
         }
         for (name, inferences, errors, slow) in [
             ("answers", 1, 0, 0),

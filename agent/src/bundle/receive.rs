@@ -202,7 +202,7 @@ impl Receiver {
             && error.code == DISK_FULL
         {
             // Room for the ledger and the telemetry is worth more than a resumed download.
-            match remove_others(&self.disk, &self.partials(), &BTreeSet::new()) {
+            match remove_others(&self.disk, &self.partials(), |_| false) {
                 Ok(bytes) => tracing::warn!(bytes, "disk full: what was half fetched is removed"),
                 Err(error) => tracing::error!(%error, "disk full, and nothing can be removed"),
             }
@@ -227,6 +227,8 @@ impl Receiver {
         let (manifest, bytes) = self.manifest(source, target).await?;
 
         let missing = self.missing(turn, &manifest).await?;
+        self.make_room(turn, slot, want.digest, &manifest, &missing)
+            .await?;
         self.check_fit(&manifest, &missing)?;
         let mut meter = Meter::new(&manifest, &missing, progress);
         for file in &missing {
@@ -258,19 +260,11 @@ impl Receiver {
     }
 
     fn gc_in_turn(&self, _turn: &MutexGuard<'_, ()>, keep: &[Digest]) -> Result<u64, FileError> {
-        let mut kept: BTreeSet<String> = BTreeSet::new();
-        for digest in keep {
-            let path = self.blob(digest);
-            let max = MANIFEST_MAX_BYTES as u64;
-            let bytes = self.disk.read_if_there(&path, max)?.unwrap_or_default();
-            if let Ok(manifest) = Manifest::parse(&bytes) {
-                kept.insert(digest.to_string());
-                let blobs = manifest.files.named().into_iter();
-                kept.extend(blobs.map(|(_, b)| b.sha256.to_string()));
-            }
-        }
-        Ok(remove_others(&self.disk, &self.blobs, &kept)?
-            + remove_others(&self.disk, &self.partials(), &BTreeSet::new())?)
+        let kept = named_by(&self.disk, &self.blobs, keep);
+        Ok(
+            remove_others(&self.disk, &self.blobs, |name| kept.contains(name))?
+                + remove_others(&self.disk, &self.partials(), |_| false)?,
+        )
     }
 
     /// As [`Self::gc`], and clears `spare`, a slot that does not serve, unless it holds one of
@@ -320,14 +314,40 @@ impl Receiver {
     }
 }
 
-/// Removes all files of a folder but those named; returns the length of what went.
-fn remove_others(disk: &Disk, folder: &Path, kept: &BTreeSet<String>) -> Result<u64, FileError> {
+/// The blobs that bundles with these manifest digests name, and the manifests. One that cannot be
+/// read keeps nothing: it is fetched again should it be wanted.
+fn named_by(disk: &Disk, blobs: &Path, bundles: &[Digest]) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for digest in bundles {
+        let path = blobs.join(digest.to_string());
+        let bytes = match disk.read_if_there(&path, MANIFEST_MAX_BYTES as u64) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "a held manifest cannot be read and counts as absent");
+                continue;
+            }
+        };
+        if let Ok(manifest) = Manifest::parse(&bytes) {
+            named.insert(digest.to_string());
+            let blobs = manifest.files.named().into_iter();
+            named.extend(blobs.map(|(_, b)| b.sha256.to_string()));
+        }
+    }
+    named
+}
+
+/// Removes all files of a folder but those kept; returns the length of what went.
+fn remove_others(
+    disk: &Disk,
+    folder: &Path,
+    is_kept: impl Fn(&str) -> bool,
+) -> Result<u64, FileError> {
     if disk.look(folder)?.is_none() {
         return Ok(0);
     }
     let mut removed = 0;
     for (name, found) in disk.list(folder)? {
-        if found.kind == files::Kind::File && !name.to_str().is_some_and(|n| kept.contains(n)) {
+        if found.kind == files::Kind::File && !name.to_str().is_some_and(&is_kept) {
             disk.remove_if_there(&folder.join(name))?;
             removed += found.length_bytes;
         }

@@ -15,7 +15,7 @@ pub(super) const ATTEMPTS_MAX: u32 = 20;
 const TRIAL_STARTS_MAX: u32 = 2;
 /// Worker deaths in probation that roll back.
 const DEATHS_MAX: u32 = 2;
-/// Supervisor starts in one probation that roll back: the model may take the whole device down.
+/// Supervisor starts in one probation, clean ends left out, that are borne: the model may take the whole device down.
 const RESTARTS_MAX: u32 = 5;
 /// Longest span one tick counts as time in service: clock jumps and suspends count no more.
 const TICK_MAX_MS: i64 = 5_000;
@@ -24,6 +24,8 @@ const TICK_MAX_MS: i64 = 5_000;
 pub(super) const LOADING_MAX_MS: u64 = 600_000;
 /// Codes of trials that ended badly by this device's own fault, not by the bundle's.
 const DEVICE_FAULTS: [&str; 2] = ["staged", "trial_start"];
+/// Code of a roll-back because the slot is not whole: this device's own fault too.
+const SLOT_DAMAGED: &str = "slot_damaged";
 /// Longest detail of an event, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
 
@@ -46,7 +48,12 @@ pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
             slot,
             digest,
             detail,
-        } => next.activate_failed(slot, digest, &detail),
+        } => next.activate_failed(slot, digest, Failure::new("load", detail)),
+        Event::SlotDamaged {
+            slot,
+            digest,
+            detail,
+        } => next.activate_failed(slot, digest, Failure::new(SLOT_DAMAGED, detail)),
         Event::WorkerDied { detail, listened } => next.worker_died(&detail, listened),
         Event::Counted { digest, count } => next.counted(digest, count),
         Event::Consent(consent) => next.consent(consent),
@@ -96,13 +103,17 @@ impl Step {
     }
 
     fn started(&mut self) {
+        let cleanly = std::mem::take(&mut self.state.ended_cleanly);
         self.effects.extend(self.state.serve());
         match self.state.phase.clone() {
             Phase::Idle { .. } => self.report(),
             Phase::Receiving { want, .. } => self.receive(want, 0),
-            Phase::Trial { want, starts } => self.trial(want, starts),
+            Phase::Trial { want, starts } => {
+                self.trial(want, starts.saturating_sub(u32::from(cleanly)));
+            }
             Phase::Waiting { .. } => self.report(),
-            Phase::Probation { restarts, .. } => {
+            Phase::Probation { restarts: past, .. } => {
+                let counted = past.saturating_add(u32::from(!cleanly));
                 if let Phase::Probation {
                     restarts,
                     looked_at_ms,
@@ -113,12 +124,12 @@ impl Step {
                 } = &mut self.state.phase
                 {
                     *activated = false;
-                    *restarts += 1;
+                    *restarts = counted;
                     *looked_at_ms = self.now_ms;
                     *before = before.plus(std::mem::take(live));
                 }
-                if restarts + 1 > RESTARTS_MAX {
-                    let detail = format!("the agent was started again {} times", restarts + 1);
+                if counted > RESTARTS_MAX {
+                    let detail = format!("the agent was started again {counted} times");
                     self.roll_back(Failure::new("crash_loop", detail));
                 } else {
                     self.report();
@@ -422,10 +433,10 @@ impl Step {
     }
 
     /// What is not about a version that serves, or should, is late news of one that was given up.
-    fn activate_failed(&mut self, slot: Slot, digest: Digest, detail: &str) {
+    fn activate_failed(&mut self, slot: Slot, digest: Digest, failure: Failure) {
         if let Phase::Probation { want, .. } = &self.state.phase {
             if want.digest == digest && slot == self.state.spare() {
-                self.roll_back(Failure::new("load", detail));
+                self.roll_back(failure);
             }
             return;
         }
@@ -434,7 +445,7 @@ impl Step {
             .kept
             .take_if(|h| h.slot == slot && h.bundle.digest == digest)
         {
-            self.kept_broke(&held, detail);
+            self.kept_broke(&held, &failure.detail);
         }
     }
 
@@ -638,7 +649,9 @@ impl Step {
                 format!("{}: {}", failure.code, failure.detail),
                 Some(want.digest),
             );
-            self.remember(&want, &failure.code);
+            if failure.code != SLOT_DAMAGED {
+                self.remember(&want, &failure.code);
+            }
             self.state.phase = Phase::RollingBack {
                 want,
                 failure: failure.clone(),

@@ -81,6 +81,14 @@ fn activate_failed(slot: Slot, version: u64) -> Event {
     }
 }
 
+fn slot_damaged(slot: Slot, version: u64) -> Event {
+    Event::SlotDamaged {
+        slot,
+        digest: want(version).digest,
+        detail: "x".to_owned(),
+    }
+}
+
 fn died(listened: bool) -> Event {
     Event::WorkerDied {
         detail: "signal 9".to_owned(),
@@ -352,6 +360,33 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
+fn clean_restarts_are_no_crashes() {
+    let restart = |d: &mut Device, cleanly| {
+        d.state.ended_cleanly = cleanly;
+        d.feed(Event::Started);
+        assert!(!d.state.ended_cleanly, "it counts once");
+    };
+    let mut d = Device::new();
+    d.install(1, 1).feed(desired(2, 2)).feed(received(2));
+    for _ in 0..10 {
+        restart(&mut d, true);
+        assert!(matches!(d.state.phase, Phase::Trial { starts: 1, .. }));
+    }
+    d.feed(passed(2)).feed(consent());
+    for _ in 0..10 {
+        restart(&mut d, true);
+    }
+    for restarts in 1..=5 {
+        restart(&mut d, false);
+        assert!(matches!(&d.state.phase, Phase::Probation { restarts: n, .. } if *n == restarts));
+    }
+    restart(&mut d, true);
+    assert!(matches!(d.state.phase, Phase::Probation { .. }));
+    restart(&mut d, false);
+    assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "crash_loop"));
+}
+
+#[test]
 fn transient_failures_are_retried_later_and_not_for_ever() {
     let mut d = Device::new();
     d.feed(desired(1, 1));
@@ -495,6 +530,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         5 => (1_u64..4).prop_map(activated),
         2 => (any::<bool>(), 1_u64..4)
             .prop_map(|(b, v)| activate_failed(if b { Slot::B } else { Slot::A }, v)),
+        1 => (any::<bool>(), 1_u64..4)
+            .prop_map(|(b, v)| slot_damaged(if b { Slot::B } else { Slot::A }, v)),
         3 => ((1_u64..4), 0_u64..20, 0_u64..3).prop_map(|(v, i, e)| counted(v, i, e)),
         1 => any::<bool>().prop_map(died),
         1 => Just(Event::Started),
@@ -588,7 +625,10 @@ proptest! {
                     prop_assert_eq!(d.state.serving(), before.serving());
                 }
                 (None, Some(_)) => {
-                    let broke = matches!(event, Event::ActivateFailed { .. });
+                    let broke = matches!(
+                        event,
+                        Event::ActivateFailed { .. } | Event::SlotDamaged { .. }
+                    );
                     prop_assert!(broke, "lost without cause");
                 }
                 _ => {}

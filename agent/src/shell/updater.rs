@@ -253,12 +253,12 @@ impl Updater {
                 }],
                 Err(detail) => {
                     tracing::error!(%digest, %detail, "bundle cannot be served");
-                    let failed = Event::ActivateFailed {
+                    let damaged = Event::SlotDamaged {
                         slot,
                         digest,
                         detail,
                     };
-                    self.feed(failed, now_ms).await
+                    self.feed(damaged, now_ms).await
                 }
             },
             Done::Fetched { digest, detail } => vec![Order::Event {
@@ -279,10 +279,11 @@ impl Updater {
         slot_of(folder)
     }
 
-    /// Gives up what is under way and writes the newest counters down.
+    /// Gives up what is under way and writes down the newest counters, and that it ended cleanly.
     pub fn close(&mut self) {
         self.update.cancel();
         self.check.cancel();
+        self.state.ended_cleanly = true;
         if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
             tracing::error!(error = %e, "the ledger cannot be written");
         }

@@ -248,6 +248,11 @@ impl<'a> Device<'a> {
         self.obey(orders).await;
     }
 
+    /// Ends the agent as a signal does.
+    pub(crate) fn close(mut self) {
+        self.updater.close();
+    }
+
     async fn start(&mut self) {
         if !std::mem::replace(&mut self.started, true) {
             self.feed(Event::Started).await;

@@ -48,6 +48,8 @@ struct State {
     fault: Option<Fault>,
     dead: bool,
     capacity_bytes: Option<u64>,
+    /// What lies on worn flash: its bytes can be read no more.
+    unreadable: BTreeSet<u64>,
     trace: Vec<String>,
 }
 
@@ -252,6 +254,13 @@ impl SimDisk {
         self.state().capacity_bytes = None;
     }
 
+    /// The file is there, and reading it fails from now on, whatever else it is named.
+    pub(crate) fn wear_out(&self, path: &Path) {
+        let mut state = self.state();
+        let id = state.find(path).unwrap();
+        state.unreadable.insert(id);
+    }
+
     pub(crate) fn used_bytes(&self) -> u64 {
         self.state().used_bytes()
     }
@@ -382,6 +391,9 @@ impl SimFile {
 
 impl Read for SimFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.disk.state().unreadable.contains(&self.id) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let at = self.at;
         let read = self.with(|bytes| {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -423,6 +435,10 @@ impl Seek for SimFile {
 impl OpenFile for SimFile {
     fn set_len(&mut self, length_bytes: u64) -> io::Result<()> {
         let length = usize::try_from(length_bytes).unwrap();
+        if length == 0 {
+            // Flash puts what is written anew elsewhere.
+            self.disk.state().unreadable.remove(&self.id);
+        }
         if self.with(<[u8]>::len)? == length {
             return Ok(());
         }

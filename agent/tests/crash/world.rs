@@ -67,6 +67,11 @@ impl World {
         self.versions[version as usize - 1].clone()
     }
 
+    /// Name of the second version's model.
+    pub(crate) fn model_of_two(&self) -> &str {
+        self.model_of_two.trim_start_matches("blobs/")
+    }
+
     /// The server as the script wants it; it breaks off once.
     pub(crate) fn begin(&self, script: &Script) {
         let published = self.published[script.published() - 1].clone();

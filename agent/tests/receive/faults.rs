@@ -8,6 +8,9 @@ use dunlin_agent::files::Disk;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::trust::SigningKey;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 fn kind_and_code(error: &UpdateError) -> (Kind, &'static str) {
@@ -210,6 +213,60 @@ async fn an_update_leaves_disk_to_the_rest_of_the_device() {
         .receive(&wants[0], Timestamp::now(), &slot, |_, _| {})
         .await
         .unwrap();
+}
+
+/// Bytes of all files below a folder, those with several names once.
+fn used_bytes(folder: &Path, seen: &mut BTreeSet<u64>) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let size = |entry: std::fs::DirEntry| {
+        let found = entry.metadata().unwrap();
+        match found.is_dir() {
+            true => used_bytes(&entry.path(), seen),
+            false if seen.insert(found.ino()) => found.len(),
+            false => 0,
+        }
+    };
+    entries.map(Result::unwrap).map(size).sum()
+}
+
+#[tokio::test]
+async fn on_a_small_disk_the_version_before_gives_way_to_the_next() {
+    let (fleet, wants) = Fleet::with(&[1, 2, 3].map(Release::version)).await;
+    // Two versions and a bit fit, and the reserve.
+    let folder = fleet.dir.path().to_owned();
+    let capacity = used_bytes(&folder, &mut BTreeSet::new()) + (16 << 20) + 2_900_000;
+    let free = move || capacity.saturating_sub(used_bytes(&folder, &mut BTreeSet::new()));
+    let small = super::receiver_where(&fleet.server, &fleet.dir, limits(), free);
+    let put = async |want, slot: &str| {
+        let slot = fleet.slot(slot);
+        small
+            .receive(want, Timestamp::now(), &slot, |_, _| {})
+            .await
+    };
+    put(&wants[0], "a").await.unwrap();
+    put(&wants[1], "b").await.unwrap();
+    // Half fetched is the third when there is no room for it but the first's.
+    let third = format!("blobs/{}", Digest::of(&model(3)));
+    fleet.server.spoil(&third, Fault::CutAfterOnce(500_000));
+    let error = put(&wants[2], "a").await.unwrap_err();
+    assert_eq!(
+        kind_and_code(&error),
+        (Kind::Transient, "broken"),
+        "{error}"
+    );
+    fleet.server.asked("");
+    put(&wants[2], "a").await.unwrap();
+    assert_eq!(fleet.server.asked("blobs/"), [(third, 500_000)]);
+    let held = |slot: &str| stage::read(&Disk::native(), &fleet.slot(slot));
+    assert_eq!(held("a"), Some(info(&wants[2])));
+    assert_eq!(held("b"), Some(info(&wants[1])));
+    // What is kept was not touched.
+    put(&wants[1], "b").await.unwrap();
+    assert!(fleet.server.asked("blobs/").is_empty());
+    // Where nothing may go, it does not fit.
+    let error = put(&wants[0], "c").await.unwrap_err();
+    assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"), "{error}");
+    assert_eq!(held("b"), Some(info(&wants[1])));
 }
 
 #[tokio::test]

@@ -56,7 +56,8 @@ impl Receiver {
         Ok((manifest, bytes))
     }
 
-    /// The manifest's files that are not on the device yet; damaged ones are removed.
+    /// The manifest's files that are not on the device yet; those that are damaged or cannot be read
+    /// are removed: a worn spot of the flash must not end updates for ever.
     pub(super) async fn missing<'a>(
         &self,
         turn: &Turn,
@@ -70,7 +71,10 @@ impl Receiver {
                 Ok(got) if got == expected => Ok(true),
                 Ok(_) => disk.remove_if_there(&path).map(|()| false),
                 Err(e) if e.is_not_found() => Ok(false),
-                Err(e) => Err(e),
+                Err(error) => {
+                    tracing::warn!(%error, "a held blob cannot be read and is fetched again");
+                    disk.remove_if_there(&path).map(|()| false)
+                }
             })
             .await??;
             if !held {
@@ -258,7 +262,11 @@ async fn resume(
             Ok((Sha256::new(), 0))
         }
         Err(e) if e.is_not_found() => Ok((Sha256::new(), 0)),
-        Err(e) => Err(e.into()),
+        Err(error) => {
+            tracing::warn!(%error, "what was fetched cannot be read and is fetched again");
+            disk.remove_if_there(partial)?;
+            Ok((Sha256::new(), 0))
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Whether this device can hold and run a bundle, asked before anything large is fetched.
 
 use super::fetch::Missing;
-use super::{Receiver, UpdateError};
-use crate::files::Disk;
-use dunlin_protocol::bundle::{HostFacts, Manifest, check_fit};
-use std::path::Path;
+use super::{Receiver, Turn, UpdateError, blocking, remove_others};
+use crate::bundle::stage;
+use crate::files::{Disk, FileError, Kind};
+use dunlin_protocol::bundle::{Blob, HostFacts, Manifest, check_fit};
+use dunlin_protocol::id::Digest;
+use std::path::{Path, PathBuf};
 
 /// Free disk that an update leaves to the ledger, the telemetry and the rest of the device, in bytes.
 pub(crate) const DISK_RESERVE_BYTES: u64 = 16 << 20;
@@ -28,6 +30,39 @@ pub fn host_facts(disk: &Disk, state_dir: &Path, memory_limit_mib: u64) -> HostF
 }
 
 impl Receiver {
+    /// Where room for the missing blobs is short, removes what neither the other slots nor this
+    /// bundle need: above all the version that `slot` still holds, which is about to give way.
+    /// That it fails is only logged: the bundle does not fit then, at worst.
+    pub(super) async fn make_room(
+        &self,
+        turn: &Turn,
+        slot: &Path,
+        digest: Digest,
+        manifest: &Manifest,
+        missing: &[Missing<'_>],
+    ) -> Result<(), UpdateError> {
+        let wanted = self.room(missing).saturating_add(DISK_RESERVE_BYTES);
+        if missing.is_empty() || (self.host)().disk_free_bytes >= wanted {
+            return Ok(());
+        }
+        let named = manifest.files.named().into_iter();
+        let unneeded = Unneeded {
+            disk: self.disk.clone(),
+            blobs: self.blobs.clone(),
+            partials: self.partials(),
+            slot: slot.to_owned(),
+            digest,
+            named: named.map(|(_, blob)| blob.clone()).collect(),
+        };
+        match blocking(turn, move || unneeded.remove()).await? {
+            Ok(bytes) => {
+                tracing::info!(bytes, "room is short: what is no longer needed is removed")
+            }
+            Err(error) => tracing::warn!(%error, "room is short, and not all can be removed"),
+        }
+        Ok(())
+    }
+
     pub(super) fn check_fit(
         &self,
         manifest: &Manifest,
@@ -57,13 +92,68 @@ impl Receiver {
     /// Bytes that the missing blobs take while they are fetched and unpacked, less what is fetched
     /// of them already.
     fn room(&self, missing: &[Missing<'_>]) -> u64 {
+        // The folder is not there before the first fetch.
+        let partials = self.disk.list(&self.partials()).unwrap_or_default();
         missing.iter().fold(0, |sum, Missing { blob, .. }| {
             let packed = blob.packed.as_ref().map_or(0, |p| p.length);
-            let partial = self.partials().join(blob.transport().0.to_string());
-            let found = self.disk.look(&partial).ok().flatten();
-            let have = found.map_or(0, |m| m.length_bytes);
+            let begun = partials
+                .iter()
+                .filter(|(name, _)| name.to_str().is_some_and(|n| is_begun(n, blob)));
+            let have: u64 = begun.map(|(_, found)| found.length_bytes).sum();
             let needed = blob.length.saturating_add(packed).saturating_sub(have);
             sum.saturating_add(needed)
         })
+    }
+}
+
+/// Whether a file in `blobs/partial` is of this blob: it, or a patch that leads to it.
+fn is_begun(name: &str, blob: &Blob) -> bool {
+    name.starts_with(&blob.transport().0.to_string())
+        || name.ends_with(&format!("-{}.patch", blob.sha256))
+}
+
+/// What may go for a bundle that is about to be fetched.
+struct Unneeded {
+    disk: Disk,
+    blobs: PathBuf,
+    partials: PathBuf,
+    /// The bundle goes here.
+    slot: PathBuf,
+    digest: Digest,
+    named: Vec<Blob>,
+}
+
+impl Unneeded {
+    /// Returns the bytes of names removed; slots do not count.
+    fn remove(&self) -> Result<u64, FileError> {
+        let disk = &self.disk;
+        let held = stage::claims(disk, &self.slot);
+        if held.is_some_and(|digest| digest != self.digest) {
+            stage::clear(disk, &self.slot)?;
+        }
+        let mut needed = vec![self.digest];
+        needed.extend(self.in_other_slots()?);
+        let mut kept = super::named_by(disk, &self.blobs, &needed);
+        kept.extend(self.named.iter().map(|blob| blob.sha256.to_string()));
+        let removed = remove_others(disk, &self.blobs, |name| kept.contains(name))?;
+        let is_begun = |name: &str| self.named.iter().any(|blob| is_begun(name, blob));
+        Ok(removed + remove_others(disk, &self.partials, is_begun)?)
+    }
+
+    fn in_other_slots(&self) -> Result<Vec<Digest>, FileError> {
+        let Some(folder) = self.slot.parent() else {
+            return Ok(Vec::new());
+        };
+        if self.disk.look(folder)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let found = self.disk.list(folder)?.into_iter();
+        let folders = found.filter(|(_, found)| found.kind == Kind::Folder);
+        let others = folders
+            .map(|(name, _)| folder.join(name))
+            .filter(|other| *other != self.slot);
+        Ok(others
+            .filter_map(|other| stage::claims(&self.disk, &other))
+            .collect())
     }
 }

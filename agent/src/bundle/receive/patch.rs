@@ -213,8 +213,10 @@ fn apply_into(
     out: &Path,
     blob: &Blob,
 ) -> Result<(), Fault> {
-    let mut old = disk.open(base)?;
-    let mut from = BufReader::with_capacity(READ_BYTES, disk.open(partial)?);
+    let unreadable = |error: FileError| Fault::Patch(error.to_string());
+    let mut old = disk.open(base).map_err(unreadable)?;
+    let opened = disk.open(partial).map_err(unreadable)?;
+    let mut from = BufReader::with_capacity(READ_BYTES, opened);
     let mut to = Hashing {
         file: open_partial(disk, out, 0)?,
         hasher: Sha256::new(),
@@ -267,9 +269,9 @@ fn bases(disk: &Disk, blobs: &Path, family: &Family) -> Result<Vec<Digest>, File
             continue;
         }
         // Few files are that small, and fewer are manifests.
-        let bytes = disk
-            .read_if_there(&blobs.join(name), max)?
-            .unwrap_or_default();
+        // One that cannot be read is no base.
+        let read = disk.read_if_there(&blobs.join(name), max);
+        let bytes = read.ok().flatten().unwrap_or_default();
         if let Ok(manifest) = Manifest::parse(&bytes)
             && manifest.family == *family
         {

@@ -187,6 +187,23 @@ fn failed_golden_cases_are_remembered_and_the_devices_own_faults_are_not() {
 }
 
 #[test]
+fn a_slot_that_is_damaged_after_the_trial_is_not_the_models_fault() {
+    let mut d = Device::new();
+    d.install(1, 1);
+    ready(&mut d, 2, 2);
+    d.feed(consent()).feed(slot_damaged(Slot::B, 2));
+    assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "slot_damaged"));
+    assert!(d.effects.contains(&serve(Slot::A, 1)));
+    assert_eq!(d.state.not_held, []);
+    d.feed(desired(3, 2));
+    assert_eq!(receiving(&d), Some(&want(2)));
+    // Of a kept version: it is received again.
+    let mut d = Device::new();
+    d.install(1, 1).feed(slot_damaged(Slot::A, 1));
+    assert_eq!((d.version(), receiving(&d)), (None, Some(&want(1))));
+}
+
+#[test]
 fn of_what_did_not_hold_the_newest_are_remembered() {
     let mut d = Device::new();
     let many = NOT_HELD_MAX as u64 + 5;
