@@ -22,6 +22,7 @@
 //! worker said that it serves. A kept version that can no longer be served is kept no more: the
 //! worker is emptied, the server is told, and the version is received again if it is still wanted.
 
+mod backoff;
 mod step;
 pub mod window;
 
@@ -300,6 +301,8 @@ pub enum Event {
 pub struct ReceiveFailure {
     /// Whether trying again may help.
     pub kind: ReceiveFailureKind,
+    /// Whether it brought bytes that the next attempt goes on from.
+    pub progressed: bool,
     /// Code and detail.
     pub failure: Failure,
 }
@@ -417,6 +420,19 @@ impl State {
             | Phase::Probation { want, .. }
             | Phase::RollingBack { want, .. } => Some(want),
         }
+    }
+
+    /// Whether an update was given up for want of a link, so that what is half fetched of it is
+    /// gone on from once it is asked for again.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        let Phase::Idle {
+            last: Progress::Failed(failure),
+        } = &self.phase
+        else {
+            return false;
+        };
+        self.wanted.is_some() && failure.code == step::UNREACHABLE
     }
 
     /// The slot that may be written to.

@@ -78,6 +78,13 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
             },
         ),
     ];
+    all.push((
+        "the same is wanted again",
+        Event::Desired(Desired {
+            revision: state.revision,
+            bundles: state.wanted.iter().cloned().collect(),
+        }),
+    ));
     for version in [1, 2] {
         let digest = want(version, false).digest;
         all.push(("a version is wanted", newer(vec![want(version, false)])));
@@ -95,7 +102,11 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
             ("link or server fails", ReceiveFailureKind::Transient),
         ] {
             let failure = Failure::new("x", "");
-            let result = Err(ReceiveFailure { kind, failure });
+            let result = Err(ReceiveFailure {
+                kind,
+                progressed: false,
+                failure,
+            });
             all.push((name, Event::Received { digest, result }));
         }
         let passed = TrialReport::Passed {
@@ -155,7 +166,13 @@ fn plain(mut state: State) -> State {
         last: Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f),
     } = &mut state.phase
     {
-        *f = Failure::new("", "");
+        // This one alone is gone on from.
+        let code = if f.code == "unreachable" {
+            &*f.code
+        } else {
+            ""
+        };
+        *f = Failure::new(code, "");
     }
     if let Phase::Receiving { retry_at_ms, .. } = &mut state.phase {
         *retry_at_ms = 0;

@@ -1,5 +1,6 @@
 //! The transitions. Each is named and reads on its own.
 
+use super::backoff::{BACKOFF_MAX_MS, backoff_ms};
 use super::{
     Consent, Count, Effect, Event, Held, NOT_HELD_MAX, NotHeld, Phase, ReceiveFailure,
     ReceiveFailureKind, Slot, State, installed, window,
@@ -9,7 +10,9 @@ use dunlin_protocol::command::{Desired, DesiredBundle, SLOW_PERMILLE_MAX};
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::{Failure, Progress, Waiting};
 
-/// Failed fetches in a row before the update counts as failed.
+/// Code of an update that was given up for want of a link.
+pub(super) const UNREACHABLE: &str = "unreachable";
+/// Failed fetches in a row without a byte before the update counts as failed, if any is kept.
 pub(super) const ATTEMPTS_MAX: u32 = 20;
 /// Trials begun before a model that never finishes one is given up.
 const TRIAL_STARTS_MAX: u32 = 2;
@@ -149,7 +152,12 @@ impl Step {
             return self.report();
         }
         if desired.revision == self.state.revision {
-            return self.report();
+            let wanted = self.state.wanted.clone();
+            // The server is heard again, so that it may be reached again.
+            return match wanted.filter(|_| self.state.is_resumable()) {
+                Some(want) => self.receive(want, 0),
+                None => self.report(),
+            };
         }
         self.state.revision = desired.revision;
         let mut bundles = desired.bundles.into_iter();
@@ -297,15 +305,22 @@ impl Step {
         }
         match result {
             Ok(()) => self.trial(want, 0),
-            Err(ReceiveFailure { kind, failure }) => match kind {
+            Err(ReceiveFailure {
+                kind,
+                progressed,
+                failure,
+            }) => match kind {
                 ReceiveFailureKind::Refused => self.refuse(&want, failure),
                 ReceiveFailureKind::Failed => self.fail(&want, failure),
-                ReceiveFailureKind::Transient if attempts + 1 >= ATTEMPTS_MAX => {
+                ReceiveFailureKind::Transient
+                    if !progressed && self.state.kept.is_some() && attempts + 1 >= ATTEMPTS_MAX =>
+                {
                     let detail = format!("{} attempts, last: {}", attempts + 1, failure.detail);
-                    self.fail(&want, Failure::new("unreachable", detail));
+                    self.fail(&want, Failure::new(UNREACHABLE, detail));
                 }
                 ReceiveFailureKind::Transient => {
-                    let attempts = attempts + 1;
+                    let before = if progressed { 0 } else { attempts };
+                    let attempts = (before + 1).min(ATTEMPTS_MAX);
                     let retry_at_ms = self
                         .now_ms
                         .saturating_add(backoff_ms(attempts, self.state.jitter_seed));
@@ -682,16 +697,4 @@ impl Step {
         );
         self.idle(Progress::Failed(failure));
     }
-}
-
-pub(super) const BACKOFF_MAX_MS: i64 = 300_000;
-
-/// 1 s doubled each time, at most five minutes, then spread over the upper half.
-fn backoff_ms(attempts: u32, seed: u64) -> i64 {
-    let full = 1_000_i64
-        .saturating_mul(1 << attempts.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX_MS);
-    let mixed = (seed ^ u64::from(attempts)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
-    let half = full / 2;
-    half + i64::try_from(mixed).unwrap_or(0) % (half + 1)
 }

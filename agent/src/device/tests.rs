@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use super::step::{ATTEMPTS_MAX, BACKOFF_MAX_MS, LOADING_MAX_MS};
+use super::backoff::BACKOFF_MAX_MS;
+use super::step::{ATTEMPTS_MAX, LOADING_MAX_MS};
 use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;
@@ -106,6 +107,7 @@ fn failed(version: u64, kind: ReceiveFailureKind) -> Event {
         digest: want(version).digest,
         result: Err(ReceiveFailure {
             kind,
+            progressed: false,
             failure: Failure::new("connect", "refused"),
         }),
     }
@@ -389,10 +391,10 @@ fn clean_restarts_are_no_crashes() {
 #[test]
 fn transient_failures_are_retried_later_and_not_for_ever() {
     let mut d = Device::new();
-    d.feed(desired(1, 1));
+    d.install(1, 1).feed(desired(2, 2));
     let mut tries = 0;
     while matches!(d.state.phase, Phase::Receiving { .. }) {
-        d.feed(failed(1, ReceiveFailureKind::Transient));
+        d.feed(failed(2, ReceiveFailureKind::Transient));
         tries += 1;
         d.feed(Event::Tick);
         d.now_ms += 2 * BACKOFF_MAX_MS;
@@ -400,6 +402,49 @@ fn transient_failures_are_retried_later_and_not_for_ever() {
     }
     assert_eq!(tries, ATTEMPTS_MAX);
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "unreachable"));
+    // The same said again: it goes on from what is there.
+    assert!(d.state.is_resumable());
+    d.feed(desired(2, 2));
+    assert_eq!(receiving(&d), Some(&want(2)));
+    // Other ends are ends.
+    d.feed(failed(2, ReceiveFailureKind::Failed));
+    d.feed(desired(2, 2));
+    assert_eq!((receiving(&d), d.state.is_resumable()), (None, false));
+}
+
+#[test]
+fn what_comes_slowly_or_is_all_there_would_be_is_never_given_up() {
+    let progress = |version| match failed(version, ReceiveFailureKind::Transient) {
+        Event::Received {
+            digest,
+            result: Err(failure),
+        } => Event::Received {
+            digest,
+            result: Err(ReceiveFailure {
+                progressed: true,
+                ..failure
+            }),
+        },
+        other => other,
+    };
+    let mut d = Device::new();
+    d.feed(desired(1, 1));
+    for _ in 0..3 * ATTEMPTS_MAX {
+        d.feed(failed(1, ReceiveFailureKind::Transient));
+        d.now_ms += 2 * BACKOFF_MAX_MS;
+        d.feed(Event::Tick);
+        assert_eq!(receiving(&d), Some(&want(1)));
+    }
+    d.install(2, 1).feed(desired(3, 2));
+    for _ in 0..3 * ATTEMPTS_MAX {
+        d.feed(progress(2));
+        assert!(matches!(
+            d.state.phase,
+            Phase::Receiving { attempts: 1, .. }
+        ));
+        d.now_ms += 2 * BACKOFF_MAX_MS;
+        d.feed(Event::Tick);
+    }
 }
 
 #[test]

@@ -355,7 +355,9 @@ impl Updater {
         let brought = self.brought(&want);
         self.update.start(|number| async move {
             tracing::info!(target_path = %want.target, ?brought, "fetching");
-            let result = fetch(&receiver, brought, &want, clock.now(), &dir).await;
+            let (mut first, mut progressed) = (None, false);
+            let progress = |done: u64, _| progressed |= done > *first.get_or_insert(done);
+            let result = fetch(&receiver, brought, &want, clock.now(), &dir, progress).await;
             match &result {
                 Ok(spent) => {
                     receiver.tidy(&in_use, None, || false).await;
@@ -372,7 +374,7 @@ impl Updater {
             }
             let result = result.map(drop).map_err(|e| {
                 tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
-                in_events_terms(e)
+                in_events_terms(e, progressed)
             });
             let digest = want.digest;
             let event = Event::Received { digest, result };
@@ -427,7 +429,7 @@ impl Updater {
     /// Removes, beside the loop, what no bundle here or on its way needs.
     fn collect_garbage(&mut self) {
         // What is half fetched is resumed.
-        if matches!(self.state.phase, Phase::Receiving { .. }) {
+        if matches!(self.state.phase, Phase::Receiving { .. }) || self.state.is_resumable() {
             return;
         }
         let in_use = self.state.in_use();
@@ -502,8 +504,8 @@ async fn fetch(
     want: &DesiredBundle,
     now: Timestamp,
     slot: &Path,
+    progress: impl FnMut(u64, u64) + Send,
 ) -> Result<Spent, UpdateError> {
-    let progress = |_, _| {};
     let staged = match brought {
         Some(archive) => {
             let local = brought::open(archive).await?;
@@ -532,8 +534,9 @@ fn cost(want: &DesiredBundle, spent: &Spent) -> String {
     )
 }
 
-fn in_events_terms(error: UpdateError) -> ReceiveFailure {
+fn in_events_terms(error: UpdateError, progressed: bool) -> ReceiveFailure {
     ReceiveFailure {
+        progressed,
         kind: match error.kind {
             Kind::Refused => ReceiveFailureKind::Refused,
             Kind::Failed => ReceiveFailureKind::Failed,
