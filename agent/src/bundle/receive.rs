@@ -5,7 +5,7 @@
 //! power or by dropping the future: the next call goes on from what is there.
 //!
 //! * `fit`: whether the device can hold it, before anything large is fetched.
-//! * `fetch`: what is missing, from any [`Source`].
+//! * `fetch`: what is missing, from any `Source`.
 //! * `patch`: the model as its difference to one that is held, where that is smaller.
 //! * `meter`: progress and cost.
 
