@@ -7,7 +7,7 @@
 //! patches/SHA256/SHA256                            from one model file to another
 //! ```
 //! HTTPS has them below `/repository/`, an archive and a folder below their root, and a block
-//! request by [`RepositoryFile::to_string`]. A text that is none of these names no file, so that no
+//! request by the text of a [`RepositoryFile`]. A text that is none of these names no file, so that no
 //! request can leave the repository.
 
 use crate::id::Digest;

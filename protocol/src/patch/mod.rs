@@ -7,11 +7,11 @@
 //! A patch is not signed and never trusted. Whoever applies one checks the result against the
 //! signed length and SHA-256 before anything else sees it.
 //!
-//! * [`decode`]: from patch and old file to new file.
-//! * [`encode`]: from old and new file to patch; plans with [`onnx`], [`pairing`] and [`choose`].
-//! * [`planes`]: numbers to byte planes and back.
-//! * [`wire`]: integers, heads of segments, codings.
-//! * [`zstandard`]: the only file that names zstd.
+//! * `decode`: from patch and old file to new file.
+//! * `encode`: from old and new file to patch; plans with `onnx`, `pairing` and `choose`.
+//! * `planes`: numbers to byte planes and back.
+//! * `wire`: integers, heads of segments, codings.
+//! * `zstandard`: the only file that names zstd.
 
 mod assemble;
 mod choose;
