@@ -140,7 +140,7 @@ async fn a_bad_file_is_refused_while_somebody_stands_there() {
     let refused = async |bytes: &[u8], words: &str| {
         std::fs::write(&out, bytes).unwrap();
         let error = submit(&settings, &wish(out.clone()), &mut |_| {}).await;
-        let error = error.unwrap_err().to_string();
+        let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains(words), "{error}");
         assert!(!settings.state_dir.join("inbox/request.json").exists());
     };
