@@ -211,7 +211,7 @@ async fn a_trial_is_the_kernels_first_choice_and_has_an_end() {
     )
     .unwrap();
     let mut settings = settings(dir.path());
-    settings.trial_timeout = Duration::from_secs(3);
+    settings.trial_timeout = Duration::from_secs(15);
     let trial = tokio::spawn({
         let (settings, slot) = (settings.clone(), slot.clone());
         async move { worker::trial(&settings, &slot).await }

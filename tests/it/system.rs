@@ -197,6 +197,8 @@ async fn what_the_offline_keys_did_not_sign_is_refused_by_the_device_itself() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&path, bytes).unwrap();
+    // By a patch the device would do without the blob.
+    std::fs::remove_dir_all(fleet.dir.path().join("server/blobs/patches")).unwrap();
     refused(&fleet, 4, v4.digest(), "hash").await;
 
     // A digest that the signed targets do not have.
