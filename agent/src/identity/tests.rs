@@ -98,7 +98,7 @@ fn an_open_or_damaged_key_is_neither_used_nor_replaced() {
 }
 
 #[tokio::test]
-async fn renewal_and_recovery_ask_the_proxy() {
+async fn renewal_asks_the_proxy() {
     use crate::http::{Limits, Proxy};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let dir = tempfile::tempdir().unwrap();
@@ -112,19 +112,15 @@ async fn renewal_and_recovery_ask_the_proxy() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = tokio::spawn(async move {
-        let mut lines = Vec::new();
-        // The tunnel comes about and is cut: renewal, then the recovery that this leads to.
-        for _ in 0..2 {
-            let (mut client, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(client.read_u8().await.unwrap());
-            }
-            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-            let head = String::from_utf8(head).unwrap();
-            lines.push(head.lines().next().unwrap().to_owned());
+        // The tunnel comes about and is cut.
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
         }
-        lines
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let head = String::from_utf8(head).unwrap();
+        head.lines().next().unwrap().to_owned()
     });
     let limits = Limits {
         connect_timeout: std::time::Duration::from_secs(10),
@@ -136,8 +132,8 @@ async fn renewal_and_recovery_ask_the_proxy() {
     let proxy = Proxy::fixed(&url.parse().unwrap());
     let renewer = crate::renew::Renewer::new(&identity, &Disk::native(), limits).through(proxy);
     renewer.renew_or_recover().await.unwrap_err();
-    let connect = "CONNECT localhost:8443 HTTP/1.1".to_owned();
-    assert_eq!(asked.await.unwrap(), [connect.clone(), connect]);
+    let first = asked.await.unwrap();
+    assert_eq!(first, "CONNECT localhost:8443 HTTP/1.1");
 }
 
 /// A disk that dies at its n-th change: that one and all after it fail, as for a process that is
