@@ -46,6 +46,7 @@ impl Running {
         // What a killed worker leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let args = WorkerArgs {
+            models: Vec::new(),
             socket: Some(socket.clone()),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             window_ms,
@@ -56,7 +57,7 @@ impl Running {
         let (say, commands) = mpsc::channel(8);
         let (out, mut hear) = mpsc::channel(8);
         let task = tokio::spawn(inference::run(args, commands, out));
-        let Some(FromWorker::Listening { tcp }) = hear.recv().await else {
+        let Some(FromWorker::Listening { tcp, .. }) = hear.recv().await else {
             panic!("the worker did not listen: {:?}", task.await);
         };
         Self {
@@ -541,6 +542,7 @@ async fn the_end_of_the_pipe_drains_the_worker_and_other_machines_are_not_served
 
     let dir = tempfile::tempdir().unwrap();
     let args = WorkerArgs {
+        models: Vec::new(),
         socket: Some(dir.path().join("s")),
         listen: Some("0.0.0.0:0".parse().unwrap()),
         window_ms: 1000,

@@ -1,6 +1,8 @@
 //! The worker process: commands in, windows out, inference in between.
 
-use super::confine::{ConfineError, confine, offer_to_oom_killer};
+use super::confine::{
+    ConfineError, Confinement, Enforced, Needs, confine, offer_to_oom_killer, seal,
+};
 use super::engine::{Engine, load_manifest};
 use super::golden::trial;
 use super::listen::{ListenError, Listening};
@@ -47,6 +49,9 @@ pub struct WorkerArgs {
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
+    /// Folder of staged bundles, the only one that may be read; may be given again.
+    #[arg(long, value_name = "DIR")]
+    pub models: Vec<PathBuf>,
     /// Most private writable memory this process may have, in bytes.
     #[arg(long)]
     pub memory_limit_bytes: Option<u64>,
@@ -100,10 +105,31 @@ fn confined(args: WorkerArgs) -> Result<(), WorkerError> {
     // Under memory pressure the kernel takes a trial first, then the worker, the supervisor last.
     let first = if args.trial.is_some() { 1000 } else { 500 };
     offer_to_oom_killer(first);
-    confine(args.memory_limit_bytes)?;
+    let landlock = confine(&needs(&args))?;
     match &args.trial {
-        Some(slot) => print_trial(slot),
-        None => serve(args),
+        // Nothing is opened any more; `execve` and the network go before the model comes.
+        Some(slot) => {
+            seal()?;
+            print_trial(slot)
+        }
+        None => serve(args, landlock),
+    }
+}
+
+fn needs(args: &WorkerArgs) -> Needs {
+    let mut models = args.models.clone();
+    let service = args.trial.is_none();
+    models.extend(args.trial.clone());
+    Needs {
+        memory_limit_bytes: args.memory_limit_bytes,
+        models,
+        socket_dir: args.socket.as_deref().filter(|_| service).map(|socket| {
+            match socket.parent() {
+                Some(dir) if dir != Path::new("") => dir.to_owned(),
+                _ => PathBuf::from("."),
+            }
+        }),
+        listen_ports: args.listen.iter().map(SocketAddr::port).collect(),
     }
 }
 
@@ -121,7 +147,7 @@ fn print_trial(slot: &Path) -> Result<(), WorkerError> {
     Ok(stdout.flush()?)
 }
 
-fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
+fn serve(args: WorkerArgs, landlock: Enforced) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(cores() + 2)
@@ -142,7 +168,11 @@ fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
             write_words(&mut out_rx);
             let _ = written.send(());
         })?;
-    let result = runtime.block_on(run(args, commands, out));
+    let sealed = move || {
+        let seccomp = seal()?;
+        Ok(Some(Confinement { landlock, seccomp }))
+    };
+    let result = runtime.block_on(run_until_drained(args, commands, out, sealed));
     let _ = all_written.recv_timeout(LAST_WORDS_TIMEOUT);
     // A model that still computes must not hold the exit up.
     runtime.shutdown_background();
@@ -215,14 +245,25 @@ fn write_words(words: &mut mpsc::Receiver<FromWorker>) {
     }
 }
 
-/// Serves until `Drain`, SIGTERM or the end of `commands`. Needs a tokio runtime with I/O and time.
+/// Serves until `Drain`, SIGTERM or the end of `commands`, in a process that nothing is taken from.
+/// Needs a tokio runtime with I/O and time.
 ///
 /// # Errors
 /// The sockets cannot be opened, or nobody reads `out` any more.
 pub async fn run(
     args: WorkerArgs,
+    commands: mpsc::Receiver<ToWorker>,
+    out: mpsc::Sender<FromWorker>,
+) -> Result<(), WorkerError> {
+    run_until_drained(args, commands, out, || Ok(None)).await
+}
+
+/// `sealed` is called once the sockets are open and before any model is read.
+async fn run_until_drained(
+    args: WorkerArgs,
     mut commands: mpsc::Receiver<ToWorker>,
     out: mpsc::Sender<FromWorker>,
+    sealed: impl FnOnce() -> Result<Option<Confinement>, ConfineError>,
 ) -> Result<(), WorkerError> {
     let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
     let models = Arc::new(Models::default());
@@ -230,7 +271,9 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listening = Listening::open(socket, args.listen, api).await?;
-    tell(&out, FromWorker::Listening { tcp: listening.tcp }).await?;
+    let confinement = sealed()?;
+    let tcp = listening.tcp;
+    tell(&out, FromWorker::Listening { tcp, confinement }).await?;
     let mut desk = Desk {
         models,
         out,
