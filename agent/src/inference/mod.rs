@@ -10,6 +10,7 @@ pub mod engine;
 pub mod golden;
 pub mod graph;
 mod listen;
+mod ml;
 mod models;
 mod observe;
 mod serve;
