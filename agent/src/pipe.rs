@@ -42,6 +42,9 @@ pub enum FromWorker {
         /// What the kernel keeps the worker from; unknown in one that was not confined.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         confinement: Option<Confinement>,
+        /// Loopback address of gRPC, if it has one.
+        #[serde(default)]
+        grpc: Option<std::net::SocketAddr>,
     },
     /// This bundle serves now.
     Activated {

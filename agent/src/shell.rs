@@ -201,9 +201,13 @@ impl Shell {
 
     async fn worker_says(&mut self, said: FromWorker) {
         match said {
-            FromWorker::Listening { tcp, confinement } => {
+            FromWorker::Listening {
+                tcp,
+                grpc,
+                confinement,
+            } => {
                 self.worker_listened = true;
-                tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, "inference API listens");
+                tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, ?grpc, "inference API listens");
                 self.tell_confinement(confinement).await;
             }
             FromWorker::Activated { bundle: digest } => {

@@ -45,7 +45,7 @@ fn inside(dir: &Path) {
     let needs = Needs {
         memory_limit_bytes: Some(1 << 30),
         models: vec![dir.join("slots")],
-        socket_dir: Some(dir.join("run")),
+        socket_dirs: vec![dir.join("run")],
         listen_ports: vec![port],
     };
     let landlock = confine(&needs).unwrap();

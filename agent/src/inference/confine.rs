@@ -39,8 +39,8 @@ pub struct Needs {
     pub memory_limit_bytes: Option<u64>,
     /// Folders of staged bundles, to read.
     pub models: Vec<PathBuf>,
-    /// Folder in which a Unix socket is made.
-    pub socket_dir: Option<PathBuf>,
+    /// Folders in which Unix sockets are made.
+    pub socket_dirs: Vec<PathBuf>,
     /// TCP ports to listen on; 0 is any port.
     pub listen_ports: Vec<u16>,
 }

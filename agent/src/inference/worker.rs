@@ -5,10 +5,11 @@ use super::confine::{
 };
 use super::engine::{Engine, load_manifest};
 use super::golden::trial;
-use super::listen::{ListenError, Listening};
+use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
 use super::models::{Models, Served};
 use super::observe::Totals;
 use super::serve::{Api, Limits};
+use crate::clients::Clients;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
 use dunlin_protocol::id::Digest;
 use std::collections::BTreeMap;
@@ -46,6 +47,15 @@ pub struct WorkerArgs {
     /// Loopback address of the inference API, besides the socket.
     #[arg(long)]
     pub listen: Option<SocketAddr>,
+    /// Where gRPC is served: an absolute path, or a loopback address and port.
+    #[arg(long)]
+    pub grpc_listen: Option<GrpcAddress>,
+    /// Number of the group that Unix sockets belong to.
+    #[arg(long)]
+    pub socket_gid: Option<u32>,
+    /// Which clients may ask for which models, as JSON; everybody for everything otherwise.
+    #[arg(long, value_parser = clients_of_json)]
+    pub clients: Option<Clients>,
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
@@ -61,6 +71,10 @@ pub struct WorkerArgs {
     /// Try the bundle staged in this folder, print one JSON line about it and exit.
     #[arg(long, value_name = "DIR")]
     pub trial: Option<PathBuf>,
+}
+
+fn clients_of_json(text: &str) -> Result<Clients, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
 /// Why the worker cannot work.
@@ -117,19 +131,28 @@ fn confined(args: WorkerArgs) -> Result<(), WorkerError> {
 }
 
 fn needs(args: &WorkerArgs) -> Needs {
-    let mut models = args.models.clone();
-    let service = args.trial.is_none();
-    models.extend(args.trial.clone());
+    if let Some(slot) = &args.trial {
+        return Needs {
+            memory_limit_bytes: args.memory_limit_bytes,
+            models: vec![slot.clone()],
+            ..Needs::default()
+        };
+    }
+    let (grpc_socket, grpc_tcp) = match &args.grpc_listen {
+        Some(GrpcAddress::Unix(path)) => (Some(path), None),
+        Some(GrpcAddress::Tcp(address)) => (None, Some(address)),
+        None => (None, None),
+    };
+    let folder = |socket: &PathBuf| match socket.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let ports = args.listen.iter().chain(grpc_tcp);
     Needs {
         memory_limit_bytes: args.memory_limit_bytes,
-        models,
-        socket_dir: args.socket.as_deref().filter(|_| service).map(|socket| {
-            match socket.parent() {
-                Some(dir) if dir != Path::new("") => dir.to_owned(),
-                _ => PathBuf::from("."),
-            }
-        }),
-        listen_ports: args.listen.iter().map(SocketAddr::port).collect(),
+        models: args.models.clone(),
+        socket_dirs: args.socket.iter().chain(grpc_socket).map(folder).collect(),
+        listen_ports: ports.map(SocketAddr::port).collect(),
     }
 }
 
@@ -267,13 +290,25 @@ async fn run_until_drained(
 ) -> Result<(), WorkerError> {
     let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
     let models = Arc::new(Models::default());
-    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args)));
+    let clients = args.clients.clone().unwrap_or_default();
+    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args), clients));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listening = Listening::open(socket, args.listen, api).await?;
+    let sockets = Sockets {
+        unix: socket,
+        gid: args.socket_gid,
+        tcp: args.listen,
+        grpc: args.grpc_listen.as_ref(),
+    };
+    let listening = Listening::open(sockets, api).await?;
     let confinement = sealed()?;
-    let tcp = listening.tcp;
-    tell(&out, FromWorker::Listening { tcp, confinement }).await?;
+    let (tcp, grpc) = (listening.tcp, listening.grpc);
+    let listens = FromWorker::Listening {
+        tcp,
+        grpc,
+        confinement,
+    };
+    tell(&out, listens).await?;
     let mut desk = Desk {
         models,
         out,

@@ -36,7 +36,7 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     for path in needs.models.iter().map(AsRef::as_ref).chain(machine) {
         rules = allow(rules, path, read)?;
     }
-    if let Some(dir) = &needs.socket_dir {
+    for dir in &needs.socket_dirs {
         rules = allow(rules, dir, AccessFs::MakeSock | AccessFs::RemoveFile)?;
     }
     for port in &needs.listen_ports {
