@@ -109,14 +109,22 @@ fn text_labels_are_refused_with_the_way_out() {
 
 #[test]
 fn rows_that_are_too_narrow_for_the_trees_are_refused_when_the_model_is_loaded() {
-    // The graph declares the width itself; without it the manifest's is what counts.
-    let (_, onnx) = read(&cases().join("tree-wine"));
-    let graph = Graph::load(
-        &onnx,
+    // This model does not say how wide a row is.
+    let error = refused(
+        "version-5-with-sets",
+        &[spec("x", DType::FP32, &[1, 2])],
+        &[spec("scores", DType::FP32, &[1, 2])],
+    );
+    let message = error.to_string();
+    assert!(matches!(error, GraphError::Prepare(_)), "{message}");
+    assert!(message.contains("a row has 2 features"), "{message}");
+    // This one does.
+    let error = refused(
+        "tree-wine",
         &[spec("x", DType::FP32, &[1, 5])],
         &[spec("output_probability", DType::FP32, &[1, 3])],
     );
-    assert!(matches!(graph.unwrap_err(), GraphError::Inputs(_)));
+    assert!(matches!(error, GraphError::Inputs(_)), "{error}");
 }
 
 #[test]

@@ -139,7 +139,8 @@ def version5(random, *, targets=1, trees=4, sets=False, missing=False, transform
     if members:
         attributes["membership_values"] = tensor("members", members[:-1], np.float32)
     output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
-    return model("TreeEnsemble", attributes, "float32", [output], version=5)
+    # The model does not say how wide a row is.
+    return model("TreeEnsemble", attributes, "float32", [output], version=5, width=None)
 
 
 def model(kind, attributes, dtype, outputs, version=3, width=FEATURES):
