@@ -3,6 +3,7 @@
 use super::ml;
 use super::tensor::{Values, datum_type, describe};
 use dunlin_protocol::bundle::TensorSpec;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_onnx::Onnx;
@@ -78,6 +79,7 @@ impl Graph {
                 .proto_model_for_read(&mut reader)
                 .map_err(|e| GraphError::Parse(text(&e)))?;
             check_operators(&engine, &proto)?;
+            check_computed(&proto)?;
             // Without a folder, a model cannot make the engine read other files.
             let parsed = engine
                 .parse(&proto, None)
@@ -206,6 +208,24 @@ fn check_operators(engine: &Onnx, proto: &ModelProto) -> Result<(), GraphError> 
         Ok(())
     } else {
         Err(GraphError::Operators(unknown))
+    }
+}
+
+/// Whether something computes every output.
+fn check_computed(proto: &ModelProto) -> Result<(), GraphError> {
+    let Some(graph) = &proto.graph else {
+        return Err(GraphError::Parse("no graph in it".to_owned()));
+    };
+    let known: HashSet<&String> = (graph.node.iter().flat_map(|n| &n.output))
+        .chain(graph.input.iter().map(|i| &i.name))
+        .chain(graph.initializer.iter().map(|i| &i.name))
+        .collect();
+    match graph.output.iter().find(|o| !known.contains(&o.name)) {
+        None => Ok(()),
+        Some(output) => Err(GraphError::Parse(format!(
+            "an output that nothing computes: {:?}",
+            output.name
+        ))),
     }
 }
 

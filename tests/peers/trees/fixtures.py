@@ -32,6 +32,8 @@ def cases():
                 random, kind, dtype, trees=3, uniform=len(name) % 2 == 0, missing=len(name) % 3 == 0,
                 probability="PROBIT" in name, as_tensor=dtype == "float64", **arguments)
             yield peer.case(name, proto, generated.rows(random, dtype, 24))
+    newer = generated.version5(random, targets=2, trees=3, sets=True)
+    yield peer.case("version 5 with sets", newer, generated.rows(random, "float32", 24))
     small = {"stump", "logistic two", "standard, logistic", "imputed, logistic", "unit, logistic",
              "columns, logistic", "one-hot, forest", "tree wine"}
     for source in [trained.scikit_models(), trained.pipelines()]:

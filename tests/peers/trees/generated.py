@@ -90,6 +90,59 @@ def ensemble(random, kind, dtype="float32", *, targets=1, classes=None, used=Non
     return model(kind, attributes, dtype, outputs, version=3)
 
 
+def version5(random, *, targets=1, trees=4, sets=False, missing=False, transform=0, aggregate=1):
+    """A model of `TreeEnsemble`, whose branches and leaves are numbered apart."""
+    branches, leaves, members, roots = [], [], [], []
+
+    def leaf():
+        leaves.append((int(random.integers(targets)), float(random.uniform(-1, 1))))
+        return len(leaves) - 1, 1
+
+    def node(depth):
+        if depth == 5 or (depth > 0 and random.random() < 0.25):
+            return leaf()
+        number = len(branches)
+        branches.append(None)
+        mode = int(random.choice([0, 4, 6] if sets else [0, 1] if missing else range(6)))
+        if mode == 6:
+            # ONNX Runtime knows sets of whole numbers alone.
+            members.extend([*random.choice(6, int(random.integers(1, 4)), False) + 1, np.nan])
+        false, true = node(depth + 1), node(depth + 1)
+        track = int(missing and random.random() < 0.5)
+        branches[number] = (int(random.integers(FEATURES)), mode, float(random.choice(THRESHOLDS)),
+                            *true, *false, track)
+        return number, 0
+
+    for tree in range(trees):
+        roots.append(len(branches))
+        if tree == 1:
+            only = leaf()
+            branches.append((0, 0, 0.0, *only, *only, 0))
+        else:
+            node(0)
+    columns = list(zip(*branches))
+
+    def tensor(name, values, dtype):
+        return numpy_helper.from_array(np.array(values, dtype=dtype), name)
+
+    attributes = {
+        "nodes_featureids": columns[0], "nodes_modes": tensor("modes", columns[1], np.uint8),
+        "nodes_splits": tensor("splits", columns[2], np.float32), "nodes_truenodeids": columns[3],
+        "nodes_trueleafs": columns[4], "nodes_falsenodeids": columns[5],
+        "nodes_falseleafs": columns[6], "tree_roots": roots, "n_targets": targets,
+        "leaf_targetids": [target for target, _ in leaves], "aggregate_function": aggregate,
+        "leaf_weights": tensor("weights", [weight for _, weight in leaves], np.float32),
+        "post_transform": transform,
+    }
+    if missing:
+        attributes["nodes_missing_value_tracks_true"] = columns[7]
+    if members:
+        attributes["membership_values"] = tensor("members", members[:-1], np.float32)
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
+    # The model does not say how wide a row is.
+    return model("TreeEnsemble", attributes, "float32", [output], version=5, width=None)
+
+
 def model(kind, attributes, dtype, outputs, version=3, width=FEATURES):
     names = [output.name for output in outputs]
     node = helper.make_node(kind, ["x"], names, domain="ai.onnx.ml", **attributes)

@@ -63,6 +63,16 @@ class Generated(unittest.TestCase):
                 cases.append(peer.case(f"{seed} by {size}", proto, *same))
         self.compare(cases)
 
+    def test_the_newer_operator_with_sets(self):
+        cases = []
+        for seed in range(120):
+            random = np.random.default_rng(3000 + seed)
+            proto = generated.version5(
+                random, targets=1 + seed % 3, trees=1 + seed % 6, sets=seed % 4 < 2,
+                missing=seed % 5 == 0, transform=seed % 4, aggregate=seed // 4 % 4)
+            cases.append(peer.case(f"{seed}", proto, generated.rows(random, "float32", 60)))
+        self.compare(cases)
+
     def test_the_operators_around_models(self):
         random = np.random.default_rng(5)
         floats, whole = generated.rows(random, "float32", 300), generated.rows(random, "int64", 300)

@@ -1,9 +1,10 @@
 //! Operators of our own in tract's place: those of `ai.onnx.ml`, of which tabular models are made.
 //!
-//! [`forest`] and [`columns`] compute and know nothing of tract; [`trees`] and [`tabular`] read what
-//! the file says; [`plug`] makes operators of tract of them.
+//! [`forest`] and [`columns`] compute and know nothing of tract; [`trees`], [`ensemble5`] and
+//! [`tabular`] read what the file says; [`plug`] makes operators of tract of them.
 
 mod columns;
+mod ensemble5;
 mod forest;
 mod labels;
 mod plug;
@@ -23,6 +24,7 @@ pub(super) fn register(engine: &mut Onnx) {
     operators.insert("Normalizer", tabular::normalizer);
     operators.insert("OneHotEncoder", tabular::one_hot_encoder);
     operators.insert("Scaler", tabular::scaler);
+    operators.insert("TreeEnsemble", ensemble5::ensemble);
     operators.insert("TreeEnsembleClassifier", trees::classifier);
     operators.insert("TreeEnsembleRegressor", trees::regressor);
     operators.insert("ZipMap", tabular::zip_map);
@@ -42,7 +44,6 @@ pub(super) fn way_out(operator: &str) -> Option<&'static str> {
         "SequenceConstruct" | "SequenceAt" | "ConcatFromSequence" | "SplitToSequence" => {
             "sequences are not supported: export the model with tensors"
         }
-        "TreeEnsemble" => "export the model with target_opset={'': 18, 'ai.onnx.ml': 3}",
         "CDist" => "export the model with the standard operators alone (no com.microsoft)",
         _ => return None,
     })

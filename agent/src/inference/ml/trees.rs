@@ -11,7 +11,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::{NodeProto, TensorProto};
 use tract_onnx::tract_hir::internal::*;
 
-type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+pub(super) type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 pub(super) fn classifier(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
     let labels = Labels::read(node, "classlabels_int64s")?;
@@ -22,6 +22,7 @@ pub(super) fn classifier(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
         ..description(ctx, node, Task::Classification)?
     };
     Ok(plugged(Trees {
+        name: "TreeEnsembleClassifier",
         description,
         labels: Some(labels),
     }))
@@ -35,6 +36,7 @@ pub(super) fn regressor(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
         ..description(ctx, node, Task::Regression)?
     };
     Ok(plugged(Trees {
+        name: "TreeEnsembleRegressor",
         description,
         labels: None,
     }))
@@ -101,7 +103,11 @@ fn weights(ctx: &ParsingContext, node: &NodeProto, of: &str) -> TractResult<Vec<
     Ok(weights.collect())
 }
 
-fn same_length(what: &'static str, expected: usize, got: usize) -> Result<(), ForestError> {
+pub(super) fn same_length(
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), ForestError> {
     if expected == got {
         return Ok(());
     }
@@ -112,7 +118,7 @@ fn same_length(what: &'static str, expected: usize, got: usize) -> Result<(), Fo
     })
 }
 
-fn integers<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a [i64]> {
+pub(super) fn integers<'a>(node: &'a NodeProto, name: &str) -> TractResult<&'a [i64]> {
     Ok(node.get_attr_opt_slice::<i64>(name)?.unwrap_or_default())
 }
 
@@ -169,7 +175,8 @@ pub(super) fn post_transform(name: &str) -> TractResult<PostTransform> {
 
 /// An ensemble as the file describes it.
 #[derive(Debug)]
-struct Trees {
+pub(super) struct Trees {
+    name: &'static str,
     description: Description,
     /// A classifier's.
     labels: Option<Labels>,
@@ -177,10 +184,7 @@ struct Trees {
 
 impl Operator for Trees {
     fn name(&self) -> &'static str {
-        match self.labels {
-            Some(_) => "TreeEnsembleClassifier",
-            None => "TreeEnsembleRegressor",
-        }
+        self.name
     }
 
     fn outputs(&self) -> usize {
@@ -203,6 +207,9 @@ impl Operator for Trees {
         let (datum_type, shape) = &inputs[0];
         let width = shape.last().and_then(|w| w.to_usize().ok());
         match datum_type {
+            DatumType::F64 if self.name == VERSION_5 => {
+                bail!("{VERSION_5} is supported for FP32 alone, got FP64")
+            }
             DatumType::F64 => self.kernel::<f64>(width),
             // Integers are compared as 32-bit floats, as ONNX Runtime does.
             DatumType::F32 | DatumType::I64 | DatumType::I32 => self.kernel::<f32>(width),
@@ -211,7 +218,18 @@ impl Operator for Trees {
     }
 }
 
+/// The operator that took the place of the two others; its scores are of its input's type.
+const VERSION_5: &str = "TreeEnsemble";
+
 impl Trees {
+    pub(super) fn version_5(description: Description) -> Self {
+        Self {
+            name: VERSION_5,
+            description,
+            labels: None,
+        }
+    }
+
     fn kernel<T: Number + Datum>(&self, width: Option<usize>) -> TractResult<Box<dyn Kernel>> {
         let forest = Forest::<T>::build(&self.description)?;
         if let Some(width) = width {
