@@ -2,8 +2,9 @@
 //! what is merely refused is fine.
 //!
 //! Shared by the fuzzer's targets and by the replay of the committed inputs, hence no dependency
-//! but the protocol and JSON.
+//! but ours and JSON.
 
+use dunlin_agent::inference::fuzz::{grpc_request as grpc, rest_request as request};
 use dunlin_protocol::archive::{Index, length_max};
 use dunlin_protocol::bundle::{GoldenSet, Manifest, Profile};
 use dunlin_protocol::command::{self, Ack, Command, Desired};
@@ -31,13 +32,15 @@ use std::sync::LazyLock;
 pub type Entry = fn(&[u8]);
 
 /// Entries by name, which is also their target's and their folder of inputs'.
-pub const ALL: [(&str, Entry); 8] = [
+pub const ALL: [(&str, Entry); 10] = [
     ("archive", archive),
     ("canonical", canonical),
+    ("grpc", grpc),
     ("manifest", manifest),
     ("messages", messages),
     ("metadata", metadata),
     ("patch", patch),
+    ("request", request),
     ("signed", signed),
     ("topic", topic),
 ];

@@ -7,6 +7,7 @@ use crate::inference::api::json::{InferRequest, Rendered, answer};
 use crate::inference::api::route::{ModelAsk, Route, route};
 use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, metadata};
+use crate::inference::statistics::Writing;
 use crate::inference::tensor::Values;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -112,6 +113,13 @@ impl Form for Rest {
 
     fn received(&self) -> &Received {
         &self.received
+    }
+
+    fn writing(&self) -> Writing {
+        match self.json_bytes {
+            Some(_) => Writing::Binary,
+            None => Writing::Text,
+        }
     }
 
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<InferRequest, ApiError> {

@@ -1,0 +1,102 @@
+//! Entries for fuzzing: what a client may send, read and answered without an engine.
+
+use super::api::json::{self, InferRequest};
+use super::api::signature::Signature;
+use super::tensor::Values;
+use dunlin_protocol::bundle::{DType, TensorSpec};
+
+/// Longest error that is an answer and no echo.
+const ERROR_MAX_BYTES: usize = 8192;
+
+fn specs() -> (Vec<TensorSpec>, Vec<TensorSpec>) {
+    let tensor = |name: &str, dtype, shape: &[usize]| TensorSpec {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+        layout: None,
+    };
+    let inputs = vec![
+        tensor("f", DType::FP32, &[1, 2]),
+        tensor("i", DType::INT64, &[2]),
+        tensor("b", DType::BOOL, &[]),
+    ];
+    let outputs = vec![
+        tensor("y", DType::FP64, &[2]),
+        tensor("h", DType::FP16, &[1]),
+    ];
+    (inputs, outputs)
+}
+
+fn outputs() -> Option<[Values; 2]> {
+    let half = Values::from_f64(DType::FP16, &[0.5]).ok()?;
+    Some([Values::FP64(vec![f64::NAN, -0.0]), half])
+}
+
+fn check_inputs(inputs: &[Values], signature: &Signature<'_>) {
+    assert_eq!(inputs.len(), signature.inputs.len());
+    for (values, spec) in inputs.iter().zip(signature.inputs) {
+        assert_eq!(values.dtype(), spec.dtype);
+        assert_eq!(values.len(), spec.elements());
+    }
+}
+
+/// A REST request: what `Inference-Header-Content-Length` says (nothing: no such header), a line's end, the
+/// body. Panics if what was read does not fit the model, or an answer is not what it says it is.
+pub fn rest_request(data: &[u8]) {
+    let (inputs, results) = specs();
+    let signature = Signature {
+        name: "fuzzed",
+        version: 1,
+        inputs: &inputs,
+        outputs: &results,
+    };
+    let mut parts = data.splitn(2, |b| *b == b'\n');
+    let (Some(header), Some(body)) = (parts.next(), parts.next()) else {
+        return;
+    };
+    let json_bytes = match std::str::from_utf8(header).map(str::parse) {
+        Ok(Ok(n)) => Some(n),
+        _ if header.is_empty() => None,
+        _ => return,
+    };
+    let request = match InferRequest::parse(body, json_bytes, &signature) {
+        Ok(request) => request,
+        Err(error) => {
+            assert!(error.message.len() <= ERROR_MAX_BYTES, "{error}");
+            return;
+        }
+    };
+    check_inputs(&request.inputs, &signature);
+    let Some(outputs) = outputs() else { return };
+    let answer = json::answer(&signature, &request, &outputs);
+    let answer = answer.unwrap_or_else(|e| panic!("what was asked for can be given: {e}"));
+    let json = &answer.body[..answer.json_bytes.unwrap_or(answer.body.len())];
+    let json: serde_json::Value =
+        serde_json::from_slice(json).unwrap_or_else(|e| panic!("an answer is JSON: {e}"));
+    let listed = json["outputs"].as_array().map_or(0, Vec::len);
+    assert_eq!(listed, request.outputs.len());
+}
+
+/// A `ModelInferRequest`. Panics if what was read does not fit the model.
+#[cfg(feature = "grpc")]
+pub fn grpc_request(data: &[u8]) {
+    use super::grpc::message;
+    let (inputs, results) = specs();
+    let signature = Signature {
+        name: "fuzzed",
+        version: 1,
+        inputs: &inputs,
+        outputs: &results,
+    };
+    let _ = message::Named::read(data, 1, 2);
+    match message::InferRequest::parse(data, &signature) {
+        Err(error) => assert!(error.message.len() <= ERROR_MAX_BYTES, "{error}"),
+        Ok(request) => {
+            check_inputs(&request.inputs, &signature);
+            let Some(outputs) = outputs() else { return };
+            let answer = message::answer(&signature, &request, &outputs).into_bytes();
+            let named = message::Named::read(&answer, 1, 2);
+            assert!(named.is_ok_and(|n| n.name == "fuzzed"));
+        }
+    }
+}
