@@ -1,8 +1,10 @@
 //! The JSON of the Open Inference Protocol v2
 //! (<https://github.com/open-inference/open-inference-protocol>), and nothing but it: values in, values out.
 
+use super::steps::Shaped;
 use super::tensor::{Values, describe};
-use dunlin_protocol::bundle::{Manifest, TensorSpec};
+use dunlin_protocol::bundle::flow::Input;
+use dunlin_protocol::bundle::{DType, Flow, Manifest};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -129,9 +131,14 @@ pub(crate) fn route(method: &Method, path: &str) -> Result<Route, ApiError> {
 }
 
 /// Most bytes that an honest request to this model needs.
-pub(crate) fn request_max_bytes(manifest: &Manifest) -> usize {
-    manifest.inputs.iter().fold(REQUEST_HEAD_MAX_BYTES, |n, t| {
-        n.saturating_add(t.elements().saturating_mul(ELEMENT_MAX_BYTES))
+pub(crate) fn request_max_bytes(flow: &Flow) -> usize {
+    flow.inputs.iter().fold(REQUEST_HEAD_MAX_BYTES, |n, input| {
+        // Base64 writes 3 bytes as 4, a text each byte as up to 6.
+        let written = input
+            .bytes_max
+            .saturating_mul(if input.base64 { 2 } else { 6 });
+        let element = written.saturating_add(ELEMENT_MAX_BYTES);
+        n.saturating_add(input.spec.elements().saturating_mul(element))
     })
 }
 
@@ -183,7 +190,7 @@ pub(crate) struct InferRequest {
 
 impl InferRequest {
     /// Reads a request's body against the manifest.
-    pub(crate) fn parse(body: &[u8], manifest: &Manifest) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], flow: &Flow) -> Result<Self, ApiError> {
         let raw: RawRequest<'_> = serde_json::from_slice(body)
             .map_err(|e| ApiError::bad(format!("the body is not an inference request: {e}")))?;
         if raw.id.as_ref().is_some_and(|id| id.len() > ID_MAX_BYTES) {
@@ -195,33 +202,35 @@ impl InferRequest {
         if let Some(stranger) = raw
             .inputs
             .iter()
-            .find(|i| manifest.inputs.iter().all(|s| s.name != i.name))
+            .find(|i| flow.inputs.iter().all(|s| s.spec.name != i.name))
         {
             return Err(ApiError::bad(format!(
                 "input {:?} is unknown; expected {}",
                 stranger.name,
-                listed(&manifest.inputs)
+                listed(&flow.inputs)
             )));
         }
-        let inputs = manifest
+        let inputs = flow
             .inputs
             .iter()
-            .map(|spec| read_input(spec, &raw.inputs))
+            .map(|input| read_input(input, &raw.inputs))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             id: raw.id,
             parameters,
             inputs,
-            outputs: wanted_outputs(&raw.outputs, manifest)?,
+            outputs: wanted_outputs(&raw.outputs, flow)?,
         })
     }
 }
 
-fn listed(specs: &[TensorSpec]) -> String {
-    specs.iter().map(describe).collect::<Vec<_>>().join(", ")
+fn listed(inputs: &[Input]) -> String {
+    let described = inputs.iter().map(|i| describe(&i.spec));
+    described.collect::<Vec<_>>().join(", ")
 }
 
-fn read_input(spec: &TensorSpec, inputs: &[RawInput<'_>]) -> Result<Values, ApiError> {
+fn read_input(expected: &Input, inputs: &[RawInput<'_>]) -> Result<Values, ApiError> {
+    let spec = &expected.spec;
     let mut named = inputs.iter().filter(|i| i.name == spec.name);
     let Some(input) = named.next() else {
         return Err(ApiError::bad(format!(
@@ -253,18 +262,22 @@ fn read_input(spec: &TensorSpec, inputs: &[RawInput<'_>]) -> Result<Values, ApiE
     let Some(data) = input.data else {
         return Err(ApiError::bad(format!("input {:?} has no data", spec.name)));
     };
-    Values::from_json(spec, data.get())
-        .map_err(|e| ApiError::bad(format!("data of input {}: {e}", describe(spec))))
+    let values = if expected.base64 {
+        Values::from_base64_json(spec, data.get())
+    } else {
+        Values::from_json(spec, data.get())
+    };
+    values.map_err(|e| ApiError::bad(format!("data of input {}: {e}", describe(spec))))
 }
 
-fn wanted_outputs(wanted: &[RawOutput<'_>], manifest: &Manifest) -> Result<Vec<usize>, ApiError> {
+fn wanted_outputs(wanted: &[RawOutput<'_>], flow: &Flow) -> Result<Vec<usize>, ApiError> {
     if wanted.is_empty() {
-        return Ok((0..manifest.outputs.len()).collect());
+        return Ok((0..flow.outputs.len()).collect());
     }
     let mut indices = Vec::new();
     for output in wanted {
         parameters("an output's parameters", output.parameters)?;
-        let index = manifest.outputs.iter().position(|s| s.name == output.name);
+        let index = flow.outputs.iter().position(|(_, o)| o.name == output.name);
         match index {
             Some(index) if !indices.contains(&index) => indices.push(index),
             Some(_) => {
@@ -274,10 +287,14 @@ fn wanted_outputs(wanted: &[RawOutput<'_>], manifest: &Manifest) -> Result<Vec<u
                 )));
             }
             None => {
+                let known = flow
+                    .outputs
+                    .iter()
+                    .map(|(_, o)| format!("{:?} {}", o.name, o.of));
                 return Err(ApiError::bad(format!(
                     "output {:?} is unknown; the model has {}",
                     output.name,
-                    listed(&manifest.outputs)
+                    known.collect::<Vec<_>>().join(", ")
                 )));
             }
         }
@@ -334,16 +351,17 @@ struct RawAnswerOutput<'a> {
 /// The body of an answer. NaN and ±∞, which JSON cannot hold, are `null`.
 pub(crate) fn answer(
     manifest: &Manifest,
+    flow: &Flow,
     request: &InferRequest,
-    outputs: &[Values],
+    outputs: &[Shaped],
 ) -> Result<Vec<u8>, ApiError> {
     let wanted = request.outputs.iter().filter_map(|&at| {
-        let (spec, data) = (manifest.outputs.get(at)?, outputs.get(at)?);
+        let ((_, declared), got) = (flow.outputs.get(at)?, outputs.get(at)?);
         Some(RawAnswerOutput {
-            name: &spec.name,
-            datatype: spec.dtype.as_str(),
-            shape: &spec.shape,
-            data,
+            name: &declared.name,
+            datatype: got.values.dtype().as_str(),
+            shape: &got.shape,
+            data: &got.values,
         })
     });
     let answer = RawAnswer {
@@ -358,19 +376,22 @@ pub(crate) fn answer(
 }
 
 /// The body of a model's metadata.
-pub(crate) fn metadata(manifest: &Manifest) -> Value {
-    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
-        specs
-            .iter()
-            .map(|s| json!({ "name": s.name, "datatype": s.dtype.as_str(), "shape": s.shape }))
-            .collect()
-    };
+pub(crate) fn metadata(manifest: &Manifest, flow: &Flow) -> Value {
+    let tensor = |name: &str, dtype: DType, shape: Value| json!({ "name": name, "datatype": dtype.as_str(), "shape": shape });
+    let inputs = flow.inputs.iter().map(|i| {
+        let spec = &i.spec;
+        tensor(&spec.name, spec.dtype, json!(spec.shape))
+    });
+    let outputs = flow.outputs.iter().map(|(_, o)| {
+        let shape = o.of.shape.iter().map(|d| d.on_the_wire());
+        tensor(&o.name, o.of.dtype, shape.collect())
+    });
     json!({
         "name": manifest.family,
         "versions": [manifest.version.to_string()],
         "platform": "onnx",
-        "inputs": tensors(&manifest.inputs),
-        "outputs": tensors(&manifest.outputs),
+        "inputs": inputs.collect::<Value>(),
+        "outputs": outputs.collect::<Value>(),
     })
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use dunlin_protocol::bundle::{Blob, DType, Files, Limits, Lineage, Resources, Steps};
+use dunlin_protocol::bundle::{Blob, Files, Limits, Lineage, Resources, Steps, TensorSpec};
 use dunlin_protocol::id::Digest;
 
 fn manifest() -> Manifest {
@@ -27,6 +27,7 @@ fn manifest() -> Manifest {
             tensor("z", DType::INT64, &[1]),
         ],
         steps: Steps::default(),
+        application: None,
         labels: vec![],
         limits: Limits {
             tolerance_abs: 0.0,
@@ -49,7 +50,7 @@ fn manifest() -> Manifest {
 }
 
 fn parse(body: &str) -> Result<InferRequest, ApiError> {
-    InferRequest::parse(body.as_bytes(), &manifest())
+    InferRequest::parse(body.as_bytes(), &Flow::of(&manifest()).unwrap())
 }
 
 #[test]
@@ -102,9 +103,13 @@ fn a_request_keeps_id_and_parameters_and_chooses_outputs() {
     .unwrap();
     assert_eq!(request.inputs, [Values::FP32(vec![1.0, 2.5])]);
     assert_eq!(request.outputs, [1]);
-    let outputs = [Values::FP32(vec![0.0, 0.1]), Values::INT64(vec![4])];
-    let body: Value =
-        serde_json::from_slice(&answer(&manifest(), &request, &outputs).unwrap()).unwrap();
+    let outputs = [
+        Shaped::new(vec![1, 2], Values::FP32(vec![0.0, 0.1])),
+        Shaped::new(vec![1], Values::INT64(vec![4])),
+    ];
+    let flow = Flow::of(&manifest()).unwrap();
+    let body = answer(&manifest(), &flow, &request, &outputs).unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
         body,
         json!({"model_name": "digits", "model_version": "3", "id": "7",

@@ -13,11 +13,12 @@ mod listen;
 mod models;
 mod observe;
 mod serve;
-mod steps;
+pub mod steps;
 pub mod tensor;
 mod worker;
 
-pub use engine::{Engine, EngineError};
+pub use engine::{Engine, EngineError, Inference};
+
 pub use golden::trial;
 pub use listen::ListenError;
 pub use worker::{WorkerArgs, WorkerError, main, run};

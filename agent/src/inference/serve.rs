@@ -3,7 +3,7 @@
 use super::api::{self, ApiError, InferRequest, ModelAsk, Route};
 use super::models::{Held, Models};
 use bytes::Bytes;
-use dunlin_protocol::bundle::Manifest;
+use dunlin_protocol::bundle::Flow;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -84,7 +84,11 @@ impl Api {
             Route::Model { name, version, ask } => {
                 let held = self.hold(&name, version.as_deref())?;
                 match ask {
-                    ModelAsk::Metadata => Ok(value(&api::metadata(held.engine().manifest()))),
+                    ModelAsk::Metadata => {
+                        let engine = held.engine();
+                        let flow = engine.plan().flow();
+                        Ok(value(&api::metadata(engine.manifest(), flow)))
+                    }
                     ModelAsk::Ready => Ok(value(&json!({ "name": name, "ready": true }))),
                     ModelAsk::Infer => {
                         let binary = "inference-header-content-length";
@@ -134,7 +138,7 @@ impl Api {
         version: Option<&str>,
         body: &mut Incoming,
     ) -> Result<Answer, ApiError> {
-        let body_max_bytes = self.body_max_bytes(held.engine().manifest());
+        let body_max_bytes = self.body_max_bytes(held.engine().plan().flow());
         // A body may take its time: the bundle that answers is the one serving when it is complete.
         drop(held);
         let (body, reserved) = self.read_body(body, body_max_bytes).await?;
@@ -163,8 +167,8 @@ impl Api {
         Ok(json_answer(StatusCode::OK, body))
     }
 
-    fn body_max_bytes(&self, manifest: &Manifest) -> usize {
-        api::request_max_bytes(manifest).min(self.limits.body_max_bytes)
+    fn body_max_bytes(&self, flow: &Flow) -> usize {
+        api::request_max_bytes(flow).min(self.limits.body_max_bytes)
     }
 
     async fn read_body(
@@ -229,17 +233,21 @@ async fn discard(body: &mut Incoming, max_bytes: usize) {
 /// Parses, infers and renders; the whole of it away from the reactor.
 fn compute(held: &Held, body: &[u8], start: Instant) -> Result<Vec<u8>, ApiError> {
     let manifest = held.engine().manifest();
-    let request = InferRequest::parse(body, manifest)?;
+    let flow = held.engine().plan().flow();
+    let request = InferRequest::parse(body, flow)?;
     let outputs = held
-        .infer(&request.inputs, || start.elapsed())
+        .infer(&request.inputs, request.parameters.as_ref(), || start.elapsed())
         .map_err(|error| {
+            if error.is_of_request() {
+                return ApiError::new(StatusCode::BAD_REQUEST, error.to_string());
+            }
             tracing::error!(model = %manifest.family, version = manifest.version, %error, "inference failed");
             ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("model {} version {}: {error}", manifest.family, manifest.version),
             )
         })?;
-    api::answer(manifest, &request, &outputs)
+    api::answer(manifest, flow, &request, &outputs)
 }
 
 fn units(bytes: usize) -> usize {
