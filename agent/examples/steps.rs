@@ -1,7 +1,7 @@
 //! `steps FILE`: runs cases of processing steps and prints for each its name and the largest difference
 //! from its reference, as a JSON line. Exit status 1 if one is not met. For `tests/peers/steps`.
 
-#![allow(clippy::unwrap_used, missing_docs, clippy::neg_cmp_op_on_partial_ord)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/inference/cases.rs"]
 mod cases;

@@ -223,7 +223,7 @@ impl Case {
             } else {
                 (wanted - got).abs()
             };
-            if !(difference <= self.tolerance.max) {
+            if difference.is_nan() || difference > self.tolerance.max {
                 return Err(format!(
                     "{name:?}[{at}]: expected {wanted}, got {got}, tolerance {}",
                     self.tolerance.max
