@@ -3,19 +3,19 @@
 //! Three types: [`Fragment`] (a file as written) → `Inputs` (every key with its default) →
 //! [`Settings`] (checked). Only settings travel.
 
+mod inference;
+
 use crate::device::window::{WindowError, Windows};
 use crate::files;
 use crate::http::proxy::ProxyUrl;
 use dunlin_protocol::id::DeviceId;
+pub use inference::InferenceSettings;
 use jiff::tz::TimeZone;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 const FILE_MAX_BYTES: u64 = 64 * 1024;
-/// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
-const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// Most maintenance windows.
 const WINDOWS_MAX: usize = 32;
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
@@ -62,19 +62,6 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
-
-/// How the worker runs models and serves them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InferenceSettings {
-    /// Unix socket of the inference API, at most 107 bytes long.
-    pub socket: PathBuf,
-    /// Loopback address of the inference API, if it is to have one; port 0: any free one.
-    pub listen: Option<SocketAddr>,
-    /// Length of a telemetry window, 100 to 86,400,000 ms.
-    pub window_ms: u64,
-    /// Memory the worker may use, 16 to 1,048,576 MiB.
-    pub memory_limit_mib: u64,
-}
 
 /// How telemetry is kept until the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +133,9 @@ struct Inputs {
     device: Option<String>,
     socket: Option<String>,
     listen: Option<String>,
+    grpc_listen: Option<String>,
+    socket_group: Option<String>,
+    clients: Vec<(String, Vec<String>)>,
     window_ms: i64,
     memory_limit_mib: i64,
     max_mib: i64,
@@ -250,6 +240,9 @@ impl Inputs {
             device: from.text("device"),
             socket: from.text("inference.socket"),
             listen: from.text("inference.listen"),
+            grpc_listen: from.text("inference.grpc_listen"),
+            socket_group: from.text("inference.socket_group"),
+            clients: from.lists("inference.clients"),
             window_ms: from.number("inference.window_ms", 60_000),
             memory_limit_mib: from.number("inference.memory_limit_mib", 512),
             max_mib: from.number("telemetry.max_mib", 64),
@@ -276,8 +269,11 @@ impl Inputs {
             hardware: check.hardware(self.hardware),
             device: check.device(self.device),
             inference: InferenceSettings {
-                socket: check.socket(socket),
+                socket: check.socket("inference.socket", socket),
                 listen: check.listen(self.listen),
+                grpc_listen: check.grpc_listen(self.grpc_listen),
+                socket_group: self.socket_group,
+                clients: check.clients(self.clients),
                 window_ms: check.range("inference.window_ms", self.window_ms, 100, 86_400_000),
                 memory_limit_mib: check.range(
                     "inference.memory_limit_mib",
@@ -388,6 +384,28 @@ impl Reader {
         }
     }
 
+    /// A section whose every key has a list of texts.
+    fn lists(&mut self, key: &str) -> Vec<(String, Vec<String>)> {
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
+        let Value::Table(table) = value else {
+            self.wrong(key, "a section", &value);
+            return Vec::new();
+        };
+        let mut lists = Vec::new();
+        for (name, value) in table {
+            match value {
+                Value::Array(items) if items.iter().all(Value::is_str) => {
+                    let texts = items.iter().filter_map(Value::as_str);
+                    lists.push((name, texts.map(str::to_owned).collect()));
+                }
+                other => self.wrong(&format!("{key}.{name}"), "a list of strings", &other),
+            }
+        }
+        lists
+    }
+
     fn number(&mut self, key: &str, default: i64) -> i64 {
         match self.take(key) {
             None => default,
@@ -478,37 +496,6 @@ impl Check<'_> {
         }
     }
 
-    fn socket(&mut self, path: PathBuf) -> PathBuf {
-        let length = path.as_os_str().len();
-        if !path.is_absolute() || length > SOCKET_PATH_MAX_BYTES {
-            self.wrong(
-                "inference.socket",
-                format!("an absolute path of at most {SOCKET_PATH_MAX_BYTES} bytes"),
-                format!("{path:?}, {length} bytes (default: in state_dir)"),
-            );
-        }
-        path
-    }
-
-    fn listen(&mut self, text: Option<String>) -> Option<SocketAddr> {
-        let text = text?;
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => return Some(address),
-            // The inference API has no authentication of its own.
-            Ok(_) => self.wrong(
-                "inference.listen",
-                "a loopback address, such as 127.0.0.1:8601",
-                format!("{text:?}, which other machines can reach"),
-            ),
-            Err(_) => self.wrong(
-                "inference.listen",
-                "address and port, such as 127.0.0.1:8601",
-                format!("{text:?}"),
-            ),
-        }
-        None
-    }
-
     fn transport(&mut self, text: &str) -> Transport {
         match text {
             "https" => Transport::Https,
@@ -593,10 +580,20 @@ hardware = "generic"
 # socket = "/var/lib/dunlin-agent/run/inference.sock"
 # The same API on a loopback port; off by default, other addresses are refused.
 # listen = "127.0.0.1:8601"
+# The gRPC flavour, where it is built in (feature grpc): a loopback port, or the path of a socket.
+# grpc_listen = "127.0.0.1:8602"
+# Group of the Unix sockets, whose members may connect (mode 0660); default: the agent's own.
+# The agent's user must be a member.
+# socket_group = "dunlin-clients"
 # Length of a telemetry window (100 to 86400000).
 window_ms = 60000
 # Memory the inference worker may use.
 memory_limit_mib = 512
+
+# Who may ask for which models; without this, whoever reaches a socket may ask for every one. The
+# kernel says who is at the Unix socket; over TCP only a token counts (Authorization: Bearer …), of
+# which this file has the SHA-256.
+# clients = { "user:camera" = ["digits"], "group:vision" = ["*"], "token:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8" = ["digits"] }
 
 [telemetry]
 # Most space that records take on disk while the server is out of reach; then the oldest go.

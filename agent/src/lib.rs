@@ -6,6 +6,7 @@
 pub mod account;
 pub mod bundle;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod device;

@@ -38,6 +38,9 @@ pub enum FromWorker {
     Listening {
         /// Loopback address, if configured.
         tcp: Option<std::net::SocketAddr>,
+        /// Loopback address of gRPC, if it has one.
+        #[serde(default)]
+        grpc: Option<std::net::SocketAddr>,
     },
     /// This bundle serves now.
     Activated {

@@ -185,9 +185,9 @@ impl Shell {
 
     async fn worker_says(&mut self, said: FromWorker) {
         match said {
-            FromWorker::Listening { tcp } => {
+            FromWorker::Listening { tcp, grpc } => {
                 self.worker_listened = true;
-                tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, "inference API listens");
+                tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, ?grpc, "inference API listens");
             }
             FromWorker::Activated { bundle: digest } => {
                 tracing::info!(bundle = %digest, "bundle serves");

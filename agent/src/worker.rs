@@ -1,5 +1,6 @@
 //! The child process that runs models: started, spoken to, watched, started again.
 
+use crate::clients::Clients;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker, TrialReport};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -33,6 +34,12 @@ pub struct WorkerSettings {
     pub socket: PathBuf,
     /// Loopback address for applications.
     pub listen: Option<std::net::SocketAddr>,
+    /// Where gRPC is served to applications.
+    pub grpc_listen: Option<crate::inference::GrpcAddress>,
+    /// Group that Unix sockets belong to.
+    pub socket_gid: Option<u32>,
+    /// Which clients may ask for which models.
+    pub clients: Clients,
     /// Length of a drift window in milliseconds.
     pub window_ms: u64,
     /// Most memory the worker may map, in bytes.
@@ -159,6 +166,16 @@ fn spawn(settings: &WorkerSettings) -> std::io::Result<(Child, ChildStdin, Child
         .arg(settings.window_ms.to_string());
     if let Some(listen) = settings.listen {
         command.arg("--listen").arg(listen.to_string());
+    }
+    if let Some(grpc) = &settings.grpc_listen {
+        command.arg("--grpc-listen").arg(grpc.to_string());
+    }
+    if let Some(gid) = settings.socket_gid {
+        command.arg("--socket-gid").arg(gid.to_string());
+    }
+    if settings.clients != Clients::default() {
+        let rules = serde_json::to_string(&settings.clients)?;
+        command.arg("--clients").arg(rules);
     }
     let mut child = command.spawn()?;
     match (child.stdin.take(), child.stdout.take()) {

@@ -12,6 +12,7 @@ fn the_default_file_says_what_no_file_says() {
     // The commented keys are right as well.
     let all: String = agent_default_toml()
         .lines()
+        .filter(|l| cfg!(feature = "grpc") || !l.contains("grpc_listen"))
         .map(|l| match l.strip_prefix("# ") {
             Some(key) if key.contains(" = ") => format!("{key}\n"),
             _ => format!("{l}\n"),
@@ -20,10 +21,36 @@ fn the_default_file_says_what_no_file_says() {
     let settings = parse(&all).unwrap();
     assert_eq!(settings.device.unwrap().as_str(), "edge-07");
     assert_eq!(settings.inference.listen.unwrap().port(), 8601);
+    assert_eq!(settings.inference.clients.len(), 3);
     assert_eq!(
         settings.inference.socket,
         parse("").unwrap().inference.socket
     );
+}
+
+#[test]
+fn what_is_wrong_with_clients_and_grpc_is_told() {
+    let errors = parse(
+        r#"
+        [inference]
+        grpc_listen = "0.0.0.0:1"
+        clients = { "camera" = ["digits"], "user:a" = ["no such"], "group:b" = "digits" }
+        "#,
+    )
+    .unwrap_err();
+    let keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "inference.clients.group:b",
+            "inference.grpc_listen",
+            "inference.clients",
+            "inference.clients",
+        ]
+    );
+    let settings = parse("[inference]\nsocket_group = \"no-such-group-here\"").unwrap();
+    let error = settings.inference.access().unwrap_err();
+    assert!(error.to_string().contains("group \"no-such-group-here\""));
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn check(slot: &Path, engine: &Engine) -> TrialReport {
         if let Some(name) = stream {
             streams.insert(name, next);
         }
-        let names = engine.plan().outputs().map(|o| o.name.as_str());
+        let names = engine.plan().outputs().iter().map(|o| o.name.as_str());
         let worst = match compare(case, names, &outputs) {
             Ok(worst) => worst,
             Err(problem) => return failed("golden", problem),

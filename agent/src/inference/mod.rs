@@ -1,7 +1,7 @@
 //! The inference worker: loads staged bundles, serves them by the Open Inference Protocol v2, and
 //! turns what it sees into windows. The only part of Dunlin that knows tract.
 //!
-//! A request's way: `listen → serve → api → steps → graph → steps → observe`; a window's:
+//! A request's way: `listen → serve → api → steps → graph → steps → observe → api`; a window's:
 //! `observe → models → worker → pipe`. It holds no key, and it may die without harming the rest.
 
 mod api;
@@ -9,16 +9,18 @@ pub mod confine;
 pub mod engine;
 pub mod golden;
 pub mod graph;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod listen;
 mod models;
 mod observe;
 mod serve;
+mod statistics;
 pub mod steps;
 pub mod tensor;
 mod worker;
 
 pub use engine::{Engine, EngineError, Inference};
-
 pub use golden::trial;
-pub use listen::ListenError;
+pub use listen::{GrpcAddress, ListenError};
 pub use worker::{WorkerArgs, WorkerError, main, run};

@@ -1,7 +1,9 @@
 //! The bundle being served, found by its family, and its swap while requests are in flight.
 
+use super::api::signature::Signature;
 use super::engine::{Engine, EngineError, Inference};
 use super::observe::{Observation, Totals, Windows};
+use super::statistics::Statistics;
 use super::steps::Shaped;
 use super::tensor::Values;
 use dunlin_protocol::id::{Digest, Family};
@@ -25,6 +27,7 @@ pub(crate) fn now_ms() -> i64 {
 pub(crate) struct Served {
     engine: Engine,
     windows: Mutex<Windows>,
+    statistics: Statistics,
     in_flight: watch::Sender<()>,
 }
 
@@ -34,12 +37,28 @@ impl Served {
         Self {
             engine,
             windows,
+            statistics: Statistics::default(),
             in_flight: watch::Sender::new(()),
         }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What clients see of it.
+    pub(crate) fn signature(&self) -> Signature<'_> {
+        let (manifest, plan) = (self.engine.manifest(), self.engine.plan());
+        Signature {
+            name: manifest.family.as_str(),
+            version: manifest.version,
+            inputs: plan.inputs(),
+            outputs: plan.outputs(),
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     pub(crate) fn bundle(&self) -> Digest {
@@ -98,8 +117,13 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn engine(&self) -> &Engine {
-        self.served.engine()
+    pub(crate) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// What clients see of it.
+    pub(crate) fn signature(&self) -> Signature<'_> {
+        self.served.signature()
     }
 
     /// Computes and counts, also when the engine fails; what only the request is to blame for is not
@@ -124,6 +148,20 @@ impl Held {
         }
         result.map(Inference::into_outputs)
     }
+}
+
+/// Why there is no bundle to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotServed {
+    /// None of this family; these are served.
+    Family(Vec<String>),
+    /// Not this version; that one is.
+    Version(u64),
+}
+
+/// Whether a text is this number, written plainly.
+fn is_number(text: &str, number: u64) -> bool {
+    !text.starts_with(['+', '0']) && text.parse() == Ok(number)
 }
 
 /// Every bundle being served.
@@ -153,12 +191,20 @@ impl Models {
         retired.into_values().collect()
     }
 
-    /// The bundle of a family, for one request.
-    pub(crate) fn hold(&self, family: &str) -> Option<Held> {
+    /// The bundle of a family, for one request; of a certain version if one is named.
+    pub(crate) fn hold(&self, family: &str, version: Option<&str>) -> Result<Held, NotServed> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let served = current.get(&family.parse::<Family>().ok()?)?;
+        let found = family.parse::<Family>().ok();
+        let Some(served) = found.and_then(|family| current.get(&family)) else {
+            let families = current.keys().map(ToString::to_string);
+            return Err(NotServed::Family(families.collect()));
+        };
+        let serving = served.signature().version;
+        if version.is_some_and(|version| !is_number(version, serving)) {
+            return Err(NotServed::Version(serving));
+        }
         // Under the lock: whoever swaps afterwards sees this request in flight.
-        Some(Held {
+        Ok(Held {
             served: Arc::clone(served),
             _in_flight: served.in_flight.subscribe(),
         })

@@ -1,15 +1,25 @@
-//! Answers the inference API's requests.
+//! Answers inference requests, in whatever flavour of the protocol they come: bodies within a budget of
+//! memory, inferences in turn.
 
-use super::api::{self, ApiError, InferRequest, ModelAsk, Route};
-use super::models::{Held, Models};
+mod encoding;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod rest;
+
+use super::api::ApiError;
+use super::api::signature::Signature;
+use super::models::{Held, Models, NotServed, Served, now_ms};
+use super::statistics::Phases;
+use super::steps::Shaped;
+use super::tensor::Values;
+use crate::clients::{Caller, Clients, Refusal};
 use bytes::Bytes;
-use dunlin_protocol::bundle::Flow;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use encoding::Encoding;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +30,12 @@ const BODY_UNIT_BYTES: usize = 64 * 1024;
 
 /// Longest time for reading what is left of a refused request.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Work that is expected to take no longer than this is done where the request was read: handing it to
+/// another thread and back would take longer than it. Meanwhile that thread reads no other connection.
+const INLINE_MAX: Duration = Duration::from_micros(500);
+/// Largest body of a request that is worked on where it was read.
+const INLINE_MAX_BYTES: usize = 64 * 1024;
 
 /// Bounds of the inference API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,17 +57,60 @@ pub(crate) struct Limits {
 pub(crate) struct Api {
     models: Arc<Models>,
     limits: Limits,
+    clients: Clients,
     turns: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
 }
 
-type Answer = Response<Full<Bytes>>;
+/// A body that was read, and its share of the memory budget.
+#[derive(Debug)]
+struct Received {
+    bytes: Bytes,
+    encoding: Encoding,
+    _reserved: OwnedSemaphorePermit,
+}
+
+/// A request's body in one flavour of the protocol.
+trait Form: Send + 'static {
+    /// What it is once it was read.
+    type Request;
+    /// What answers it.
+    type Answer: Send + 'static;
+
+    /// The body.
+    fn received(&self) -> &Received;
+
+    /// Reads the tensors and all else.
+    fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<Self::Request, ApiError>;
+
+    /// One value list an input, in the model's order.
+    fn inputs(request: &Self::Request) -> &[Values];
+
+    /// The client's parameters.
+    fn parameters(request: &Self::Request) -> Option<&Map<String, Value>>;
+
+    /// Renders the answer.
+    fn write(
+        signature: &Signature<'_>,
+        request: &Self::Request,
+        outputs: &[Shaped],
+    ) -> Result<Self::Answer, ApiError>;
+}
+
+/// Which model a request is for.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+    caller: &'a Caller,
+}
 
 impl Api {
-    pub(crate) fn new(models: Arc<Models>, limits: Limits) -> Self {
+    pub(crate) fn new(models: Arc<Models>, limits: Limits, clients: Clients) -> Self {
         Self {
             models,
             limits,
+            clients,
             turns: Arc::new(Semaphore::new(limits.inferences_max.max(1))),
             bodies: Arc::new(Semaphore::new(units(
                 limits.bodies_max_bytes.max(limits.body_max_bytes),
@@ -59,89 +118,103 @@ impl Api {
         }
     }
 
-    /// Answers one request, always.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let (head, mut body) = request.into_parts();
-        match self.respond(&head, &mut body).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                discard(&mut body, self.limits.body_max_bytes).await;
-                refusal(&error)
-            }
+    fn ready(&self) -> Result<Vec<Arc<Served>>, ApiError> {
+        let all = self.models.all();
+        if all.is_empty() {
+            return Err(nothing_served());
         }
+        Ok(all)
     }
 
-    async fn respond(&self, head: &Parts, body: &mut Incoming) -> Result<Answer, ApiError> {
-        match api::route(&head.method, head.uri.path())? {
-            Route::Server => Ok(value(&api::server_metadata())),
-            Route::Live => Ok(value(&json!({ "live": true }))),
-            Route::Ready => {
-                if self.models.all().is_empty() {
-                    return Err(nothing_served());
-                }
-                Ok(value(&json!({ "ready": true })))
-            }
-            Route::Model { name, version, ask } => {
-                let held = self.hold(&name, version.as_deref())?;
-                match ask {
-                    ModelAsk::Metadata => {
-                        let engine = held.engine();
-                        let flow = engine.plan().flow();
-                        Ok(value(&api::metadata(engine.manifest(), flow)))
-                    }
-                    ModelAsk::Ready => Ok(value(&json!({ "name": name, "ready": true }))),
-                    ModelAsk::Infer => {
-                        let binary = "inference-header-content-length";
-                        if head.headers.contains_key(binary) {
-                            return Err(api::no_binary(binary));
-                        }
-                        self.infer(held, &name, version.as_deref(), body).await
-                    }
-                }
-            }
-        }
+    /// What this caller may ask for.
+    fn open_to(&self, caller: &Caller) -> Vec<Arc<Served>> {
+        let mut all = self.models.all();
+        all.retain(|s| self.clients.may(caller, s.signature().name).is_ok());
+        all
     }
 
-    fn hold(&self, name: &str, version: Option<&str>) -> Result<Held, ApiError> {
-        let Some(held) = self.models.hold(name) else {
-            let served: Vec<String> = self
-                .models
-                .all()
-                .iter()
-                .map(|s| s.engine().family().to_string())
-                .collect();
-            if served.is_empty() {
-                return Err(nothing_served());
-            }
-            return Err(ApiError::new(
-                StatusCode::NOT_FOUND,
-                format!(
-                    "model {name:?} is not served here; served: {}",
-                    served.join(", ")
-                ),
-            ));
+    fn hold(&self, asked: Asked<'_>) -> Result<Held, ApiError> {
+        let version = asked.version;
+        // Before it is looked for: who may not ask for a model is not told whether it is there.
+        if let Err(refusal) = self.clients.may(asked.caller, asked.name) {
+            return Err(refused(&refusal, asked.name));
+        }
+        let name = super::api::given::quoted(asked.name);
+        let message = match self.models.hold(asked.name, version) {
+            Ok(held) => return Ok(held),
+            Err(NotServed::Family(served)) if served.is_empty() => return Err(nothing_served()),
+            Err(NotServed::Family(served)) => format!(
+                "model {name} is not served here; served: {}",
+                served.join(", ")
+            ),
+            Err(NotServed::Version(serving)) => format!(
+                "version {} of {name} is not served here; version {serving} is",
+                super::api::given::quoted(version.unwrap_or_default()),
+            ),
         };
-        let serving = held.engine().manifest().version.to_string();
-        match version {
-            Some(version) if version != serving => Err(ApiError::new(
-                StatusCode::NOT_FOUND,
-                format!("version {version:?} of {name:?} is not served here; version {serving} is"),
-            )),
-            _ => Ok(held),
+        Err(ApiError::new(StatusCode::NOT_FOUND, message))
+    }
+
+    /// Most bytes of a request to this model.
+    fn body_max_bytes(&self, held: &Held) -> usize {
+        let honest = held.signature().request_max_bytes();
+        honest.min(self.limits.body_max_bytes)
+    }
+
+    async fn read_body(
+        &self,
+        body: &mut Incoming,
+        encoding: Encoding,
+        max_bytes: usize,
+    ) -> Result<Received, ApiError> {
+        let too_large = || too_large(max_bytes);
+        let exact = body
+            .size_hint()
+            .exact()
+            .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        // What is packed may need all that is allowed once it is unpacked.
+        let reserve = match encoding {
+            Encoding::Identity => exact.unwrap_or(max_bytes),
+            _ => max_bytes,
+        };
+        if exact.unwrap_or(0) > max_bytes {
+            return Err(too_large());
+        }
+        let reserved = self.reserve(reserve).await?;
+        let collected = Limited::new(body, max_bytes).collect();
+        match self.in_time(collected).await? {
+            Ok(body) => Ok(Received {
+                bytes: body.to_bytes(),
+                encoding,
+                _reserved: reserved,
+            }),
+            Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
+            Err(e) => Err(ApiError::bad(format!("the body could not be read: {e}"))),
         }
     }
 
-    async fn infer(
-        &self,
-        held: Held,
-        name: &str,
-        version: Option<&str>,
-        body: &mut Incoming,
-    ) -> Result<Answer, ApiError> {
-        let body_max_bytes = self.body_max_bytes(held.engine().plan().flow());
-        // A body may take its time: the bundle that answers is the one serving when it is complete.
-        drop(held);
-        let (body, reserved) = self.read_body(body, body_max_bytes).await?;
+    /// Takes a share of the memory for bodies, when there is so much.
+    async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permits = u32::try_from(units(bytes)).unwrap_or(u32::MAX);
+        let bodies = Arc::clone(&self.bodies);
+        let reserved = timeout(self.limits.body_timeout, bodies.acquire_many_owned(permits));
+        let reserved = reserved.await.ok().and_then(Result::ok);
+        reserved.ok_or_else(|| busy("request bodies"))
+    }
+
+    /// Waits for a body, for a time.
+    async fn in_time<T>(&self, body: impl Future<Output = T>) -> Result<T, ApiError> {
+        let limit = self.limits.body_timeout;
+        timeout(limit, body).await.map_err(|_| {
+            ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the body was not complete after {limit:?}"),
+            )
+        })
+    }
+
+    /// Answers an inference request whose body is there, when its turn has come.
+    async fn infer<F: Form>(&self, asked: Asked<'_>, form: F) -> Result<F::Answer, ApiError> {
         let start = Instant::now();
         let turn = timeout(
             self.limits.queue_timeout,
@@ -151,69 +224,69 @@ impl Api {
         .ok()
         .and_then(Result::ok)
         .ok_or_else(|| busy("inferences"))?;
-        let held = self.hold(name, version)?;
+        // A body may take its time: the bundle that answers is the one serving now.
+        let held = self.hold(asked)?;
+        let queue = start.elapsed();
+        let inline = is_inline(form.received(), held.served().statistics().work());
+        let max_bytes = self.body_max_bytes(&held);
         // Runs to its end, and is counted, also if the client hangs up.
-        let work = tokio::task::spawn_blocking(move || {
-            let answer = compute(&held, &body, start);
-            drop((turn, reserved, body));
+        let work = move || {
+            let answer = compute(&held, &form, max_bytes, queue);
+            drop((turn, form));
             answer
-        });
-        let body = work.await.map_err(|e| {
-            ApiError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("the request could not be worked on: {e}"),
-            )
-        })??;
-        Ok(json_answer(StatusCode::OK, body))
-    }
-
-    fn body_max_bytes(&self, flow: &Flow) -> usize {
-        api::request_max_bytes(flow).min(self.limits.body_max_bytes)
-    }
-
-    async fn read_body(
-        &self,
-        body: &mut Incoming,
-        max_bytes: usize,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
-        let too_large = || {
-            ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is longer than the {max_bytes} bytes accepted for this model"),
-            )
         };
-        let exact = body
-            .size_hint()
-            .exact()
-            .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let expected = exact.unwrap_or(max_bytes);
-        if expected > max_bytes {
-            return Err(too_large());
+        if inline {
+            return catch_unwind(AssertUnwindSafe(work))
+                .unwrap_or_else(|_| Err(ApiError::internal("the request could not be worked on")));
         }
-        let permits = u32::try_from(units(expected)).unwrap_or(u32::MAX);
-        let limit = self.limits.body_timeout;
-        let reserved = timeout(limit, Arc::clone(&self.bodies).acquire_many_owned(permits))
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(|| busy("request bodies"))?;
-        let collected = timeout(limit, Limited::new(body, max_bytes).collect())
-            .await
-            .map_err(|_| {
-                ApiError::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    format!("the body was not complete after {limit:?}"),
-                )
-            })?;
-        match collected {
-            Ok(body) => Ok((body.to_bytes(), reserved)),
-            Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
-            Err(e) => Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                format!("the body could not be read: {e}"),
-            )),
-        }
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+            let message = format!("the request could not be worked on: {e}");
+            Err(ApiError::internal(message))
+        })
     }
+}
+
+fn is_inline(received: &Received, work: Option<Duration>) -> bool {
+    received.encoding == Encoding::Identity
+        && received.bytes.len() <= INLINE_MAX_BYTES
+        && work.is_some_and(|expected| expected <= INLINE_MAX)
+}
+
+/// Reads, infers and renders.
+fn compute<F: Form>(
+    held: &Held,
+    form: &F,
+    max_bytes: usize,
+    queue: Duration,
+) -> Result<F::Answer, ApiError> {
+    let signature = held.signature();
+    let statistics = held.served().statistics();
+    let start = Instant::now();
+    let received = form.received();
+    let body = received.encoding.decode(&received.bytes, max_bytes)?;
+    let request = form.read(&body, &signature)?;
+    let read = start.elapsed();
+    let (inputs, parameters) = (F::inputs(&request), F::parameters(&request));
+    let result = held.infer(inputs, parameters, || queue + start.elapsed());
+    let inferred = start.elapsed();
+    let outputs = result.map_err(|error| {
+        statistics.failed(queue + inferred);
+        if error.is_of_request() {
+            return ApiError::bad(error.to_string());
+        }
+        let Signature { name, version, .. } = signature;
+        tracing::error!(model = name, version, %error, "inference failed");
+        ApiError::internal(format!("model {name} version {version}: {error}"))
+    })?;
+    let answer = F::write(&signature, &request, &outputs)?;
+    let phases = Phases {
+        queue,
+        input: read,
+        infer: inferred.saturating_sub(read),
+        output: start.elapsed().saturating_sub(inferred),
+    };
+    statistics.answered(&phases, now_ms());
+    Ok(answer)
 }
 
 /// Reads what is left of a refused request, within bounds: closing a socket with unread bytes
@@ -230,28 +303,24 @@ async fn discard(body: &mut Incoming, max_bytes: usize) {
     let _ = timeout(DISCARD_TIMEOUT, read).await;
 }
 
-/// Parses, infers and renders; the whole of it away from the reactor.
-fn compute(held: &Held, body: &[u8], start: Instant) -> Result<Vec<u8>, ApiError> {
-    let manifest = held.engine().manifest();
-    let flow = held.engine().plan().flow();
-    let request = InferRequest::parse(body, flow)?;
-    let outputs = held
-        .infer(&request.inputs, request.parameters.as_ref(), || start.elapsed())
-        .map_err(|error| {
-            if error.is_of_request() {
-                return ApiError::new(StatusCode::BAD_REQUEST, error.to_string());
-            }
-            tracing::error!(model = %manifest.family, version = manifest.version, %error, "inference failed");
-            ApiError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("model {} version {}: {error}", manifest.family, manifest.version),
-            )
-        })?;
-    api::answer(manifest, flow, &request, &outputs)
-}
-
 fn units(bytes: usize) -> usize {
     bytes.div_ceil(BODY_UNIT_BYTES).max(1)
+}
+
+fn too_large(max_bytes: usize) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is longer than the {max_bytes} bytes accepted for this model"),
+    )
+}
+
+fn refused(refusal: &Refusal, model: &str) -> ApiError {
+    let status = match refusal {
+        Refusal::Unknown => StatusCode::UNAUTHORIZED,
+        Refusal::NotYours(_) => StatusCode::FORBIDDEN,
+    };
+    let model = super::api::given::quoted(model);
+    ApiError::new(status, format!("model {model}: {refusal}"))
 }
 
 fn nothing_served() -> ApiError {
@@ -266,27 +335,4 @@ fn busy(what: &str) -> ApiError {
         StatusCode::SERVICE_UNAVAILABLE,
         format!("too many {what} at once; try again later"),
     )
-}
-
-fn value(value: &Value) -> Answer {
-    json_answer(StatusCode::OK, value.to_string().into_bytes())
-}
-
-fn refusal(error: &ApiError) -> Answer {
-    let mut answer = json_answer(error.status, error.body());
-    if let Some(method) = error.allow {
-        answer
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(method));
-    }
-    answer
-}
-
-fn json_answer(status: StatusCode, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
 }

@@ -3,10 +3,11 @@
 use super::confine::{ConfineError, confine, offer_to_oom_killer};
 use super::engine::{Engine, load_manifest};
 use super::golden::trial;
-use super::listen::{ListenError, Listening};
+use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
 use super::models::{Models, Served};
 use super::observe::Totals;
 use super::serve::{Api, Limits};
+use crate::clients::Clients;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
 use dunlin_protocol::id::Digest;
 use std::collections::BTreeMap;
@@ -44,6 +45,15 @@ pub struct WorkerArgs {
     /// Loopback address of the inference API, besides the socket.
     #[arg(long)]
     pub listen: Option<SocketAddr>,
+    /// Where gRPC is served: an absolute path, or a loopback address and port.
+    #[arg(long)]
+    pub grpc_listen: Option<GrpcAddress>,
+    /// Number of the group that Unix sockets belong to.
+    #[arg(long)]
+    pub socket_gid: Option<u32>,
+    /// Which clients may ask for which models, as JSON; everybody for everything otherwise.
+    #[arg(long, value_parser = clients_of_json)]
+    pub clients: Option<Clients>,
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
@@ -56,6 +66,10 @@ pub struct WorkerArgs {
     /// Try the bundle staged in this folder, print one JSON line about it and exit.
     #[arg(long, value_name = "DIR")]
     pub trial: Option<PathBuf>,
+}
+
+fn clients_of_json(text: &str) -> Result<Clients, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
 /// Why the worker cannot work.
@@ -226,11 +240,19 @@ pub async fn run(
 ) -> Result<(), WorkerError> {
     let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
     let models = Arc::new(Models::default());
-    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args)));
+    let clients = args.clients.clone().unwrap_or_default();
+    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args), clients));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listening = Listening::open(socket, args.listen, api).await?;
-    tell(&out, FromWorker::Listening { tcp: listening.tcp }).await?;
+    let sockets = Sockets {
+        unix: socket,
+        gid: args.socket_gid,
+        tcp: args.listen,
+        grpc: args.grpc_listen.as_ref(),
+    };
+    let listening = Listening::open(sockets, api).await?;
+    let (tcp, grpc) = (listening.tcp, listening.grpc);
+    tell(&out, FromWorker::Listening { tcp, grpc }).await?;
     let mut desk = Desk {
         models,
         out,

@@ -28,11 +28,15 @@ impl Shell {
         };
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
+        let (socket_gid, clients) = settings.inference.access()?;
         let worker_settings = WorkerSettings {
             program: program.path,
             prefix: program.prefix,
             socket: settings.inference.socket.clone(),
             listen: settings.inference.listen,
+            grpc_listen: settings.inference.grpc_listen.clone(),
+            socket_gid,
+            clients,
             window_ms: settings.inference.window_ms,
             memory_limit_bytes: settings.inference.memory_limit_mib << 20,
             trial_timeout: worker::TRIAL_TIMEOUT,

@@ -162,6 +162,18 @@ pub struct Output {
     pub name: String,
     /// Element type and shape.
     pub of: TensorType,
+    /// Its slot after the graph.
+    pub slot: usize,
+}
+
+impl From<TensorSpec> for Input {
+    fn from(spec: TensorSpec) -> Self {
+        Self {
+            spec,
+            bytes_max: 0,
+            base64: false,
+        }
+    }
 }
 
 /// A step with the slots it reads and writes.
@@ -207,8 +219,8 @@ pub struct Flow {
     pub graph_inputs: Vec<usize>,
     /// After the graph. The first slots are the graph's outputs.
     pub after: Side,
-    /// What applications get, with the slots in `after`.
-    pub outputs: Vec<(usize, Output)>,
+    /// What applications get.
+    pub outputs: Vec<Output>,
     /// Slot in `after` whose class, confidence and entropy are observed, if it has such.
     pub observed: Option<usize>,
 }
@@ -284,12 +296,7 @@ fn inputs(manifest: &Manifest) -> Result<Vec<Input>, ManifestError> {
     if declared.is_empty() {
         let sent = manifest.inputs.iter();
         let sent = sent.filter(|s| carried(manifest).all(|c| c.tensor != s.name));
-        let inputs = sent.map(|spec| Input {
-            spec: spec.clone(),
-            bytes_max: 0,
-            base64: false,
-        });
-        return Ok(inputs.collect());
+        return Ok(sent.cloned().map(Input::from).collect());
     }
     let specs: Vec<TensorSpec> = declared
         .iter()
@@ -429,7 +436,7 @@ fn meet_graph(
     Ok(slots)
 }
 
-fn outputs(manifest: &Manifest, after: &Side) -> Result<Vec<(usize, Output)>, ManifestError> {
+fn outputs(manifest: &Manifest, after: &Side) -> Result<Vec<Output>, ManifestError> {
     let named = manifest.application.as_ref().map(|a| &a.outputs[..]);
     let named = named.unwrap_or_default();
     let slots: Vec<usize> = if named.is_empty() {
@@ -459,7 +466,7 @@ fn outputs(manifest: &Manifest, after: &Side) -> Result<Vec<(usize, Output)>, Ma
     }
     let outputs = slots.into_iter().map(|slot| {
         let (name, of) = after.slots[slot].clone();
-        (slot, Output { name, of })
+        Output { name, of, slot }
     });
     Ok(outputs.collect())
 }
@@ -467,15 +474,15 @@ fn outputs(manifest: &Manifest, after: &Side) -> Result<Vec<(usize, Output)>, Ma
 fn observed(
     manifest: &Manifest,
     after: &Side,
-    outputs: &[(usize, Output)],
+    outputs: &[Output],
 ) -> Result<Option<usize>, ManifestError> {
     let Some(name) = manifest
         .application
         .as_ref()
         .and_then(|a| a.observed.as_ref())
     else {
-        let first = outputs.first().filter(|(_, o)| o.of.dtype != DType::BYTES);
-        return Ok(first.map(|(slot, _)| *slot));
+        let first = outputs.first().filter(|o| o.of.dtype != DType::BYTES);
+        return Ok(first.map(|o| o.slot));
     };
     let slot = after.slot(name);
     let numeric = slot.filter(|&s| after.slots[s].1.dtype != DType::BYTES);

@@ -170,10 +170,10 @@ impl GoldenSet {
             }
             let sent: Vec<&str> = flow.inputs.iter().map(|i| i.spec.name.as_str()).collect();
             no_stranger(case, &case.inputs, &sent)?;
-            for (_, output) in &flow.outputs {
+            for output in &flow.outputs {
                 check_output(case, output)?;
             }
-            let got: Vec<&str> = flow.outputs.iter().map(|(_, o)| o.name.as_str()).collect();
+            let got: Vec<&str> = flow.outputs.iter().map(|o| o.name.as_str()).collect();
             no_stranger(case, &case.outputs, &got)?;
         }
         Ok(set)

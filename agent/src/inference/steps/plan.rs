@@ -123,7 +123,7 @@ impl Plan {
             }
             before.push(task);
         }
-        let mut needed: Vec<usize> = flow.outputs.iter().map(|(slot, _)| *slot).collect();
+        let mut needed: Vec<usize> = flow.outputs.iter().map(|o| o.slot).collect();
         needed.extend(flow.observed);
         let wired = &flow.after.steps;
         let after = (0..wired.len()).map(|at| Task::new("steps.post", at, wired, &needed));
@@ -143,19 +143,14 @@ impl Plan {
         })
     }
 
-    /// Types and shapes all the way.
-    pub(crate) fn flow(&self) -> &Flow {
-        &self.flow
-    }
-
     /// What an application sends.
     pub(crate) fn inputs(&self) -> &[Input] {
         &self.flow.inputs
     }
 
     /// What an application gets.
-    pub(crate) fn outputs(&self) -> impl ExactSizeIterator<Item = &Output> {
-        self.flow.outputs.iter().map(|(_, output)| output)
+    pub(crate) fn outputs(&self) -> &[Output] {
+        &self.flow.outputs
     }
 
     /// Whether something is kept from one call of a stream to the next.
@@ -237,7 +232,7 @@ impl Plan {
         run_all(&self.after, &mut slots, &mut run)?;
         let observed = match self.flow.observed {
             None => Observed::Nothing,
-            Some(slot) => match self.flow.outputs.iter().position(|(s, _)| *s == slot) {
+            Some(slot) => match self.flow.outputs.iter().position(|o| o.slot == slot) {
                 Some(index) => Observed::Output(index),
                 None => slots
                     .get_mut(slot)
@@ -245,9 +240,9 @@ impl Plan {
                     .map_or(Observed::Nothing, |v| Observed::Hidden(v.values)),
             },
         };
-        let outputs = self.flow.outputs.iter().map(|(slot, output)| {
-            let value = slots.get_mut(*slot).and_then(Option::take);
-            let value = value.ok_or_else(|| missing("an answer", *slot))?;
+        let outputs = self.flow.outputs.iter().map(|output| {
+            let value = slots.get_mut(output.slot).and_then(Option::take);
+            let value = value.ok_or_else(|| missing("an answer", output.slot))?;
             if output.of.admits(&value.shape) {
                 return Ok(value);
             }

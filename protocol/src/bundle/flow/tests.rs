@@ -68,7 +68,7 @@ fn a_picture_flows_to_labels() {
     let outputs: Vec<String> = flow
         .outputs
         .iter()
-        .map(|(_, o)| format!("{} {}", o.name, o.of))
+        .map(|o| format!("{} {}", o.name, o.of))
         .collect();
     assert_eq!(outputs, ["label BYTES [1, 3]", "score FP32 [1, 3]"]);
     assert_eq!(flow.observed, Some(0));
@@ -79,10 +79,7 @@ fn a_picture_flows_to_labels() {
 fn without_steps_the_application_meets_the_graph() {
     let flow = Flow::of(&sample()).unwrap();
     assert_eq!(flow.inputs[0].spec, sample().inputs[0]);
-    assert_eq!(
-        flow.outputs[0].1.of,
-        TensorType::fixed(DType::FP32, &[1, 10])
-    );
+    assert_eq!(flow.outputs[0].of, TensorType::fixed(DType::FP32, &[1, 10]));
     assert_eq!((flow.graph_inputs, flow.observed), (vec![0], Some(0)));
 }
 
@@ -216,7 +213,7 @@ fn state_is_carried_and_hidden() {
     });
     let wired = flow(&speech).unwrap();
     assert!(wired.is_stateful());
-    let outputs: Vec<&str> = wired.outputs.iter().map(|(_, o)| o.name.as_str()).collect();
+    let outputs: Vec<&str> = wired.outputs.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(outputs, ["output"]);
     assert_eq!(wired.inputs.len(), 1);
     speech["steps"]["streams"] = json!({"max": 5000, "idle_ms_max": 1});
@@ -268,14 +265,10 @@ fn detections_vary_in_number() {
         }
     });
     let wired = flow(&detector).unwrap();
-    let outputs: Vec<String> = wired
-        .outputs
-        .iter()
-        .map(|(_, o)| o.of.to_string())
-        .collect();
+    let outputs: Vec<String> = wired.outputs.iter().map(|o| o.of.to_string()).collect();
     assert_eq!(outputs, ["FP32 [≤100, 4]", "FP32 [≤100]", "BYTES [≤100]"]);
-    assert_eq!(wired.outputs[0].1.of.shape[0].on_the_wire(), -1);
-    assert!(wired.outputs[0].1.of.admits(&[0, 4]) && !wired.outputs[0].1.of.admits(&[101, 4]));
+    assert_eq!(wired.outputs[0].of.shape[0].on_the_wire(), -1);
+    assert!(wired.outputs[0].of.admits(&[0, 4]) && !wired.outputs[0].of.admits(&[101, 4]));
     let mut wrong = detector;
     wrong["steps"]["post"][4]["boxes_to_image"]["image"] = json!("x");
     assert!(

@@ -1,0 +1,132 @@
+//! The section of the inference API.
+
+use super::Check;
+use crate::clients::{Accounts, ClientRule, Clients, UnknownAccount};
+use crate::files::FileError;
+use crate::inference::GrpcAddress;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
+const SOCKET_PATH_MAX_BYTES: usize = 107;
+
+/// How the worker runs models and serves them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferenceSettings {
+    /// Unix socket of the inference API, at most 107 bytes long.
+    pub socket: PathBuf,
+    /// Loopback address of the inference API, if it is to have one; port 0: any free one.
+    pub listen: Option<SocketAddr>,
+    /// Where the gRPC flavour is served, if it is to be: an absolute path, or a loopback address.
+    pub grpc_listen: Option<GrpcAddress>,
+    /// Group that the Unix sockets belong to, by name or number; the agent's own otherwise.
+    pub socket_group: Option<String>,
+    /// Which clients may ask for which models; none: everybody who reaches a socket, for every model.
+    pub clients: Vec<ClientRule>,
+    /// Length of a telemetry window, 100 to 86,400,000 ms.
+    pub window_ms: u64,
+    /// Memory the worker may use, 16 to 1,048,576 MiB.
+    pub memory_limit_mib: u64,
+}
+
+/// Why it cannot be said who may reach the inference API.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The system's accounts cannot be read.
+    #[error(transparent)]
+    Accounts(#[from] FileError),
+    /// One of them is not there.
+    #[error(transparent)]
+    Unknown(#[from] UnknownAccount),
+}
+
+impl InferenceSettings {
+    /// The sockets' group and the clients' rules, by this system's accounts.
+    ///
+    /// # Errors
+    /// [`AccessError`]: a name that means nothing must not open what it was to close.
+    pub fn access(&self) -> Result<(Option<u32>, Clients), AccessError> {
+        if self.socket_group.is_none() && self.clients.is_empty() {
+            return Ok((None, Clients::default()));
+        }
+        let accounts = Accounts::of_system()?;
+        let gid = match &self.socket_group {
+            None => None,
+            Some(name) => Some(accounts.group(name).ok_or_else(|| UnknownAccount {
+                key: "socket_group",
+                account: format!("group {name:?}"),
+            })?),
+        };
+        Ok((gid, Clients::resolve(&self.clients, &accounts)?))
+    }
+}
+
+impl Check<'_> {
+    pub(super) fn socket(&mut self, key: &str, path: PathBuf) -> PathBuf {
+        let length = path.as_os_str().len();
+        if !path.is_absolute() || length > SOCKET_PATH_MAX_BYTES {
+            self.wrong(
+                key,
+                format!("an absolute path of at most {SOCKET_PATH_MAX_BYTES} bytes"),
+                format!("{path:?}, {length} bytes (default: in state_dir)"),
+            );
+        }
+        path
+    }
+
+    pub(super) fn listen(&mut self, text: Option<String>) -> Option<SocketAddr> {
+        let text = text?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => return Some(address),
+            // The inference API has no authentication of its own.
+            Ok(_) => self.wrong(
+                "inference.listen",
+                "a loopback address, such as 127.0.0.1:8601",
+                format!("{text:?}, which other machines can reach"),
+            ),
+            Err(_) => self.wrong(
+                "inference.listen",
+                "address and port, such as 127.0.0.1:8601",
+                format!("{text:?}"),
+            ),
+        }
+        None
+    }
+
+    pub(super) fn grpc_listen(&mut self, text: Option<String>) -> Option<GrpcAddress> {
+        let key = "inference.grpc_listen";
+        let text = text?;
+        if !cfg!(feature = "grpc") {
+            let expected = "no such key: this agent was built without the feature grpc";
+            self.wrong(key, expected, format!("{text:?}"));
+            return None;
+        }
+        match text.parse() {
+            Ok(GrpcAddress::Unix(path)) => Some(GrpcAddress::Unix(self.socket(key, path))),
+            Ok(GrpcAddress::Tcp(address)) if address.ip().is_loopback() => {
+                Some(GrpcAddress::Tcp(address))
+            }
+            Ok(GrpcAddress::Tcp(_)) => {
+                let got = format!("{text:?}, which other machines can reach");
+                self.wrong(key, "a loopback address, such as 127.0.0.1:8602", got);
+                None
+            }
+            Err(expected) => {
+                self.wrong(key, expected, format!("{text:?}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn clients(&mut self, lists: Vec<(String, Vec<String>)>) -> Vec<ClientRule> {
+        let mut rules = Vec::new();
+        for (who, models) in lists {
+            let got = format!("{who:?} = {models:?}");
+            match ClientRule::new(&who, models) {
+                Ok(rule) => rules.push(rule),
+                Err(expected) => self.wrong("inference.clients", expected, got),
+            }
+        }
+        rules
+    }
+}
