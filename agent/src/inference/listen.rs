@@ -143,9 +143,9 @@ impl Listening {
             None => None,
         };
         let grpc = match sockets.grpc {
-            #[cfg(not(feature = "grpc"))]
-            Some(address) => return Err(ListenError::NoGrpc(address.clone())),
-            #[cfg(feature = "grpc")]
+            Some(address) if !cfg!(feature = "grpc") => {
+                return Err(ListenError::NoGrpc(address.clone()));
+            }
             Some(GrpcAddress::Tcp(address)) => Some(bind_tcp(*address).await?),
             _ => None,
         };
@@ -158,7 +158,6 @@ impl Listening {
         };
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let door = Door { api, connections };
-        #[cfg(feature = "grpc")]
         if let Some(GrpcAddress::Unix(path)) = sockets.grpc {
             let (unix, inode) = bind_unix(path, sockets.gid)?;
             listening.paths.push((path.clone(), inode));
@@ -253,7 +252,6 @@ fn bind_unix(path: &Path, gid: Option<u32>) -> Result<(UnixListener, u64), Liste
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flavour {
     Rest,
-    #[cfg_attr(not(feature = "grpc"), allow(dead_code))]
     Grpc,
 }
 
