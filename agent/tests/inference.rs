@@ -350,6 +350,75 @@ async fn an_application_posts_a_picture_and_gets_its_name() {
     assert_eq!(sum(|w| w.outputs.iter().sum()), 6);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_a_state_keeps_it_for_each_stream() {
+    let slot = Slot::of_streams();
+    match inference::trial(slot.path()) {
+        TrialReport::Passed { cases, .. } => assert_eq!(cases, 8),
+        failed => panic!("{failed:?}"),
+    }
+    let mut worker = Running::start(60_000).await;
+    worker.activate(&slot).await;
+    let request = |data: &Value, parameters: Value| {
+        json!({"parameters": parameters, "inputs": [
+        {"name": "samples", "datatype": "INT16", "shape": [1, 4], "data": data}]})
+    };
+    let golden = slot.json("golden.json");
+    let cases = golden["cases"].as_array().unwrap();
+    let mut begun = Vec::new();
+    for case in cases.iter().filter(|c| c.get("stream").is_some()) {
+        let stream = &case["stream"];
+        let mut parameters = json!({"sequence_id": stream});
+        if !begun.contains(&stream) {
+            begun.push(stream);
+            // Not begun yet.
+            let body = request(&case["inputs"]["samples"], parameters.clone());
+            let (status, answer) = worker.infer_with("running-level", &body).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            let error = answer["error"].as_str().unwrap();
+            assert!(error.contains("begin it with sequence_start"), "{error}");
+            parameters["sequence_start"] = json!(true);
+        }
+        let body = request(&case["inputs"]["samples"], parameters);
+        let (status, answer) = worker.infer_with("running-level", &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        // What is carried is not given away.
+        assert_eq!(answer["outputs"].as_array().unwrap().len(), 1);
+        let got = answer["outputs"][0]["data"][0].as_f64().unwrap();
+        let wanted = case["outputs"]["level"][0].as_f64().unwrap();
+        assert!((got - wanted).abs() < 1e-6, "{case}: {got}");
+    }
+    // A third stream makes the one that was not used for longest give way.
+    let samples = json!([1, 2, 3, 4]);
+    let (status, _) = worker
+        .infer_with("running-level", &request(&samples, json!({"stream": "c"})))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let last = cases
+        .iter()
+        .rev()
+        .find_map(|c| c["stream"].as_str())
+        .unwrap();
+    for name in ["a", "b"] {
+        let body = request(&samples, json!({"sequence_id": name}));
+        let (status, _) = worker.infer_with("running-level", &body).await;
+        let known = if name == last {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        assert_eq!(status, known, "{name}");
+    }
+    let (status, answer) = worker
+        .infer_with("running-level", &request(&samples, json!({})))
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("keeps a state for each stream"), "{error}");
+    let (windows, _) = worker.drain().await;
+    assert_eq!(windows.iter().map(|w| w.errors).sum::<u64>(), 0);
+}
+
 #[test]
 fn not_a_number_goes_through_the_engine_as_such() {
     let engine = Engine::load(Slot::of(2).path()).unwrap();

@@ -57,16 +57,21 @@ impl Slot {
 
     /// Version 2 behind steps that read pictures.
     pub(crate) fn of_pictures() -> Self {
+        Self::behind_steps("digits-png", "digits/v2/model.onnx")
+    }
+
+    /// A model that keeps a state for each of two streams.
+    pub(crate) fn of_streams() -> Self {
+        Self::behind_steps("running-level", "running-level/model.onnx")
+    }
+
+    fn behind_steps(name: &str, model: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let from = models().join("../digits-png");
-        for name in ["golden.json", "bundle.toml"] {
-            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        let models = models().join("..");
+        for file in ["golden.json", "bundle.toml"] {
+            std::fs::copy(models.join(name).join(file), dir.path().join(file)).unwrap();
         }
-        std::fs::copy(
-            models().join("v2/model.onnx"),
-            dir.path().join("model.onnx"),
-        )
-        .unwrap();
+        std::fs::copy(models.join(model), dir.path().join("model.onnx")).unwrap();
         let slot = Self(dir);
         slot.sign(|_| ());
         slot

@@ -29,6 +29,8 @@ pub enum Step {
         /// Tensor changed.
         tensor: String,
     },
+    /// Values that are always the same.
+    Constant(Constant),
     /// The same values under one more name.
     Copy(Duplicate),
     /// Other element type.
@@ -98,6 +100,21 @@ pub struct InPlace {
     /// Name of the result; without it, the tensor itself is changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<String>,
+}
+
+/// See [`Step::Constant`]. For graph inputs that no application should have to send, such as a sample
+/// rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constant {
+    /// Name of the values, a new one.
+    pub tensor: String,
+    /// Element type, not `BYTES`.
+    pub dtype: DType,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Row-major; each must be one that the element type holds exactly, but for rounding to floats.
+    pub values: Vec<f64>,
 }
 
 /// See [`Step::Copy`].

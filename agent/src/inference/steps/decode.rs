@@ -1,9 +1,9 @@
 //! Images out of their files. What a file declares is held against the signed limit before anything of
 //! that size is reserved, so neither a PNG bomb nor a JPEG with a huge header costs memory.
+//!
+//! Knows nothing of the rest of the agent: `tests/fuzz` takes this file as it is.
 
-use super::Shaped;
-use super::image::{Image, luma};
-use crate::inference::tensor::Values;
+use super::pixels::{Image, luma};
 use dunlin_protocol::bundle::step::{Channels, DecodeImage, ImageFormat};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,18 +15,6 @@ const JPEG_START: [u8; 3] = [0xff, 0xd8, 0xff];
 const SCANS_MAX: usize = 100;
 /// Memory that a PNG's own structures may take besides the pixels, in bytes.
 const PNG_OVERHEAD_BYTES: usize = 4 << 20;
-
-/// The one image that was sent.
-pub(crate) fn image(s: &DecodeImage, value: Shaped) -> Result<Shaped, String> {
-    let Values::BYTES(files) = &value.values else {
-        let got = value.values.dtype().as_str();
-        return Err(format!("expected BYTES, got {got}"));
-    };
-    let [file] = files.as_slice() else {
-        return Err(format!("expected one image, got {}", files.len()));
-    };
-    Ok(decode(file, s)?.shaped())
-}
 
 /// Reads a JPEG or PNG file.
 ///

@@ -2,18 +2,11 @@
 
 use super::Shaped;
 use super::boxes::Move;
+use super::decode;
+use super::pixels::{Image, luma};
 use super::resize::{Size, inside, resample};
 use crate::inference::tensor::Values;
-use dunlin_protocol::bundle::step::{CenterCrop, Crop, Letterbox, Pad};
-
-/// An image's pixels, row by row.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Image {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) channels: usize,
-    pub(crate) pixels: Vec<u8>,
-}
+use dunlin_protocol::bundle::step::{CenterCrop, Crop, DecodeImage, Letterbox, Pad};
 
 impl Image {
     pub(crate) fn of(value: Shaped) -> Result<Self, String> {
@@ -43,6 +36,18 @@ impl Image {
     fn rows(&self) -> impl Iterator<Item = &[u8]> {
         self.pixels.chunks((self.width * self.channels).max(1))
     }
+}
+
+/// The one image that was sent.
+pub(crate) fn decode_one(s: &DecodeImage, value: Shaped) -> Result<Shaped, String> {
+    let Values::BYTES(files) = &value.values else {
+        let got = value.values.dtype().as_str();
+        return Err(format!("expected BYTES, got {got}"));
+    };
+    let [file] = files.as_slice() else {
+        return Err(format!("expected one image, got {}", files.len()));
+    };
+    Ok(decode::decode(file, s)?.shaped())
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -168,13 +173,6 @@ pub(crate) fn letterbox(s: &Letterbox, value: Shaped) -> Result<(Shaped, Move), 
         offset: [left as f64, top as f64],
     };
     Ok((boxed.shaped(), moved))
-}
-
-/// Pillow's `L`: 0.299, 0.587 and 0.114 in 16-bit fixed point, rounded.
-pub(crate) fn luma(rgb: [u8; 3]) -> u8 {
-    let [r, g, b] = rgb.map(u32::from);
-    let sum = r * 19_595 + g * 38_470 + b * 7_471 + 0x8000;
-    u8::try_from(sum >> 16).unwrap_or(u8::MAX)
 }
 
 pub(crate) fn greyscale(value: Shaped) -> Result<Shaped, String> {

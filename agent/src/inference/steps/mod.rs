@@ -10,6 +10,7 @@ pub(crate) mod boxes;
 pub(crate) mod decode;
 pub(crate) mod image;
 pub(crate) mod numbers;
+pub(crate) mod pixels;
 mod plan;
 pub(crate) mod resize;
 pub(crate) mod scores;

@@ -3,7 +3,7 @@
 use super::boxes::Geometry;
 use super::state::State;
 use super::tabular::Columns;
-use super::{MAX_ELEMENTS, Shaped, audio, boxes, decode, image, numbers, resize, scores, tabular};
+use super::{MAX_ELEMENTS, Shaped, audio, boxes, image, numbers, resize, scores, tabular};
 use crate::inference::tensor::Values;
 use dunlin_protocol::bundle::flow::{Input, Output, Wired};
 use dunlin_protocol::bundle::{DType, Flow, Manifest, ManifestError, Step};
@@ -336,6 +336,10 @@ fn apply(task: &Task, mut values: Vec<Shaped>, run: &mut Run<'_>) -> Result<Vec<
     match step {
         Step::Concat(_) => return Ok(vec![numbers::concat(values)?]),
         Step::Carry(_) => return Ok(vec![carry(task, run)?]),
+        Step::Constant(s) => {
+            let values = Values::from_f64(s.dtype, &s.values)?;
+            return Ok(vec![Shaped::new(s.shape.clone(), values)]);
+        }
         Step::NonMaxSuppression(s) => return boxes::non_max_suppression(s, values),
         _ => {}
     }
@@ -406,7 +410,7 @@ fn pictured(
     let moved = |(given, moved): (Shaped, boxes::Move)| (given, known.map(|g| g.then(moved)));
     Ok(match step {
         Step::DecodeImage(s) => {
-            let given = decode::image(s, value)?;
+            let given = image::decode_one(s, value)?;
             let geometry = Geometry::of(&given.shape);
             (given, geometry)
         }

@@ -2,7 +2,7 @@
 //! point of 22 bits with rounding to 8 bits after each, filters widened when an image is made smaller.
 
 use super::boxes::Move;
-use super::image::Image;
+use super::pixels::Image;
 use super::{MAX_ELEMENTS, Shaped};
 use dunlin_protocol::bundle::step::{Filter, Fit, Resize};
 use std::f64::consts::PI;

@@ -29,6 +29,7 @@ pub(super) fn of(
             numbers::of_floats(first()?)?
         }
         Step::Softmax { .. } | Step::Sigmoid(_) => numbers::of_floats(first()?)?,
+        Step::Constant(s) => numbers::constant(s)?,
         Step::Copy(_) => first()?.clone(),
         Step::Cast(s) => numbers::cast(s, first()?)?,
         Step::Reshape(s) => numbers::reshape(s, first()?)?,

@@ -235,9 +235,9 @@ fn state_is_carried_and_hidden() {
     );
 }
 
-#[test]
-fn detections_vary_in_number() {
-    let detector = json!({
+/// A detector that is fed with pictures.
+fn detector() -> Value {
+    json!({
         "inputs": [tensor("x", "FP32", &[1, 3, 320, 320])],
         "outputs": [tensor("raw", "FP32", &[1, 9, 2100])],
         "labels": ["a", "b", "c", "d", "e"],
@@ -263,7 +263,12 @@ fn detections_vary_in_number() {
                 {"labels": {"tensor": "class", "into": "label"}}
             ]
         }
-    });
+    })
+}
+
+#[test]
+fn detections_vary_in_number() {
+    let detector = detector();
     let wired = flow(&detector).unwrap();
     let outputs: Vec<String> = wired.outputs.iter().map(|o| o.of.to_string()).collect();
     assert_eq!(outputs, ["FP32 [≤100, 4]", "FP32 [≤100]", "BYTES [≤100]"]);
@@ -276,6 +281,27 @@ fn detections_vary_in_number() {
             .unwrap_err()
             .contains("no step before the graph makes an image \"x\"")
     );
+}
+
+#[test]
+fn constants_must_fit_their_type() {
+    let with = |dtype: &str, values: &[f64]| {
+        flow(&json!({
+            "inputs": [tensor("pixels", "FP32", &[1, 64]), tensor("rate", dtype, &[])],
+            "steps": {"pre": [{"constant": {"tensor": "rate", "dtype": dtype, "shape": [], "values": values}}]},
+            "application": {"inputs": [tensor("pixels", "FP32", &[1, 64])]}
+        }))
+    };
+    assert_eq!(with("INT64", &[16000.0]).unwrap().graph_inputs, [0, 1]);
+    for (dtype, values, hint) in [
+        ("INT64", &[0.5][..], "0.5 does not fit INT64"),
+        ("UINT8", &[256.0], "256 does not fit UINT8"),
+        ("FP32", &[1e300], "does not fit FP32"),
+        ("FP32", &[1.0, 2.0], "expected as many as [] has, got 2"),
+    ] {
+        let error = with(dtype, values).unwrap_err();
+        assert!(error.contains(hint), "{error}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ impl Step {
         match self {
             Self::Scale { .. } => "scale",
             Self::Softmax { .. } => "softmax",
+            Self::Constant(_) => "constant",
             Self::Copy(_) => "copy",
             Self::Cast(_) => "cast",
             Self::Reshape(_) => "reshape",
@@ -47,7 +48,7 @@ impl Step {
         match self {
             Self::Concat(s) => s.tensors.iter().map(String::as_str).collect(),
             Self::NonMaxSuppression(s) => vec![&s.boxes, &s.scores],
-            Self::Carry(_) => vec![],
+            Self::Carry(_) | Self::Constant(_) => vec![],
             _ => self
                 .single()
                 .map(|(tensor, _)| tensor)
@@ -64,6 +65,7 @@ impl Step {
             Self::TopK(s) => vec![&s.scores, &s.indices],
             Self::NonMaxSuppression(s) => vec![&s.kept_boxes, &s.kept_scores, &s.kept_classes],
             Self::Carry(s) => vec![&s.tensor],
+            Self::Constant(s) => vec![&s.tensor],
             _ => {
                 let single = self.single();
                 let written = single.map(|(tensor, into)| into.unwrap_or(tensor));
@@ -75,7 +77,7 @@ impl Step {
     /// Whether the value read is replaced by the one written.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        !matches!(self, Self::Carry(_)) && self.reads() == self.writes()
+        !self.reads().is_empty() && self.reads() == self.writes()
     }
 
     /// `tensor` and `into` of a step that reads one value.
@@ -108,7 +110,9 @@ impl Step {
             Self::TopK(s) => (&s.tensor, None),
             Self::Threshold(s) => (&s.tensor, s.into.as_ref()),
             Self::BoxesToImage(s) => (&s.tensor, s.into.as_ref()),
-            Self::Concat(_) | Self::NonMaxSuppression(_) | Self::Carry(_) => return None,
+            Self::Concat(_) | Self::NonMaxSuppression(_) | Self::Carry(_) | Self::Constant(_) => {
+                return None;
+            }
         };
         Some((tensor, into.map(String::as_str)))
     }

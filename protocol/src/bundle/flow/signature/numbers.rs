@@ -5,8 +5,8 @@ use super::{
     one_or_each,
 };
 use crate::bundle::step::{
-    Carry, Cast, Categories, Frame, Impute, Layout, MinMax, Normalise, OneHot, Reshape, Slice,
-    SlidingWindow,
+    Carry, Cast, Categories, Constant, Frame, Impute, Layout, MinMax, Normalise, OneHot, Reshape,
+    Slice, SlidingWindow,
 };
 use std::collections::BTreeSet;
 
@@ -18,6 +18,44 @@ pub(super) fn of_floats(of: &TensorType) -> Result<TensorType, String> {
         return Ok(of.clone());
     }
     Err(format!("works on FP32, got {of}"))
+}
+
+pub(super) fn constant(s: &Constant) -> Result<TensorType, String> {
+    let elements = s.shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    if elements != Some(s.values.len()) || s.values.is_empty() {
+        return Err(format!(
+            "values: expected as many as {:?} has, got {}",
+            s.shape,
+            s.values.len()
+        ));
+    }
+    let (least, greatest) = range(s.dtype).ok_or("dtype: BYTES are no numbers")?;
+    let is_whole = is_integer(s.dtype) || s.dtype == DType::BOOL;
+    let fits = |x: &f64| (least..=greatest).contains(x) && (!is_whole || x.fract() == 0.0);
+    if let Some(odd) = s.values.iter().find(|x| !fits(x)) {
+        return Err(format!("values: {odd} does not fit {}", s.dtype.as_str()));
+    }
+    Ok(TensorType::fixed(s.dtype, &s.shape))
+}
+
+/// What an element type holds, as far as 64-bit floats can say it exactly.
+fn range(dtype: DType) -> Option<(f64, f64)> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    Some(match dtype {
+        DType::BOOL => (0.0, 1.0),
+        DType::UINT8 => (0.0, f64::from(u8::MAX)),
+        DType::UINT16 => (0.0, f64::from(u16::MAX)),
+        DType::UINT32 => (0.0, f64::from(u32::MAX)),
+        DType::UINT64 => (0.0, EXACT_MAX),
+        DType::INT8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
+        DType::INT16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
+        DType::INT32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+        DType::INT64 => (-EXACT_MAX, EXACT_MAX),
+        DType::FP16 => (-65_504.0, 65_504.0),
+        DType::FP32 => (f64::from(f32::MIN), f64::from(f32::MAX)),
+        DType::FP64 => (f64::MIN, f64::MAX),
+        DType::BYTES => return None,
+    })
 }
 
 pub(super) fn cast(s: &Cast, of: &TensorType) -> Result<TensorType, String> {
