@@ -192,6 +192,9 @@ pub struct State {
     /// Newest installation by hand that was accepted.
     #[serde(default)]
     pub install: Option<String>,
+    /// Set from an installation by hand on until the server says something newer.
+    #[serde(default)]
+    pub by_hand: Option<ByHand>,
     /// Whether the agent was asked to end and did, so that its next start is no sign of a crash.
     #[serde(default)]
     pub ended_cleanly: bool,
@@ -199,6 +202,22 @@ pub struct State {
     pub sequence: u64,
     /// Spreads retries of a fleet; derived from the device id.
     pub jitter_seed: u64,
+}
+
+/// What became of an installation by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum ByHand {
+    /// It is what is wanted.
+    Wanted {
+        /// What the server asked for and had not got yet.
+        instead_of: Option<DesiredBundle>,
+    },
+    /// It did not hold, and what the server asked for is wanted again.
+    GaveWay {
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// Most versions that are remembered as not to be tried again.
@@ -377,6 +396,7 @@ impl State {
                 last: Progress::Idle,
             },
             install: None,
+            by_hand: None,
             ended_cleanly: false,
             sequence: 0,
             jitter_seed,
@@ -433,6 +453,11 @@ impl State {
             return false;
         };
         self.wanted.is_some() && failure.code == step::UNREACHABLE
+    }
+
+    /// Whether an update is under way, or will be gone on with.
+    fn is_unfinished(&self) -> bool {
+        self.under_way().is_some() || self.is_resumable()
     }
 
     /// The slot that may be written to.

@@ -10,7 +10,9 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::files::{self, Disk, FileError};
 use crate::http::{Client, HttpError, Limits, Proxy};
-use crate::identity::{self, DeviceKey, Enrolled, FleetServer, Identity, IdentityError};
+use crate::identity::{
+    self, DeviceKey, Enrolled, FleetServer, Identity, IdentityError, IdentityLock,
+};
 use crate::throttle::Throttle;
 use dunlin_protocol::command::{self, MessageError};
 use dunlin_protocol::enroll::{ClaimToken, ENROLL_MAX_BYTES, EnrollRequest, EnrollResponse};
@@ -111,6 +113,7 @@ pub async fn enroll(
 ) -> Result<EnrollResponse, EnrollError> {
     let state_dir = &settings.state_dir;
     files::create_private_dir(state_dir)?;
+    let _lock = IdentityLock::take(state_dir)?;
     let trust = TrustStore::new(&Disk::native(), state_dir);
     // Before anything is sent: a use of the token must not be spent for nothing.
     check_same_root(&trust, &token.root_sha256)?;

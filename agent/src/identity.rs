@@ -7,10 +7,12 @@
 //! once it exists.
 
 mod key;
+mod lock;
 mod succession;
 mod tls;
 
 pub use key::DeviceKey;
+pub use lock::IdentityLock;
 pub use succession::Candidate;
 pub(crate) use tls::FleetServer;
 pub use tls::provider;
@@ -56,6 +58,15 @@ pub enum IdentityError {
         /// What is wrong; never any secret.
         problem: String,
     },
+    /// Somebody else is changing the identity.
+    #[error("an enrolment or a renewal is under way ({} is locked): try again", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The identity on disk is no longer the one that was to be followed.
+    #[error("the device enrolled anew meanwhile: that identity stays")]
+    Superseded,
     /// A certificate that is not this device's, or of another CA.
     #[error("device certificate: {0}")]
     Certificate(String),

@@ -8,7 +8,7 @@ use crate::bundle::source::Source;
 use crate::bundle::{Local, TrustStore, UpdateError, host_facts, receive, verify};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::device::{Phase, State};
+use crate::device::{ByHand, Phase, State};
 use crate::files::{Disk, FileError};
 use crate::identity::Identity;
 use crate::inbox::{Inbox, Request};
@@ -328,6 +328,9 @@ enum Seen {
 fn look(state: &State, request: &Request) -> Seen {
     if state.install.as_ref() != Some(&request.id) {
         return Seen::Step("waiting for the agent".to_owned());
+    }
+    if let Some(ByHand::GaveWay { failure: f }) = &state.by_hand {
+        return Seen::End(Outcome::Failed(format!("{}: {}", f.code, f.detail)));
     }
     let target = state.target.as_ref().map(|target| target.digest);
     if target != Some(request.want.digest) {

@@ -10,7 +10,7 @@ mod server;
 
 use device::{Device, Kills};
 use dunlin::demo::stream::{Stream, feed};
-use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_server::Server;
 use dunlin_server::config::Settings;
 use dunlin_server::store::{Store, WindowQuery};
@@ -39,7 +39,11 @@ async fn publish(operator: &mut Operator, version: u64) -> DesiredBundle {
         target: dunlin_protocol::bundle::target_path(&operator.family, version),
         digest: bundle.digest(),
         rollout: None,
-        probation: probation(),
+        // A trial that the test kills looks like a model that the kernel killed for its hunger.
+        probation: Probation {
+            retry_rolled_back: true,
+            ..probation()
+        },
     }
 }
 

@@ -9,13 +9,43 @@ use dunlin_agent::files::Disk;
 use dunlin_agent::install::{Outcome, Wish, outcome, submit};
 use dunlin_agent::ledger::Ledger;
 use dunlin_protocol::command::Probation;
+use dunlin_protocol::telemetry::Body;
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_tests::fleet::{Broker, Fleet, FleetBuilder};
 use dunlin_tests::operator::{TIMEOUT, all_at_once, eventually, probation};
 use std::path::{Path, PathBuf};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_dunlin-under-test");
+
 fn fleet(devices: usize) -> FleetBuilder {
-    FleetBuilder::new(env!("CARGO_BIN_EXE_dunlin-under-test")).devices(devices)
+    FleetBuilder::new(PROGRAM).devices(devices)
+}
+
+/// Waits for a device's word that it fetched a version by a patch, and so less than all of it.
+async fn came_by_a_patch(fleet: &Fleet, at: usize, version: u64) {
+    let device = &fleet.devices[at].id;
+    let detail = eventually("the cost of an update is told", async || {
+        let events = fleet.server().store.events(device, 1000).await?;
+        let mut details = events
+            .iter()
+            .filter_map(|stored| match &stored.record.body {
+                Body::Event(event) if event.code == "bundle_fetched" => Some(event.detail.clone()),
+                _ => None,
+            });
+        let start = format!("version {version}: ");
+        let found = details.find(|detail| detail.starts_with(&start));
+        Ok(found.ok_or_else(|| "not told".to_owned()))
+    });
+    let detail = detail.await.unwrap();
+    assert!(detail.ends_with(", by a patch"), "{detail}");
+    let numbers: Vec<u64> = detail
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let [_, fetched, whole, saved] = numbers[..] else {
+        panic!("{detail}");
+    };
+    assert!(fetched < whole && fetched + saved == whole, "{detail}");
 }
 
 async fn roll_out(fleet: &mut Fleet, model: &str, version: u64) {
@@ -40,8 +70,9 @@ async fn versions_arrive_over_mqtt_alone(broker: Broker) {
         .unwrap();
     roll_out(&mut fleet, "v1", 1).await;
     roll_out(&mut fleet, "v2", 2).await;
-    for device in &fleet.devices {
+    for (at, device) in fleet.devices.iter().enumerate() {
         fleet.operator.on_version(&device.id, 2).await.unwrap();
+        came_by_a_patch(&fleet, at, 2).await;
     }
     fleet.end().await.unwrap();
 }
@@ -126,6 +157,58 @@ async fn a_file_installs_on_devices_whose_server_is_gone() {
     let ended = outcome(&settings, &request, TIMEOUT, &mut |_| {}).await;
     assert_eq!(ended.unwrap(), Outcome::Succeeded);
     assert_eq!(version(&settings), Some(2));
+    fleet.end().await.unwrap();
+}
+
+/// What somebody types; what it printed.
+async fn typed(fleet: &Fleet, line: &str) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    let admin = format!("http://{}", fleet.server().admin);
+    let token = fleet.server().first_admin_token.clone().unwrap();
+    let output = command
+        .env("DUNLIN_SERVER", admin)
+        .env("DUNLIN_TOKEN", token)
+        .current_dir(fleet.dir.path())
+        .args(line.split_whitespace())
+        .output();
+    let output = output.await.unwrap();
+    let (out, err) = (output.stdout, output.stderr);
+    let text = String::from_utf8_lossy(&out).into_owned() + &String::from_utf8_lossy(&err);
+    (output.status.code(), text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_two_commands_bring_a_version_by_hand_and_patches_spare_most_of_it() {
+    let mut fleet = fleet(1).boot().await.unwrap();
+    roll_out(&mut fleet, "v1", 1).await;
+    let v2 = fleet.operator.pack("v2", 2, 1).unwrap();
+    fleet.operator.publish(&v2).await.unwrap();
+    let (status, said) = typed(
+        &fleet,
+        "bundle export --family digits --patch-from 1 -o stick.tar",
+    )
+    .await;
+    assert_eq!(status, Some(0), "{said}");
+    let install = "agent install stick.tar --config dev-01/agent.toml";
+    let (status, said) = typed(
+        &fleet,
+        &format!("{install} --probation-inferences 5 --probation-s 1"),
+    )
+    .await;
+    assert_eq!(status, Some(0), "{said}");
+    for words in ["signatures, floors and hardware are right", "installed:"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(version(&fleet.devices[0].settings), Some(2));
+    came_by_a_patch(&fleet, 0, 2).await;
+
+    // The server's next version over HTTPS, on top of what was brought.
+    roll_out(&mut fleet, "v3", 3).await;
+    came_by_a_patch(&fleet, 0, 3).await;
+    // Older metadata than the device has seen by now.
+    let (status, said) = typed(&fleet, install).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("refused (rollback"), "{said}");
     fleet.end().await.unwrap();
 }
 

@@ -1,12 +1,15 @@
 //! The transitions. Each is named and reads on its own.
 
+mod probation;
+mod wanted;
+
 use super::backoff::{BACKOFF_MAX_MS, backoff_ms};
 use super::{
-    Consent, Count, Effect, Event, Held, NOT_HELD_MAX, NotHeld, Phase, ReceiveFailure,
-    ReceiveFailureKind, Slot, State, installed, window,
+    ByHand, Consent, Count, Effect, Event, Held, Phase, ReceiveFailure, ReceiveFailureKind, State,
+    window,
 };
 use crate::pipe::TrialReport;
-use dunlin_protocol::command::{Desired, DesiredBundle, SLOW_PERMILLE_MAX};
+use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::{Failure, Progress, Waiting};
 
@@ -92,6 +95,11 @@ impl Step {
     }
 
     fn idle(&mut self, last: Progress) {
+        if last == Progress::Succeeded
+            && let Some(ByHand::Wanted { instead_of }) = &mut self.state.by_hand
+        {
+            *instead_of = None;
+        }
         self.enter(Phase::Idle { last });
     }
 
@@ -139,143 +147,6 @@ impl Step {
                 }
             }
             Phase::RollingBack { failure, .. } => self.rolled_back(failure),
-        }
-    }
-
-    fn desired(&mut self, desired: Desired) {
-        if desired.revision < self.state.revision {
-            let detail = format!(
-                "desired state {} is older than the accepted {}",
-                desired.revision, self.state.revision
-            );
-            self.event("stale_desired", detail, None);
-            return self.report();
-        }
-        if desired.revision == self.state.revision {
-            let wanted = self.state.wanted.clone();
-            // The server is heard again, so that it may be reached again.
-            return match wanted.filter(|_| self.state.is_resumable()) {
-                Some(want) => self.receive(want, 0),
-                None => self.report(),
-            };
-        }
-        self.state.revision = desired.revision;
-        let mut bundles = desired.bundles.into_iter();
-        let (want, more) = (bundles.next(), bundles.next());
-        self.state.target = want.as_ref().map(installed);
-        self.state.rollout = want.as_ref().and_then(|w| w.rollout.clone());
-        self.state.wanted = if more.is_none() { want.clone() } else { None };
-        let busy = matches!(
-            self.state.phase,
-            Phase::Receiving { .. } | Phase::Trial { .. }
-        );
-        if busy {
-            self.effects.push(Effect::Cancel);
-        }
-        match want {
-            None => self.nothing_wanted(),
-            Some(want) if more.is_some() => {
-                self.leave_probation(&want);
-                let failure = Failure::new("one_family", "this agent runs one model family");
-                self.refuse(&want, failure);
-            }
-            Some(want) => self.wanted(want),
-        }
-    }
-
-    /// Somebody at the device wants a bundle. The accepted revision stays, so that the server's same
-    /// word, said again, changes nothing, and its next one wins. Floors hold as ever.
-    fn install(&mut self, id: String, want: DesiredBundle) {
-        if self.state.install.as_ref() == Some(&id) {
-            return;
-        }
-        self.state.install = Some(id);
-        let detail = format!("version {} was brought by hand", want.version);
-        self.event("install_requested", detail, Some(want.digest));
-        // What the server wants too stays the server's, with its rollout and its probation.
-        let same = self.state.wanted.take_if(|w| w.digest == want.digest);
-        let want = same.unwrap_or(want);
-        self.state.target = Some(installed(&want));
-        self.state.rollout = want.rollout.clone();
-        self.state.wanted = Some(want.clone());
-        if matches!(
-            self.state.phase,
-            Phase::Receiving { .. } | Phase::Trial { .. }
-        ) {
-            self.effects.push(Effect::Cancel);
-        }
-        self.wanted(want);
-    }
-
-    /// Nothing is asked for: what is kept goes on serving, an unkept version is given up.
-    fn nothing_wanted(&mut self) {
-        if matches!(self.state.phase, Phase::Probation { .. }) {
-            self.serve_kept();
-        }
-        self.idle(Progress::Idle);
-    }
-
-    fn wanted(&mut self, want: DesiredBundle) {
-        // The same bundle under a newer revision goes on where it is.
-        if let Phase::Waiting { want: on, .. } | Phase::Probation { want: on, .. } =
-            &mut self.state.phase
-            && on.digest == want.digest
-        {
-            *on = want;
-            return self.report();
-        }
-        self.leave_probation(&want);
-        let kept = self.state.kept.as_ref();
-        if kept.is_some_and(|h| h.bundle.digest == want.digest) {
-            return self.idle(Progress::Succeeded);
-        }
-        if !want.probation.retry_rolled_back
-            && let Some(failure) = self.rolled_back_before(&want)
-        {
-            return self.refuse(&want, failure);
-        }
-        self.receive(want, 0);
-    }
-
-    fn rolled_back_before(&self, want: &DesiredBundle) -> Option<Failure> {
-        let mut not_held = self.state.not_held.iter();
-        let before = not_held.find(|n| n.digest == want.digest)?;
-        let detail = format!(
-            "version {} did not hold on this device before ({}); it is tried again only if that is \
-             asked for explicitly",
-            before.version, before.code
-        );
-        Some(Failure::new("rolled_back_before", detail))
-    }
-
-    /// Remembers a version that did not hold, so that it is not tried again by itself.
-    fn remember(&mut self, want: &DesiredBundle, code: &str) {
-        self.forget(want.digest);
-        let not_held = &mut self.state.not_held;
-        if not_held.len() >= NOT_HELD_MAX {
-            not_held.remove(0);
-        }
-        not_held.push(NotHeld {
-            digest: want.digest,
-            version: want.version,
-            code: code.to_owned(),
-        });
-    }
-
-    fn forget(&mut self, digest: Digest) {
-        self.state.not_held.retain(|n| n.digest != digest);
-    }
-
-    /// An unkept version gives way to what is wanted now; the kept one serves meanwhile.
-    fn leave_probation(&mut self, want: &DesiredBundle) {
-        if let Phase::Probation { want: old, .. } = &self.state.phase {
-            let detail = format!(
-                "version {} gave way in its probation: version {} is wanted",
-                old.version, want.version
-            );
-            let digest = old.digest;
-            self.event("probation_ended", detail, Some(digest));
-            self.serve_kept();
         }
     }
 
@@ -431,39 +302,6 @@ impl Step {
         });
     }
 
-    fn activated(&mut self, digest: Digest) {
-        if let Phase::Probation {
-            want,
-            looked_at_ms,
-            activated,
-            loading_ms,
-            ..
-        } = &mut self.state.phase
-            && want.digest == digest
-            && !*activated
-        {
-            (*activated, *loading_ms, *looked_at_ms) = (true, 0, self.now_ms);
-            self.judge();
-        }
-    }
-
-    /// What is not about a version that serves, or should, is late news of one that was given up.
-    fn activate_failed(&mut self, slot: Slot, digest: Digest, failure: Failure) {
-        if let Phase::Probation { want, .. } = &self.state.phase {
-            if want.digest == digest && slot == self.state.spare() {
-                self.roll_back(failure);
-            }
-            return;
-        }
-        if let Some(held) = self
-            .state
-            .kept
-            .take_if(|h| h.slot == slot && h.bundle.digest == digest)
-        {
-            self.kept_broke(&held, &failure.detail);
-        }
-    }
-
     /// Serving nothing is better than serving a version of which nobody knows that it serves: the
     /// worker may still run the one that was just rolled back.
     fn kept_broke(&mut self, held: &Held, detail: &str) {
@@ -505,56 +343,6 @@ impl Step {
         }
     }
 
-    fn worker_died(&mut self, detail: &str, listened: bool) {
-        self.event(
-            "worker_died",
-            detail.to_owned(),
-            self.state.active().map(|a| a.digest),
-        );
-        let mut rolled = None;
-        if let Phase::Probation {
-            before,
-            live,
-            deaths,
-            activated,
-            ..
-        } = &mut self.state.phase
-        {
-            *activated = false;
-            *before = before.plus(std::mem::take(live));
-            if listened {
-                *deaths += 1;
-            }
-            if *deaths >= DEATHS_MAX {
-                rolled = Some(format!("the worker died {deaths} times, last: {detail}"));
-            }
-        }
-        if let Some(detail) = rolled {
-            self.roll_back(Failure::new("crash_loop", detail));
-        }
-    }
-
-    fn counted(&mut self, digest: Digest, count: Count) {
-        if let Phase::Probation {
-            want, before, live, ..
-        } = &mut self.state.phase
-            && want.digest == digest
-        {
-            let needed = want.probation.inferences.max(1);
-            let quarter = |live: Count| {
-                let answered = before.plus(live).inferences.min(needed);
-                answered.saturating_mul(4) / needed
-            };
-            let moved = quarter(count) > quarter(*live);
-            *live = count;
-            self.judge();
-            // Whoever watches sees it move, four times a probation at most.
-            if moved && matches!(self.state.phase, Phase::Probation { .. }) {
-                self.report();
-            }
-        }
-    }
-
     fn tick(&mut self) {
         match &mut self.state.phase {
             Phase::Receiving {
@@ -588,105 +376,14 @@ impl Step {
         }
     }
 
-    fn judge(&mut self) {
-        let Phase::Probation {
-            want,
-            served_ms,
-            activated,
-            loading_ms,
-            before,
-            live,
-            ..
-        } = &self.state.phase
-        else {
-            return;
-        };
-        let (rules, count) = (want.probation, before.plus(*live));
-        if rules.forbids_errors(count.errors, count.inferences) {
-            let allowed = match rules.errors_permille_max {
-                Some(permille) => format!("{} and {permille} \u{2030}", rules.errors_max),
-                None => rules.errors_max.to_string(),
-            };
-            let detail = format!(
-                "{} failed inferences of {}, at most {allowed} are allowed",
-                count.errors,
-                count.errors.saturating_add(count.inferences),
-            );
-            self.roll_back(Failure::new("errors", detail));
-        } else if rules.forbids_slow(count.slow, count.inferences) {
-            let permille = rules.slow_permille_max.unwrap_or(SLOW_PERMILLE_MAX);
-            let detail = format!(
-                "{} of {} inferences took longer than the latency budget, at most {permille} \u{2030} \
-                 of {} may",
-                count.slow,
-                count.inferences,
-                count.inferences.max(rules.inferences)
-            );
-            self.roll_back(Failure::new("latency", detail));
-        } else if !*activated {
-            if *loading_ms >= LOADING_MAX_MS {
-                let detail = format!("the worker did not serve it within {loading_ms} ms");
-                self.roll_back(Failure::new("load", detail));
-            }
-        } else if count.inferences >= rules.inferences && *served_ms >= rules.time_ms {
-            self.keep();
-        } else if *served_ms >= rules.deadline_ms {
-            let detail = format!(
-                "{} of {} inferences after {} ms",
-                count.inferences, rules.inferences, served_ms
-            );
-            self.roll_back(Failure::new("probation_deadline", detail));
-        }
-    }
-
-    fn keep(&mut self) {
-        let Phase::Probation { want, .. } = &self.state.phase else {
-            return;
-        };
-        let (held, digest) = (
-            Held {
-                slot: self.state.spare(),
-                bundle: installed(want),
-            },
-            want.digest,
-        );
-        let detail = format!("version {} is kept", want.version);
-        self.state.previous = self.state.kept.replace(held);
-        self.forget(digest);
-        self.event("update_succeeded", detail, Some(digest));
-        self.idle(Progress::Succeeded);
-    }
-
-    fn roll_back(&mut self, failure: Failure) {
-        if let Phase::Probation { want, .. } = self.state.phase.clone() {
-            self.event(
-                "update_rolled_back",
-                format!("{}: {}", failure.code, failure.detail),
-                Some(want.digest),
-            );
-            if failure.code != SLOT_DAMAGED {
-                self.remember(&want, &failure.code);
-            }
-            self.state.phase = Phase::RollingBack {
-                want,
-                failure: failure.clone(),
-            };
-            self.rolled_back(failure);
-        }
-    }
-
-    fn rolled_back(&mut self, failure: Failure) {
-        self.serve_kept();
-        self.idle(Progress::RolledBack(failure));
-    }
-
     fn refuse(&mut self, want: &DesiredBundle, failure: Failure) {
         self.event(
             "update_refused",
             format!("{}: {}", failure.code, failure.detail),
             Some(want.digest),
         );
-        self.idle(Progress::Refused(failure));
+        self.idle(Progress::Refused(failure.clone()));
+        self.give_way(failure);
     }
 
     fn fail(&mut self, want: &DesiredBundle, failure: Failure) {
@@ -695,6 +392,7 @@ impl Step {
             format!("{}: {}", failure.code, failure.detail),
             Some(want.digest),
         );
-        self.idle(Progress::Failed(failure));
+        self.idle(Progress::Failed(failure.clone()));
+        self.give_way(failure);
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 use dunlin_protocol::command::Probation;
 use proptest::prelude::*;
 
+mod by_hand;
 mod waiting;
 
 fn want(version: u64) -> DesiredBundle {
@@ -286,54 +287,6 @@ fn receiving(device: &Device) -> Option<&DesiredBundle> {
         Phase::Receiving { want, .. } => Some(want),
         _ => None,
     }
-}
-
-#[test]
-fn what_is_brought_by_hand_stays_until_the_server_wants_something_newer() {
-    let mut d = Device::new();
-    d.install(5, 1).feed(install("x", 2));
-    assert!(d.effects.contains(&Effect::Receive {
-        want: want(2),
-        slot: Slot::B
-    }));
-    // The same call again, and the server's same word again, change nothing.
-    d.feed(install("x", 2));
-    assert!(d.effects.is_empty());
-    d.feed(desired(5, 1));
-    assert_eq!(d.effects, [Effect::Report]);
-    assert_eq!(receiving(&d), Some(&want(2)));
-    assert_eq!(d.state.revision.generation, 5);
-    assert_eq!(d.state.target.as_ref().unwrap().version, 2);
-    // Its next one wins, and a new call after it wins over that.
-    d.feed(desired(6, 3));
-    assert!(d.effects.contains(&Effect::Cancel));
-    assert_eq!(receiving(&d), Some(&want(3)));
-    d.feed(install("y", 2));
-    assert_eq!(receiving(&d), Some(&want(2)));
-}
-
-#[test]
-fn what_the_server_wants_too_stays_the_servers() {
-    let mut d = Device::new();
-    let of_rollout = DesiredBundle {
-        rollout: Some("r-1".parse().unwrap()),
-        ..want(2)
-    };
-    let revision = Revision {
-        epoch: 1,
-        generation: 1,
-    };
-    d.feed(Event::Desired(Desired {
-        revision,
-        bundles: vec![of_rollout.clone()],
-    }));
-    d.feed(failed(2, ReceiveFailureKind::Failed))
-        .feed(install("x", 2));
-    assert_eq!(receiving(&d), Some(&of_rollout));
-    assert_eq!(d.state.rollout, of_rollout.rollout);
-    // What is kept already is not received once more.
-    d.install(2, 2).feed(install("y", 2));
-    assert_eq!((receiving(&d), d.last()), (None, Progress::Succeeded));
 }
 
 #[test]

@@ -17,8 +17,8 @@
 use super::key::is_key_file;
 use super::tls::{Held, Live, anonymous, mutual};
 use super::{
-    DeviceKey, Enrolled, Identity, IdentityError, authority, check_vouched, folder, roots,
-    write_enrolled,
+    DeviceKey, Enrolled, Identity, IdentityError, IdentityLock, authority, check_vouched, folder,
+    roots, write_enrolled,
 };
 use crate::files::{Disk, FileError};
 use dunlin_protocol::enroll::recovery_message;
@@ -116,8 +116,11 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError::File`]; the present one is then still in place, or the next one already is.
+    /// [`IdentityError::Busy`], [`IdentityError::Superseded`]: somebody enrols, or has enrolled.
     pub fn adopt(&self, disk: &Disk, candidate: &Candidate) -> Result<(), IdentityError> {
         let state_dir = &candidate.held.key.state_dir;
+        let _lock = IdentityLock::take(state_dir)?;
+        self.still_counts(state_dir)?;
         candidate.held.key.store(disk)?;
         write_enrolled(disk, state_dir, &candidate.held.enrolled)?;
         self.live.replace(Arc::clone(&candidate.held));
@@ -126,6 +129,28 @@ impl Identity {
             tracing::warn!(%error, "the key before could not be removed");
         }
         Ok(())
+    }
+
+    /// Whether the identity on disk is the one in use. If it is another of the same device, which an
+    /// enrolment or an adoption that was cut off put there, that one is used from now on.
+    fn still_counts(&self, state_dir: &Path) -> Result<(), IdentityError> {
+        let held = self.live.held();
+        let found = match Self::load(state_dir) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(IdentityError::Superseded),
+            // What is about to be written mends it.
+            Err(IdentityError::Damaged { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let found = found.live.held();
+        if found.enrolled == held.enrolled {
+            return Ok(());
+        }
+        let whose = |e: &Enrolled| (e.fleet.clone(), e.device.clone(), e.ca_pem.clone());
+        if whose(&found.enrolled) == whose(&held.enrolled) {
+            self.live.replace(found);
+        }
+        Err(IdentityError::Superseded)
     }
 }
 

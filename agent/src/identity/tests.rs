@@ -274,6 +274,53 @@ fn a_device_killed_anywhere_while_it_changes_its_certificate_has_a_whole_identit
 }
 
 #[test]
+fn a_renewal_and_an_enrolment_take_turns() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), ca());
+    let running = an_enrolled_device(dir.path(), &ca);
+    let next = |identity: &Identity| {
+        let key = identity.next_key().unwrap();
+        let pem = certificate_for(&ca, &key);
+        identity.candidate(key, pem).unwrap()
+    };
+    let candidate = next(&running);
+    let enrolling = IdentityLock::take(dir.path()).unwrap();
+    let adopted = running.adopt(&Disk::native(), &candidate);
+    assert!(matches!(adopted, Err(IdentityError::Busy { .. })));
+    let anew = an_enrolled_device(dir.path(), &ca);
+    drop(enrolling);
+
+    // What was enrolled meanwhile stays, and the running agent uses it from now on.
+    let adopted = running.adopt(&Disk::native(), &candidate);
+    assert!(matches!(adopted, Err(IdentityError::Superseded)));
+    let found = Identity::load(dir.path()).unwrap().unwrap();
+    assert_eq!(found.certificate_sha256(), anew.certificate_sha256());
+    assert_eq!(running.certificate_sha256(), anew.certificate_sha256());
+    let candidate = next(&running);
+    running.adopt(&Disk::native(), &candidate).unwrap();
+    let found = Identity::load(dir.path()).unwrap().unwrap();
+    assert_eq!(found.certificate_sha256(), candidate.certificate_sha256());
+
+    // Another device's identity is not this agent's, and what is damaged is mended.
+    let candidate = next(&running);
+    let key = DeviceKey::load_or_create(dir.path()).unwrap();
+    let other = enrolled(&ca, &key.csr_pem("edge-2").unwrap(), "edge-2");
+    let own = read_enrolled(dir.path()).unwrap().unwrap();
+    let file = own.key_file.clone();
+    let other = Enrolled {
+        device: "edge-2".parse().unwrap(),
+        key_file: file,
+        ..other
+    };
+    write_enrolled(&Disk::native(), dir.path(), &other).unwrap();
+    let adopted = running.adopt(&Disk::native(), &candidate);
+    assert!(matches!(adopted, Err(IdentityError::Superseded)));
+    assert_ne!(running.certificate_sha256(), candidate.certificate_sha256());
+    std::fs::write(enrolled_path(dir.path()), "{").unwrap();
+    running.adopt(&Disk::native(), &candidate).unwrap();
+    assert!(Identity::load(dir.path()).unwrap().is_some());
+}
+
+#[test]
 fn a_next_certificate_of_another_key_device_or_ca_is_not_taken() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), ca());
     let identity = an_enrolled_device(dir.path(), &ca);

@@ -17,11 +17,11 @@ mod models;
 mod observe;
 mod serve;
 mod statistics;
-mod steps;
+pub mod steps;
 pub mod tensor;
 mod worker;
 
-pub use engine::{Engine, EngineError};
+pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};
 pub use worker::{WorkerArgs, WorkerError, main, run};

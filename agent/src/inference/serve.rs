@@ -10,6 +10,7 @@ use super::api::ApiError;
 use super::api::signature::Signature;
 use super::models::{Held, Models, NotServed, Served, now_ms};
 use super::statistics::{Phases, Writing};
+use super::steps::Shaped;
 use super::tensor::Values;
 use crate::clients::{Caller, Clients, Refusal};
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use encoding::Encoding;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,11 +89,14 @@ trait Form: Send + 'static {
     /// One value list an input, in the model's order.
     fn inputs(request: &Self::Request) -> &[Values];
 
+    /// The client's parameters.
+    fn parameters(request: &Self::Request) -> Option<&Map<String, Value>>;
+
     /// Renders the answer.
     fn write(
         signature: &Signature<'_>,
         request: &Self::Request,
-        outputs: &[Values],
+        outputs: &[Shaped],
     ) -> Result<Self::Answer, ApiError>;
 }
 
@@ -267,10 +272,14 @@ fn compute<F: Form>(
     let body = received.encoding.decode(&received.bytes, max_bytes)?;
     let request = form.read(&body, &signature)?;
     let read = start.elapsed();
-    let result = held.infer(F::inputs(&request), || queue + start.elapsed());
+    let (inputs, parameters) = (F::inputs(&request), F::parameters(&request));
+    let result = held.infer(inputs, parameters, || queue + start.elapsed());
     let inferred = start.elapsed();
     let outputs = result.map_err(|error| {
         statistics.failed(queue + inferred);
+        if error.is_of_request() {
+            return ApiError::bad(error.to_string());
+        }
         let Signature { name, version, .. } = signature;
         tracing::error!(model = name, version, %error, "inference failed");
         ApiError::internal(format!("model {name} version {version}: {error}"))

@@ -26,7 +26,6 @@ use crate::pipe::TrialReport;
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::Failure;
-use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -352,12 +351,14 @@ impl Updater {
         let dir = self.slots.folder(slot);
         self.fetches.fetch_add(1, Ordering::SeqCst);
         let in_use = self.state.in_use();
-        let brought = self.brought(&want);
+        let way = self.way_of(&want);
         self.update.start(|number| async move {
-            tracing::info!(target_path = %want.target, ?brought, "fetching");
+            tracing::info!(target_path = %want.target, ?way, "fetching");
             let (mut first, mut progressed) = (None, false);
             let progress = |done: u64, _| progressed |= done > *first.get_or_insert(done);
-            let result = fetch(&receiver, brought, &want, clock.now(), &dir, progress).await;
+            let result = way
+                .fetch(&receiver, &want, clock.now(), &dir, progress)
+                .await;
             match &result {
                 Ok(spent) => {
                     receiver.tidy(&in_use, None, || false).await;
@@ -495,27 +496,6 @@ fn begin(slots: &Slots, jitter_seed: u64, now_ms: i64, orders: &mut Vec<Order>) 
         kept,
         ..State::new(jitter_seed)
     }
-}
-
-/// From the archive it was brought in, else over the network.
-async fn fetch(
-    receiver: &Receiver,
-    brought: Option<PathBuf>,
-    want: &DesiredBundle,
-    now: Timestamp,
-    slot: &Path,
-    progress: impl FnMut(u64, u64) + Send,
-) -> Result<Spent, UpdateError> {
-    let staged = match brought {
-        Some(archive) => {
-            let local = brought::open(archive).await?;
-            receiver
-                .receive_local(&local, want, now, slot, progress)
-                .await
-        }
-        None => receiver.receive(want, now, slot, progress).await,
-    };
-    staged.map(|staged| staged.spent)
 }
 
 /// What a fetch cost, in words.

@@ -28,6 +28,8 @@
 //!   others, too), flushes and destructors run beside this thread with a time limit, and a handle
 //!   that exceeds it is given up: its lock stays taken until the process ends. For opening at all
 //!   there is the ballast, which is given back first.
+//! * A snapshot that a kill cut off (`snap.*.generating`) counts as its newest when it opens, and then
+//!   the whole store as damaged. It never counted, and is removed before it opens.
 //! * It has assertions where damage could be reported: panics are caught here and count as
 //!   damage. Where panics abort, `opening` counts the starts that died, and after
 //!   [`OPENINGS_MAX`] of them the store is set aside.
@@ -384,8 +386,26 @@ fn fill_new(
     sync_files(path, &mut BTreeSet::new()).map_err(|e| medium(path, WHAT, &e))
 }
 
+/// Removes the snapshots that were cut off before they got their names.
+fn remove_half_snapshots(path: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn open_db(path: &Path) -> Result<sled::Db, StoreError> {
     const WHAT: &str = "opening";
+    remove_half_snapshots(path).map_err(|e| medium(path, WHAT, &e))?;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(CACHE_BYTES)

@@ -71,6 +71,22 @@ fn signatures_travel_as_files_and_only_those_asked_for_count() {
         "keys sign other.request --key alice.pem --dir keys --yes",
         "rests on",
     );
+    // Nor does the other version 2 join the folder, whoever signed it; the one there may gain
+    // signatures.
+    desk.ok("keys sign other.request --key alice.pem --yes");
+    let there = desk.root(2);
+    desk.fails(
+        "keys combine other.request other.request.alice.sig other.request.bob.sig --dir keys",
+        "rests on",
+    );
+    assert_eq!(desk.root(2), there);
+    desk.ok("keys sign 2.request --key carol.pem --yes");
+    desk.ok("keys combine 2.request 2.request.carol.sig --dir keys");
+    assert_ne!(desk.root(2), there);
+    let _ = TrustedSet::from_root(&desk.root(1), Timestamp::now())
+        .unwrap()
+        .update_root(&desk.root(2))
+        .unwrap();
 }
 
 #[test]
@@ -233,6 +249,15 @@ fn releases_are_signed_by_the_same_requests() {
         "keys combine root.request root.request.alice.sig root.request.bob.sig root.request.carol.sig --dir keys",
     );
     operator.ok("keys upload-root --dir keys");
+    // What only withdrawn keys signed is not built on unseen: a thief of theirs may have filled it.
+    for name in ["alice", "carol"] {
+        let pem = operator.file(&format!("{name}/{name}.pem"));
+        std::fs::copy(pem, operator.file(&format!("keys/{name}.pem"))).unwrap();
+    }
+    operator.pack(2);
+    let sign = "bundle sign p2 --keys keys --key alice --key carol --out p2.json";
+    let (status, _, said) = operator.run(&format!("{sign} {with}"));
+    assert!(status == 1 && said.contains("withdrawn"), "{said}");
     operator.ok("bundle sign --renew --keys keys --request targets.request");
     for name in ["alice", "carol"] {
         operator.ok(&format!(

@@ -1,12 +1,14 @@
 //! What was brought to the device by hand.
 
 use super::{Order, Updater};
+use crate::bundle::receive::Spent;
 use crate::bundle::source::SourceError;
-use crate::bundle::{Local, UpdateError};
-use crate::device::{Event, Phase};
+use crate::bundle::{Local, Receiver, UpdateError};
+use crate::device::{ByHand, Event, Phase};
 use crate::inbox::{InboxError, Request};
 use dunlin_protocol::command::DesiredBundle;
-use std::path::PathBuf;
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
 
 impl Updater {
     /// Picks up a request, and lets go of one whose archive is needed no longer.
@@ -49,17 +51,66 @@ impl Updater {
         });
     }
 
-    /// The archive that a bundle was brought in, while that installation is the newest.
-    pub(super) fn brought(&self, want: &DesiredBundle) -> Option<PathBuf> {
-        let request = self.inbox.request().ok().flatten()?;
-        let is_it =
-            request.want.digest == want.digest && self.state.install.as_ref() == Some(&request.id);
-        is_it.then(|| self.inbox.archive(&request.id))
+    /// Where a bundle is to be taken from.
+    pub(super) fn way_of(&self, want: &DesiredBundle) -> Way {
+        let request = self.inbox.request().ok().flatten();
+        let archive = request
+            .filter(|request| request.want.digest == want.digest)
+            .filter(|request| self.state.install.as_ref() == Some(&request.id))
+            .map(|request| self.inbox.archive(&request.id));
+        let by_hand = matches!(self.state.by_hand, Some(ByHand::Wanted { .. }));
+        match archive {
+            None => Way::Network,
+            Some(archive) if by_hand => Way::Archive(archive),
+            Some(archive) => Way::Either(archive),
+        }
+    }
+}
+
+/// Where a bundle is taken from.
+#[derive(Debug)]
+pub(super) enum Way {
+    Network,
+    /// What was brought by hand, for somebody stands there and waits for its verdict.
+    Archive(PathBuf),
+    /// The server wants it too: an archive that is of no use stands in nobody's way.
+    Either(PathBuf),
+}
+
+impl Way {
+    pub(super) async fn fetch(
+        self,
+        receiver: &Receiver,
+        want: &DesiredBundle,
+        now: Timestamp,
+        slot: &Path,
+        mut progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<Spent, UpdateError> {
+        let archive = match &self {
+            Self::Network => None,
+            Self::Archive(path) | Self::Either(path) => Some(path.clone()),
+        };
+        if let Some(archive) = archive {
+            let staged = async {
+                let local = open(archive).await?;
+                receiver
+                    .receive_local(&local, want, now, slot, &mut progress)
+                    .await
+            };
+            match (staged.await, &self) {
+                (Err(error), Self::Either(_)) if !error.is_disk_full() => {
+                    tracing::warn!(code = error.code, detail = %error.detail, "an archive is of no use");
+                }
+                (staged, _) => return staged.map(|staged| staged.spent),
+            }
+        }
+        let staged = receiver.receive(want, now, slot, progress).await;
+        staged.map(|staged| staged.spent)
     }
 }
 
 /// Opens an archive beside the loop: a large index takes its time.
-pub(super) async fn open(archive: PathBuf) -> Result<Local, UpdateError> {
+async fn open(archive: PathBuf) -> Result<Local, UpdateError> {
     let opened = tokio::task::spawn_blocking(move || Local::open_path(&archive)).await;
     match opened {
         Ok(opened) => Ok(opened.map_err(SourceError::from)?),

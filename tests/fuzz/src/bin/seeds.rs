@@ -69,6 +69,8 @@ fn requests() -> Vec<Vec<u8>> {
             tensor("f", "FP32", "[1,2]", &format!(r#""data":{f}"#)),
             tensor("i", "INT64", "[2]", r#""data":[-1,9007199254740993]"#),
             tensor("b", "BOOL", "[]", r#""data":[true]"#),
+            tensor("s", "BYTES", "[1]", r#""data":["text"]"#),
+            tensor("p", "BYTES", "[1]", r#""data":["/9j/4A=="]"#),
         ]
         .join(",")
     };
@@ -76,13 +78,15 @@ fn requests() -> Vec<Vec<u8>> {
         tensor("f", "FP32", "[1,2]", &size(8)),
         tensor("i", "INT64", "[2]", &size(16)),
         tensor("b", "BOOL", "[]", &size(1)),
+        tensor("s", "BYTES", "[1]", &size(6)),
+        tensor("p", "BYTES", "[1]", &size(4)),
     ]
     .join(",");
     let outputs = r#""outputs":[{"name":"h","parameters":{"binary_data":false}},{"name":"y"}]"#;
     let plain = format!(r#"{{"inputs":[{}]}}"#, text("[0.5,1e-3]"));
     let nested = format!(r#"{{{head},"inputs":[{}],{outputs}}}"#, text("[[0.5,2]]"));
     let packed = format!(r#"{{{head},"inputs":[{binary}],{outputs}}}"#);
-    let tail = [&[0_u8; 8][..], &[255; 16], &[1]].concat();
+    let tail = [&[0_u8; 8][..], &[255; 16], &[1, 2, 0, 0, 0, 104, 105, 0, 0, 0, 0]].concat();
     vec![
         [b"\n", plain.as_bytes()].concat(),
         [b"\n", nested.as_bytes()].concat(),
@@ -113,15 +117,21 @@ fn grpc_requests() -> Vec<Vec<u8>> {
         input("f", "FP32", &[1, 2], &[]),
         input("i", "INT64", &[2], &[]),
         input("b", "BOOL", &[], &[]),
+        input("s", "BYTES", &[1], &[]),
+        input("p", "BYTES", &[1], &[]),
         field(7, &[0; 8]),
         field(7, &[1; 16]),
         field(7, &[1]),
+        field(7, &[2, 0, 0, 0, 104, 105]),
+        field(7, &[0; 4]),
     ]
     .concat();
     let typed = [
         input("f", "FP32", &[1, 2], &field(6, &[0; 8])),
         input("i", "INT64", &[2], &field(3, &[5, 0x96, 1])),
         input("b", "BOOL", &[], &[0x08, 1]),
+        input("s", "BYTES", &[1], &field(8, b"hi")),
+        input("p", "BYTES", &[1], &field(8, &[255, 216])),
     ]
     .concat();
     vec![
