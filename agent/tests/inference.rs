@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "inference/cases.rs"]
+mod cases;
 #[path = "inference/slot.rs"]
 mod slot;
+#[path = "inference/steps.rs"]
+mod steps;
 
 use bytes::Bytes;
 use dunlin_agent::inference::tensor::Values;
@@ -113,8 +117,12 @@ impl Running {
     }
 
     async fn infer(&self, body: &Value) -> (StatusCode, Value) {
-        let path = "/v2/models/digits/infer";
-        self.ask(Method::POST, path, body.to_string()).await
+        self.infer_with("digits", body).await
+    }
+
+    async fn infer_with(&self, model: &str, body: &Value) -> (StatusCode, Value) {
+        let path = format!("/v2/models/{model}/infer");
+        self.ask(Method::POST, &path, body.to_string()).await
     }
 }
 
@@ -275,11 +283,151 @@ fn a_model_that_cannot_be_loaded_says_why() {
 }
 
 #[test]
+fn a_trial_of_pictures_tells_a_wrong_label() {
+    let slot = Slot::of_pictures();
+    match inference::trial(slot.path()) {
+        TrialReport::Passed { cases, .. } => assert_eq!(cases, 6),
+        failed => panic!("{failed:?}"),
+    }
+    let mut golden = slot.json("golden.json");
+    golden["cases"][1]["outputs"]["digit"][0] = json!("eight");
+    slot.write("golden.json", golden.to_string().as_bytes());
+    slot.sign(|_| ());
+    let (code, detail) = slot.trial_failure();
+    assert_eq!(code, "golden");
+    assert!(
+        detail.contains(r#"output "digit"[0]: expected "eight", got"#),
+        "{detail}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_posts_a_picture_and_gets_its_name() {
+    let slot = Slot::of_pictures();
+    let mut worker = Running::start(60_000).await;
+    worker.activate(&slot).await;
+    let (_, metadata) = worker.ask(Method::GET, "/v2/models/digits-png", "").await;
+    assert_eq!(
+        metadata["inputs"],
+        json!([{"name": "image", "datatype": "BYTES", "shape": [1]}])
+    );
+    assert_eq!(
+        metadata["outputs"],
+        json!([
+            {"name": "digit", "datatype": "BYTES", "shape": [1, 3]},
+            {"name": "score", "datatype": "FP32", "shape": [1, 3]}
+        ])
+    );
+    let request = |data: Value| json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": data}]});
+    let golden = slot.json("golden.json");
+    for case in golden["cases"].as_array().unwrap() {
+        let body = request(case["inputs"]["image"]["base64"].clone());
+        let (status, answer) = worker.infer_with("digits-png", &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer["outputs"][0]["data"], case["outputs"]["digit"]);
+    }
+    // What is no picture is the application's error, not the model's.
+    for (data, hint) in [
+        (
+            json!(["bm8gaW1hZ2U="]),
+            "steps.pre[0] decode_image: expected an image of",
+        ),
+        (
+            json!(["iVBORw0KGgoAAAANSUhEUg=="]),
+            "decode_image: not a whole PNG",
+        ),
+        (json!(["?"]), "expected base64"),
+        (json!([7]), "7 does not fit BYTES"),
+    ] {
+        let (status, answer) = worker.infer_with("digits-png", &request(data)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.contains(hint), "{error}");
+    }
+    let (windows, _) = worker.drain().await;
+    let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>();
+    assert_eq!((sum(|w| w.inferences), sum(|w| w.errors)), (6, 0));
+    // Observed are the probabilities, which the application does not see.
+    assert_eq!(sum(|w| w.outputs.iter().sum()), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_with_a_state_keeps_it_for_each_stream() {
+    let slot = Slot::of_streams();
+    match inference::trial(slot.path()) {
+        TrialReport::Passed { cases, .. } => assert_eq!(cases, 8),
+        failed => panic!("{failed:?}"),
+    }
+    let mut worker = Running::start(60_000).await;
+    worker.activate(&slot).await;
+    let request = |data: &Value, parameters: Value| {
+        json!({"parameters": parameters, "inputs": [
+        {"name": "samples", "datatype": "INT16", "shape": [1, 4], "data": data}]})
+    };
+    let golden = slot.json("golden.json");
+    let cases = golden["cases"].as_array().unwrap();
+    let mut begun = Vec::new();
+    for case in cases.iter().filter(|c| c.get("stream").is_some()) {
+        let stream = &case["stream"];
+        let mut parameters = json!({"sequence_id": stream});
+        if !begun.contains(&stream) {
+            begun.push(stream);
+            // Not begun yet.
+            let body = request(&case["inputs"]["samples"], parameters.clone());
+            let (status, answer) = worker.infer_with("running-level", &body).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            let error = answer["error"].as_str().unwrap();
+            assert!(error.contains("begin it with sequence_start"), "{error}");
+            parameters["sequence_start"] = json!(true);
+        }
+        let body = request(&case["inputs"]["samples"], parameters);
+        let (status, answer) = worker.infer_with("running-level", &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        // What is carried is not given away.
+        assert_eq!(answer["outputs"].as_array().unwrap().len(), 1);
+        let got = answer["outputs"][0]["data"][0].as_f64().unwrap();
+        let wanted = case["outputs"]["level"][0].as_f64().unwrap();
+        assert!((got - wanted).abs() < 1e-6, "{case}: {got}");
+    }
+    // A third stream makes the one that was not used for longest give way.
+    let samples = json!([1, 2, 3, 4]);
+    let (status, _) = worker
+        .infer_with("running-level", &request(&samples, json!({"stream": "c"})))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let last = cases
+        .iter()
+        .rev()
+        .find_map(|c| c["stream"].as_str())
+        .unwrap();
+    for name in ["a", "b"] {
+        let body = request(&samples, json!({"sequence_id": name}));
+        let (status, _) = worker.infer_with("running-level", &body).await;
+        let known = if name == last {
+            StatusCode::OK
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        assert_eq!(status, known, "{name}");
+    }
+    let (status, answer) = worker
+        .infer_with("running-level", &request(&samples, json!({})))
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("keeps a state for each stream"), "{error}");
+    let (windows, _) = worker.drain().await;
+    assert_eq!(windows.iter().map(|w| w.errors).sum::<u64>(), 0);
+}
+
+#[test]
 fn not_a_number_goes_through_the_engine_as_such() {
     let engine = Engine::load(Slot::of(2).path()).unwrap();
-    let outputs = engine.infer(&[Values::FP32(vec![f32::NAN; 64])]).unwrap();
-    assert!(outputs[0].iter_f64().all(f64::is_nan));
-    let short = engine.infer(&[Values::FP32(vec![0.0; 63])]).unwrap_err();
+    let nan = [Values::FP32(vec![f32::NAN; 64])];
+    let (given, _) = engine.run(&nan, engine.initial_state()).unwrap();
+    assert!(given.outputs()[0].values.iter_f64().all(f64::is_nan));
+    let short = [Values::FP32(vec![0.0; 63])];
+    let short = engine.run(&short, engine.initial_state()).unwrap_err();
     assert!(short.to_string().contains("got 63 values"), "{short}");
 }
 

@@ -9,6 +9,7 @@ use crate::patch;
 use crate::publish::publish_as;
 use crate::table::{self, Table, bytes_text};
 use dunlin_agent::pipe::TrialReport;
+use dunlin_protocol::bundle::{Flow, Manifest};
 use dunlin_protocol::id::Family;
 use dunlin_protocol::trust::{TARGETS_MAX_BYTES, TargetCustom};
 use serde_json::{Value, json};
@@ -138,6 +139,12 @@ fn inspect(bundle: &PackedBundle, is_json: bool) -> Result<Exit, Failure> {
             ));
         }
     }
+    if manifest.application.is_some()
+        || !manifest.steps.pre.is_empty()
+        || !manifest.steps.post.is_empty()
+    {
+        text.push_str(&application_text(manifest)?);
+    }
     text.push_str(&format!(
         "tolerance {:e}, latency budget {} ms, memory {}, agent {} or newer\n\n",
         manifest.limits.tolerance_abs,
@@ -153,6 +160,26 @@ fn inspect(bundle: &PackedBundle, is_json: bool) -> Result<Exit, Failure> {
     }
     table::print(&format!("{text}{}", rows.to_text()));
     Ok(Exit::Done)
+}
+
+/// What applications send and get, with the steps between them and the graph.
+fn application_text(manifest: &Manifest) -> Result<String, Failure> {
+    let flow = Flow::of(manifest).map_err(|e| Failure::usage(e.to_string()))?;
+    let mut text = String::new();
+    for input in &flow.inputs {
+        let spec = &input.spec;
+        let dtype = spec.dtype.as_str();
+        text.push_str(&format!("sent {} {dtype} {:?}\n", spec.name, spec.shape));
+    }
+    for wired in flow.before.steps.iter().chain(&flow.after.steps) {
+        let gives: Vec<String> = wired.gives.iter().map(ToString::to_string).collect();
+        let step = wired.step.name();
+        text.push_str(&format!("     {step} → {}\n", gives.join(", ")));
+    }
+    for output in &flow.outputs {
+        text.push_str(&format!("got  {} {}\n", output.name, output.of));
+    }
+    Ok(text)
 }
 
 async fn inspect_published(name: &str, shared: &Shared) -> Result<Exit, Failure> {

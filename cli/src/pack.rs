@@ -4,9 +4,9 @@
 use crate::files::{self, FileError};
 use dunlin_agent::pipe::TrialReport;
 use dunlin_protocol::bundle::{
-    BLOB_MAX_BYTES, Blob, DOCUMENT_MAX_BYTES, Files, GoldenError, GoldenSet, Limits, Lineage,
-    MANIFEST_MAX_BYTES, Manifest, ManifestError, Packed, Profile, ProfileError, Resources, Steps,
-    TensorSpec,
+    Application, BLOB_MAX_BYTES, Blob, DOCUMENT_MAX_BYTES, Files, GoldenError, GoldenSet, Limits,
+    Lineage, MANIFEST_MAX_BYTES, Manifest, ManifestError, Packed, Profile, ProfileError, Resources,
+    Steps, TensorSpec,
 };
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::{Hashes, TargetCustom, TargetEntry};
@@ -112,6 +112,9 @@ pub struct Spec {
     /// Processing on the device.
     #[serde(default)]
     pub steps: Steps,
+    /// What applications send and get, where it differs from the graph's inputs and outputs.
+    #[serde(default)]
+    pub application: Option<Application>,
     /// What golden cases must meet.
     pub limits: Limits,
     /// What the device needs.
@@ -447,6 +450,7 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         inputs: spec.inputs,
         outputs: spec.outputs,
         steps: spec.steps,
+        application: spec.application,
         labels: spec.labels,
         limits: spec.limits,
         resources: spec.resources,

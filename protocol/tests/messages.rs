@@ -348,9 +348,19 @@ fn telemetry() {
 
 #[test]
 fn the_manifest() {
-    let path = folder().join("manifest.json");
-    let bytes = std::fs::read(path).unwrap();
-    let manifest = Manifest::parse(&bytes).unwrap();
-    assert_eq!(manifest.to_bytes().unwrap(), bytes.trim_ascii_end());
-    assert_eq!(manifest.target_path(), "digits/2/manifest.json");
+    for (name, target) in [
+        ("manifest.json", "digits/2/manifest.json"),
+        ("manifest-image.json", "birds/1/manifest.json"),
+        ("manifest-speech.json", "speech/1/manifest.json"),
+        ("manifest-table.json", "trees/1/manifest.json"),
+    ] {
+        let bytes = std::fs::read(folder().join(name)).unwrap();
+        let manifest = Manifest::parse(&bytes).unwrap();
+        assert_eq!(
+            manifest.to_bytes().unwrap(),
+            bytes.trim_ascii_end(),
+            "{name}"
+        );
+        assert_eq!(manifest.target_path(), target);
+    }
 }

@@ -1,18 +1,21 @@
 //! A staged bundle, loaded: manifest, graph and reference profile.
 
 use super::graph::{Graph, GraphError};
-use super::steps;
-use super::tensor::Values;
+use super::steps::state::Streams;
+use super::steps::{Observed, Plan, Sequence, SequenceError, Shaped, State, StepError};
+use super::tensor::{Values, describe};
 use dunlin_protocol::bundle::{
     Blob, DOCUMENT_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest, ManifestError, Profile, ProfileError,
 };
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::{SEGMENT_MAX_BYTES, id::Family};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Most counters (bins and classes) a window may have, so that a full one fits a telemetry
 /// segment at six bytes a counter.
@@ -54,6 +57,58 @@ pub enum EngineError {
     /// The graph cannot be loaded or did not run.
     #[error("model.onnx: {0}")]
     Graph(#[from] GraphError),
+    /// A step refuses what was sent.
+    #[error("{0}")]
+    Sent(StepError),
+    /// The request names no stream that can go on.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// A step cannot work on what the graph gave.
+    #[error("{0}")]
+    Given(StepError),
+}
+
+impl EngineError {
+    /// Whether the request is to blame and not the bundle.
+    pub(crate) fn is_of_request(&self) -> bool {
+        matches!(self, Self::Sent(_) | Self::Sequence(_))
+    }
+}
+
+/// What one call gave.
+#[derive(Debug)]
+pub struct Inference<'a> {
+    outputs: Vec<Shaped>,
+    observed: Observed,
+    graph_inputs: Cow<'a, [Values]>,
+}
+
+impl Inference<'_> {
+    /// What the application gets, one value a declared output, in order.
+    #[must_use]
+    pub fn outputs(&self) -> &[Shaped] {
+        &self.outputs
+    }
+
+    /// What the application gets.
+    #[must_use]
+    pub fn into_outputs(self) -> Vec<Shaped> {
+        self.outputs
+    }
+
+    /// The scores whose class, confidence and entropy are observed.
+    pub(crate) fn observed(&self) -> Option<&Values> {
+        match &self.observed {
+            Observed::Output(index) => self.outputs.get(*index).map(|o| &o.values),
+            Observed::Hidden(values) => Some(values),
+            Observed::Nothing => None,
+        }
+    }
+
+    /// What the graph computed on, in the manifest's order.
+    pub(crate) fn graph_inputs(&self) -> &[Values] {
+        &self.graph_inputs
+    }
 }
 
 /// A loaded bundle; any number of threads may use it at once.
@@ -63,6 +118,8 @@ pub struct Engine {
     bundle: Digest,
     profile: Option<Arc<(Digest, Profile)>>,
     graph: Graph,
+    plan: Plan,
+    streams: Option<Streams>,
 }
 
 impl Engine {
@@ -74,6 +131,7 @@ impl Engine {
     /// [`EngineError`] names the file and what is wrong with it.
     pub fn load(slot: &Path) -> Result<Self, EngineError> {
         let (manifest, bundle) = load_manifest(slot)?;
+        let plan = Plan::compile(&manifest)?;
         let profile = match &manifest.files.profile {
             None => None,
             Some(blob) => {
@@ -86,11 +144,17 @@ impl Engine {
         let model = &manifest.files.model;
         let onnx = read_blob(slot, "model.onnx", model, model.length)?;
         let graph = Graph::load(&onnx, &manifest.inputs, &manifest.outputs)?;
+        let bounds = manifest.steps.streams.unwrap_or_default();
+        let streams = plan
+            .is_stateful()
+            .then(|| Streams::new(bounds, plan.initial().clone()));
         Ok(Self {
             manifest,
             bundle,
             profile,
             graph,
+            plan,
+            streams,
         })
     }
 
@@ -122,29 +186,93 @@ impl Engine {
         self.profile.clone()
     }
 
-    /// Computes what an application gets for what it sent: steps before the graph, the graph,
-    /// steps after it. One value list a tensor, in the manifest's order.
+    /// The processing steps, and with them what applications send and get.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What a stream begins with; empty if the bundle keeps nothing between calls.
+    #[must_use]
+    pub fn initial_state(&self) -> &State {
+        self.plan.initial()
+    }
+
+    /// Computes what an application gets for what it sent: steps before the graph, the graph, steps
+    /// after it. `inputs` is one value list for each thing the application sends, in order. Also gives
+    /// what the stream's next call begins with.
     ///
     /// # Errors
     /// Values that do not fit the manifest, or an engine that failed.
-    pub fn infer(&self, inputs: &[Values]) -> Result<Vec<Values>, EngineError> {
-        let prepared = self.prepared(inputs);
-        let mut outputs = self.graph.run(&prepared)?;
-        for (spec, values) in self.manifest.outputs.iter().zip(&mut outputs) {
-            steps::apply(&self.manifest.steps.post, spec, values);
-        }
-        Ok(outputs)
+    pub fn run<'a>(
+        &self,
+        inputs: &'a [Values],
+        state: &State,
+    ) -> Result<(Inference<'a>, State), EngineError> {
+        self.check_sent(inputs)?;
+        let mut prepared = self.plan.before(inputs, state).map_err(EngineError::Sent)?;
+        let given = self.graph.run(&prepared.inputs)?;
+        let (geometry, next) = prepared.rest();
+        let finished = self.plan.after(given, geometry, next);
+        let finished = finished.map_err(EngineError::Given)?;
+        let inference = Inference {
+            outputs: finished.outputs,
+            observed: finished.observed,
+            graph_inputs: prepared.inputs,
+        };
+        Ok((inference, finished.next))
     }
 
-    fn prepared<'a>(&self, inputs: &'a [Values]) -> Cow<'a, [Values]> {
-        if self.manifest.steps.pre.is_empty() {
-            return Cow::Borrowed(inputs);
+    /// As [`run`](Self::run), for a request: a bundle that keeps something between calls keeps it for
+    /// the stream that the request's parameters name.
+    ///
+    /// # Errors
+    /// As there, or a request that names no stream that can go on.
+    pub fn infer<'a>(
+        &self,
+        inputs: &'a [Values],
+        parameters: Option<&Map<String, Value>>,
+        now: Instant,
+    ) -> Result<Inference<'a>, EngineError> {
+        let Some(streams) = &self.streams else {
+            return Ok(self.run(inputs, self.plan.initial())?.0);
+        };
+        let lease = streams.hold(&Sequence::from_parameters(parameters)?, now)?;
+        let (inference, next) = self.run(inputs, lease.state())?;
+        lease.done(next);
+        Ok(inference)
+    }
+
+    fn check_sent(&self, inputs: &[Values]) -> Result<(), EngineError> {
+        let expected = self.plan.inputs();
+        let wrong = |problem: String| {
+            EngineError::Sent(StepError {
+                place: "inputs".to_owned(),
+                problem,
+            })
+        };
+        if inputs.len() != expected.len() {
+            let (wanted, got) = (expected.len(), inputs.len());
+            return Err(wrong(format!("expected {wanted} tensors, got {got}")));
         }
-        let mut inputs = inputs.to_vec();
-        for (spec, values) in self.manifest.inputs.iter().zip(&mut inputs) {
-            steps::apply(&self.manifest.steps.pre, spec, values);
+        for (input, values) in expected.iter().zip(inputs) {
+            let spec = &input.spec;
+            if values.dtype() != spec.dtype || values.len() != spec.elements() {
+                let (got, dtype) = (values.len(), values.dtype().as_str());
+                let wanted = describe(spec);
+                return Err(wrong(format!(
+                    "expected {wanted}, got {got} values of {dtype}"
+                )));
+            }
+            if let Values::BYTES(list) = values
+                && let Some(long) = list.iter().find(|b| b.len() > input.bytes_max)
+            {
+                let (name, got, most) = (&spec.name, long.len(), input.bytes_max);
+                return Err(wrong(format!(
+                    "{name:?}: {got} bytes, at most {most} are accepted"
+                )));
+            }
         }
-        Cow::Owned(inputs)
+        Ok(())
     }
 }
 

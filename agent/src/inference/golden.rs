@@ -1,9 +1,11 @@
 //! A trial of a staged bundle: does it load here, meet its golden cases and keep its latency budget.
 
 use super::engine::{Engine, EngineError, read_blob};
+use super::steps::{Shaped, State};
 use super::tensor::Values;
 use crate::pipe::TrialReport;
-use dunlin_protocol::bundle::{DOCUMENT_MAX_BYTES, GoldenCase, GoldenSet, TensorSpec};
+use dunlin_protocol::bundle::{DOCUMENT_MAX_BYTES, GoldenCase, GoldenSet, GoldenValues};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,20 +37,31 @@ fn check(slot: &Path, engine: &Engine) -> TrialReport {
     };
     // Not measured: first use of the weights' pages.
     if let Some((case, inputs)) = cases.first()
-        && let Err(error) = engine.infer(inputs)
+        && let Err(error) = engine.run(inputs, engine.initial_state())
     {
         return failed("golden", format!("case {:?}: {error}", case.name));
     }
     let tolerance = engine.manifest().limits.tolerance_abs;
     let mut difference_max = 0.0_f64;
     let mut times = Vec::with_capacity(cases.len());
+    let mut streams: BTreeMap<&str, State> = BTreeMap::new();
     for (case, inputs) in &cases {
+        let stream = case.stream.as_deref();
+        let begun = stream.and_then(|name| streams.get(name));
         let start = Instant::now();
-        let outputs = engine.infer(inputs);
+        let outputs = engine.run(inputs, begun.unwrap_or(engine.initial_state()));
         times.push(start.elapsed());
-        let worst = match outputs {
-            Ok(outputs) => compare(case, &engine.manifest().outputs, &outputs),
+        let (outputs, next) = match outputs {
+            Ok((inference, next)) => (inference.into_outputs(), next),
             Err(error) => return failed("golden", format!("case {:?}: {error}", case.name)),
+        };
+        if let Some(name) = stream {
+            streams.insert(name, next);
+        }
+        let names = engine.plan().outputs().iter().map(|o| o.name.as_str());
+        let worst = match compare(case, names, &outputs) {
+            Ok(worst) => worst,
+            Err(problem) => return failed("golden", problem),
         };
         // A NaN is no small difference.
         if worst.difference.is_nan() || worst.difference > tolerance {
@@ -84,11 +97,15 @@ fn prepare<'a>(set: &'a GoldenSet, engine: &Engine) -> Result<Vec<Prepared<'a>>,
     set.cases
         .iter()
         .map(|case| {
-            let inputs = engine.manifest().inputs.iter().map(|spec| {
-                // `GoldenSet::parse` has checked that every tensor is there.
-                let numbers = case.inputs.get(&spec.name).map_or(&[][..], Vec::as_slice);
-                Values::from_f64(spec.dtype, numbers)
-                    .map_err(|e| format!("case {:?}: input {:?}: {e}", case.name, spec.name))
+            let inputs = engine.plan().inputs().iter().map(|input| {
+                let spec = &input.spec;
+                // `GoldenSet::parse` has checked that every tensor is there and of its kind.
+                match case.inputs.get(&spec.name) {
+                    Some(GoldenValues::Numbers(numbers)) => Values::from_f64(spec.dtype, numbers)
+                        .map_err(|e| format!("case {:?}: input {:?}: {e}", case.name, spec.name)),
+                    Some(GoldenValues::Bytes(list)) => Ok(Values::BYTES(list.clone())),
+                    None => Ok(Values::FP64(Vec::new())),
+                }
             });
             Ok((case, inputs.collect::<Result<_, _>>()?))
         })
@@ -113,7 +130,12 @@ impl Worst {
     }
 }
 
-fn compare(case: &GoldenCase, specs: &[TensorSpec], outputs: &[Values]) -> Worst {
+/// The largest difference of numbers; other lengths and other texts are no small difference.
+fn compare<'a>(
+    case: &GoldenCase,
+    names: impl Iterator<Item = &'a str>,
+    outputs: &[Shaped],
+) -> Result<Worst, String> {
     let mut worst = Worst {
         output: String::new(),
         index: 0,
@@ -121,9 +143,24 @@ fn compare(case: &GoldenCase, specs: &[TensorSpec], outputs: &[Values]) -> Worst
         got: 0.0,
         difference: 0.0,
     };
-    for (spec, values) in specs.iter().zip(outputs) {
-        let Some(expected) = case.outputs.get(&spec.name) else {
-            continue;
+    for (name, output) in names.zip(outputs) {
+        let values = &output.values;
+        let expected = match (case.outputs.get(name), values) {
+            (None, _) => continue,
+            (Some(expected), _) if expected.len() != values.len() => {
+                return Err(format!(
+                    "case {:?}: output {name:?}: expected {} values, got {}",
+                    case.name,
+                    expected.len(),
+                    values.len()
+                ));
+            }
+            (Some(GoldenValues::Numbers(expected)), _) => expected,
+            (Some(GoldenValues::Bytes(expected)), Values::BYTES(got)) => {
+                compare_texts(case, name, expected, got)?;
+                continue;
+            }
+            (Some(GoldenValues::Bytes(_)), _) => continue,
         };
         for (index, (&expected, got)) in expected.iter().zip(values.iter_f64()).enumerate() {
             // Equal infinities differ by nothing, though their difference is NaN.
@@ -135,19 +172,42 @@ fn compare(case: &GoldenCase, specs: &[TensorSpec], outputs: &[Values]) -> Worst
             };
             if difference.is_nan() || difference > worst.difference {
                 worst = Worst {
-                    output: spec.name.clone(),
+                    output: name.to_owned(),
                     index,
                     expected,
                     got,
                     difference,
                 };
                 if difference.is_nan() {
-                    return worst;
+                    return Ok(worst);
                 }
             }
         }
     }
-    worst
+    Ok(worst)
+}
+
+fn compare_texts(
+    case: &GoldenCase,
+    name: &str,
+    expected: &[Vec<u8>],
+    got: &[Vec<u8>],
+) -> Result<(), String> {
+    let differs = |(expected, got): &(&Vec<u8>, &Vec<u8>)| expected != got;
+    match expected
+        .iter()
+        .zip(got)
+        .enumerate()
+        .find(|(_, pair)| differs(pair))
+    {
+        None => Ok(()),
+        Some((index, (expected, got))) => Err(format!(
+            "case {:?}: output {name:?}[{index}]: expected {:?}, got {:?}",
+            case.name,
+            String::from_utf8_lossy(expected),
+            String::from_utf8_lossy(got)
+        )),
+    }
 }
 
 /// The upper median; zero of nothing.
@@ -160,21 +220,44 @@ fn median(times: &mut [Duration]) -> Duration {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use dunlin_protocol::bundle::DType;
-
     fn worst(expected: Vec<f64>, got: Vec<f32>) -> Worst {
-        let case = GoldenCase {
+        let case = case(GoldenValues::Numbers(expected));
+        let output = Shaped::new(vec![got.len()], Values::FP32(got));
+        compare(&case, ["y"].into_iter(), &[output]).unwrap()
+    }
+
+    fn case(expected: GoldenValues) -> GoldenCase {
+        GoldenCase {
             name: "a".to_owned(),
+            stream: None,
             inputs: [].into(),
             outputs: [("y".to_owned(), expected)].into(),
+        }
+    }
+
+    #[test]
+    fn other_texts_and_other_lengths_are_told() {
+        let texts = |all: &[&str]| {
+            all.iter()
+                .map(|t| t.as_bytes().to_vec())
+                .collect::<Vec<_>>()
         };
-        let spec = TensorSpec {
-            name: "y".to_owned(),
-            dtype: DType::FP32,
-            shape: vec![got.len()],
-            layout: None,
+        let got = Shaped::new(vec![2], Values::BYTES(texts(&["cat", "dog"])));
+        let compare = |expected: &[&str]| {
+            let case = case(GoldenValues::Bytes(texts(expected)));
+            compare(&case, ["y"].into_iter(), std::slice::from_ref(&got)).map(|w| w.difference)
         };
-        compare(&case, &[spec], &[Values::FP32(got)])
+        assert_eq!(compare(&["cat", "dog"]), Ok(0.0));
+        let error = compare(&["cat", "cow"]).unwrap_err();
+        assert!(
+            error.contains("\"y\"[1]: expected \"cow\", got \"dog\""),
+            "{error}"
+        );
+        assert!(
+            compare(&["cat"])
+                .unwrap_err()
+                .contains("expected 1 values, got 2")
+        );
     }
 
     #[test]

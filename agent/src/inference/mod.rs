@@ -7,6 +7,7 @@
 mod api;
 pub mod confine;
 pub mod engine;
+pub mod fuzz;
 pub mod golden;
 pub mod graph;
 #[cfg(feature = "grpc")]
@@ -17,11 +18,11 @@ mod models;
 mod observe;
 mod serve;
 mod statistics;
-mod steps;
+pub mod steps;
 pub mod tensor;
 mod worker;
 
-pub use engine::{Engine, EngineError};
+pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};
 pub use worker::{WorkerArgs, WorkerError, main, run};

@@ -1,12 +1,14 @@
 //! The bundle being served, found by its family, and its swap while requests are in flight.
 
 use super::api::signature::Signature;
-use super::engine::{Engine, EngineError};
+use super::engine::{Engine, EngineError, Inference};
 use super::observe::{Observation, Totals, Windows};
 use super::statistics::Statistics;
+use super::steps::Shaped;
 use super::tensor::Values;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,7 +48,13 @@ impl Served {
 
     /// What clients see of it.
     pub(crate) fn signature(&self) -> Signature<'_> {
-        Signature::from(self.engine.manifest())
+        let (manifest, plan) = (self.engine.manifest(), self.engine.plan());
+        Signature {
+            name: manifest.family.as_str(),
+            version: manifest.version,
+            inputs: plan.inputs(),
+            outputs: plan.outputs(),
+        }
     }
 
     pub(crate) fn statistics(&self) -> &Statistics {
@@ -118,23 +126,27 @@ impl Held {
         self.served.signature()
     }
 
-    /// Computes and counts, also when the engine fails.
+    /// Computes and counts, also when the engine fails; what only the request is to blame for is not
+    /// counted.
     pub(crate) fn infer(
         &self,
         inputs: &[Values],
+        parameters: Option<&Map<String, Value>>,
         latency: impl FnOnce() -> Duration,
-    ) -> Result<Vec<Values>, EngineError> {
+    ) -> Result<Vec<Shaped>, EngineError> {
         let start = Instant::now();
-        let result = self.served.engine.infer(inputs);
+        let result = self.served.engine.infer(inputs, parameters, start);
         let computing = start.elapsed();
         match &result {
-            Ok(outputs) => {
-                let seen = Observation::of(&self.served.engine, inputs, outputs);
+            Ok(inference) => {
+                let seen = Observation::of(&self.served.engine, inputs, inference);
                 self.served.count(Some(&seen), latency(), computing);
             }
+            // A picture that is none says nothing about the bundle.
+            Err(error) if error.is_of_request() => {}
             Err(_) => self.served.count(None, latency(), computing),
         }
-        result
+        result.map(Inference::into_outputs)
     }
 }
 

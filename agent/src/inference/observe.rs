@@ -1,6 +1,6 @@
 //! What answered requests leave behind: counts in windows. Pure: time is an argument.
 
-use super::engine::Engine;
+use super::engine::{Engine, Inference};
 use super::tensor::Values;
 use dunlin_protocol::bundle::Profile;
 use dunlin_protocol::id::{Digest, Family};
@@ -16,29 +16,37 @@ const CLOSED_MAX: usize = 8;
 /// One answered request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Observation {
-    /// Values of the profile's features as the application sent them, in the profile's order.
+    /// Values of the profile's features, in the profile's order.
     features: Vec<f64>,
-    /// Index of the first output's largest element; `None` if an element is NaN.
+    /// Index of the observed scores' largest element; `None` if an element is NaN.
     class: Option<usize>,
-    /// The first output's largest element; NaN if an element is.
+    /// The observed scores' largest element; NaN if an element is.
     confidence: f64,
-    /// Entropy of the first output in nats; NaN if an element is NaN or negative.
+    /// Entropy of the observed scores in nats; NaN if an element is NaN or negative.
     entropy: f64,
 }
 
 impl Observation {
-    /// What inputs (before the processing steps) and outputs (after them) show.
-    pub(crate) fn of(engine: &Engine, inputs: &[Values], outputs: &[Values]) -> Self {
+    /// What was sent and what was computed show.
+    pub(crate) fn of(engine: &Engine, sent: &[Values], inference: &Inference<'_>) -> Self {
         let features = engine.profile().map_or(&[][..], |(_, p)| &p.features);
-        let specs = &engine.manifest().inputs;
         let features = features
             .iter()
             .map(|f| {
-                let values = specs.iter().zip(inputs).find(|(s, _)| s.name == f.tensor);
-                values.and_then(|(_, v)| v.get(f.index)).unwrap_or(f64::NAN)
+                let values = if f.after_steps {
+                    let specs = engine.manifest().inputs.iter();
+                    let mut all = specs.zip(inference.graph_inputs());
+                    all.find(|(spec, _)| spec.name == f.tensor).map(|(_, v)| v)
+                } else {
+                    let inputs = engine.plan().inputs().iter();
+                    let mut all = inputs.zip(sent);
+                    all.find(|(i, _)| i.spec.name == f.tensor).map(|(_, v)| v)
+                };
+                values.and_then(|v| v.get(f.index)).unwrap_or(f64::NAN)
             })
             .collect();
-        let (class, confidence, entropy) = outputs.first().map_or((None, f64::NAN, f64::NAN), top);
+        let (class, confidence, entropy) =
+            inference.observed().map_or((None, f64::NAN, f64::NAN), top);
         Self {
             features,
             class,
@@ -50,7 +58,7 @@ impl Observation {
 
 fn top(values: &Values) -> (Option<usize>, f64, f64) {
     let mut best: (Option<usize>, f64) = (None, f64::NEG_INFINITY);
-    let mut entropy = 0.0;
+    let mut negative = false;
     for (index, p) in values.iter_f64().enumerate() {
         if p.is_nan() {
             return (None, f64::NAN, f64::NAN);
@@ -58,10 +66,15 @@ fn top(values: &Values) -> (Option<usize>, f64, f64) {
         if best.0.is_none() || p > best.1 {
             best = (Some(index), p);
         }
-        if p != 0.0 {
-            entropy -= p * p.ln();
-        }
+        negative |= p < 0.0;
     }
+    // Logarithms are most of the work, and what is no distribution has no entropy.
+    let entropy = if negative {
+        f64::NAN
+    } else {
+        let some = values.iter_f64().filter(|p| *p != 0.0);
+        some.fold(0.0, |sum, p| sum - p * p.ln())
+    };
     (best.0, best.1, entropy)
 }
 
@@ -253,6 +266,7 @@ mod tests {
             features: vec![FeatureProfile {
                 name: "f".to_owned(),
                 tensor: "x".to_owned(),
+                after_steps: false,
                 index: 0,
                 edges: edges(&[0.0, 1.0, 2.0]),
                 counts: vec![0, 0],

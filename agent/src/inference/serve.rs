@@ -9,7 +9,8 @@ mod rest;
 use super::api::ApiError;
 use super::api::signature::Signature;
 use super::models::{Held, Models, NotServed, Served, now_ms};
-use super::statistics::Phases;
+use super::statistics::{Phases, Writing};
+use super::steps::Shaped;
 use super::tensor::Values;
 use crate::clients::{Caller, Clients, Refusal};
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use encoding::Encoding;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,17 +80,23 @@ trait Form: Send + 'static {
     /// The body.
     fn received(&self) -> &Received;
 
+    /// How its tensors are written.
+    fn writing(&self) -> Writing;
+
     /// Reads the tensors and all else.
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<Self::Request, ApiError>;
 
     /// One value list an input, in the model's order.
     fn inputs(request: &Self::Request) -> &[Values];
 
+    /// The client's parameters.
+    fn parameters(request: &Self::Request) -> Option<&Map<String, Value>>;
+
     /// Renders the answer.
     fn write(
         signature: &Signature<'_>,
         request: &Self::Request,
-        outputs: &[Values],
+        outputs: &[Shaped],
     ) -> Result<Self::Answer, ApiError>;
 }
 
@@ -222,7 +230,10 @@ impl Api {
         // A body may take its time: the bundle that answers is the one serving now.
         let held = self.hold(asked)?;
         let queue = start.elapsed();
-        let inline = is_inline(form.received(), held.served().statistics().work());
+        let inline = is_inline(
+            form.received(),
+            held.served().statistics().work(form.writing()),
+        );
         let max_bytes = self.body_max_bytes(&held);
         // Runs to its end, and is counted, also if the client hangs up.
         let work = move || {
@@ -261,10 +272,14 @@ fn compute<F: Form>(
     let body = received.encoding.decode(&received.bytes, max_bytes)?;
     let request = form.read(&body, &signature)?;
     let read = start.elapsed();
-    let result = held.infer(F::inputs(&request), || queue + start.elapsed());
+    let (inputs, parameters) = (F::inputs(&request), F::parameters(&request));
+    let result = held.infer(inputs, parameters, || queue + start.elapsed());
     let inferred = start.elapsed();
     let outputs = result.map_err(|error| {
         statistics.failed(queue + inferred);
+        if error.is_of_request() {
+            return ApiError::bad(error.to_string());
+        }
         let Signature { name, version, .. } = signature;
         tracing::error!(model = name, version, %error, "inference failed");
         ApiError::internal(format!("model {name} version {version}: {error}"))
@@ -276,7 +291,7 @@ fn compute<F: Form>(
         infer: inferred.saturating_sub(read),
         output: start.elapsed().saturating_sub(inferred),
     };
-    statistics.answered(&phases, now_ms());
+    statistics.answered(form.writing(), &phases, now_ms());
     Ok(answer)
 }
 

@@ -1,10 +1,12 @@
 //! The values of one tensor, and their ways in (JSON, golden cases, tract) and out.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use dunlin_protocol::bundle::{DType, TensorSpec};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::fmt;
-use tract_onnx::prelude::{Datum, DatumType, Tensor, TractResult, f16};
+use tract_onnx::prelude::{Datum, DatumType, Tensor, TractError, TractResult, f16};
 
 /// The values of one tensor, row-major; the shape lives in the manifest's [`TensorSpec`].
 #[derive(Debug, Clone, PartialEq)]
@@ -22,12 +24,15 @@ pub enum Values {
     FP16(Vec<f16>),
     FP32(Vec<f32>),
     FP64(Vec<f64>),
+    /// Byte strings of any length; never in a graph.
+    BYTES(Vec<Vec<u8>>),
 }
 
-/// Runs `$body` with `$v` bound to the typed vector.
+/// Runs `$body` with `$v` bound to the typed vector of numbers, or gives `$bytes`.
 macro_rules! each {
-    ($values:expr, $v:ident => $body:expr) => {
+    ($values:expr, $v:ident => $body:expr, $b:pat => $bytes:expr) => {
         match $values {
+            Values::BYTES($b) => $bytes,
             Values::BOOL($v) => $body,
             Values::UINT8($v) => $body,
             Values::UINT16($v) => $body,
@@ -44,10 +49,11 @@ macro_rules! each {
     };
 }
 
-/// Builds the variant of `$dtype` from `$make`, an expression generic over the element type.
+/// Builds the variant of `$dtype` from `$make`, an expression generic over the numbers' type.
 macro_rules! build {
-    ($dtype:expr, $make:expr) => {
+    ($dtype:expr, $make:expr, $bytes:expr) => {
         match $dtype {
+            DType::BYTES => $bytes,
             DType::BOOL => Values::BOOL($make),
             DType::UINT8 => Values::UINT8($make),
             DType::UINT16 => Values::UINT16($make),
@@ -79,6 +85,8 @@ pub(crate) fn datum_type(dtype: DType) -> DatumType {
         DType::FP16 => DatumType::F16,
         DType::FP32 => DatumType::F32,
         DType::FP64 => DatumType::F64,
+        // The manifest's check keeps it away from graphs.
+        DType::BYTES => DatumType::Blob,
     }
 }
 
@@ -104,13 +112,14 @@ impl Values {
             Self::FP16(_) => DType::FP16,
             Self::FP32(_) => DType::FP32,
             Self::FP64(_) => DType::FP64,
+            Self::BYTES(_) => DType::BYTES,
         }
     }
 
     /// Number of values.
     #[must_use]
     pub fn len(&self) -> usize {
-        each!(self, v => v.len())
+        each!(self, v => v.len(), v => v.len())
     }
 
     /// Whether there is no value.
@@ -119,15 +128,20 @@ impl Values {
         self.len() == 0
     }
 
-    /// The value at a row-major index, as a 64-bit float (integers beyond 2^53 are rounded).
+    /// The value at a row-major index, as a 64-bit float (integers beyond 2^53 are rounded); `None`
+    /// of `BYTES`.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<f64> {
-        each!(self, v => v.get(index).map(|x| x.to_f64()))
+        each!(self, v => v.get(index).map(|x| x.to_f64()), _ => None)
     }
 
-    /// Every value as a 64-bit float (integers beyond 2^53 are rounded).
+    /// Every value as a 64-bit float (integers beyond 2^53 are rounded); none of `BYTES`.
     pub fn iter_f64(&self) -> Box<dyn Iterator<Item = f64> + '_> {
-        each!(self, v => Box::new(v.iter().map(|x| x.to_f64())))
+        each!(
+            self,
+            v => Box::new(v.iter().map(|x| x.to_f64())),
+            _ => Box::new(std::iter::empty())
+        )
     }
 
     /// Values of an element type from 64-bit floats.
@@ -138,7 +152,11 @@ impl Values {
         fn all<T: Element>(numbers: &[f64]) -> Result<Vec<T>, String> {
             numbers.iter().map(|&n| T::from_f64(n)).collect()
         }
-        Ok(build!(dtype, all(numbers)?))
+        Ok(build!(
+            dtype,
+            all(numbers)?,
+            return Err("numbers are no BYTES".to_owned())
+        ))
     }
 
     /// Reads the `data` of a request: flat, or nested exactly as the shape says.
@@ -169,12 +187,35 @@ impl Values {
             }
             Ok(flat.out)
         }
-        Ok(build!(spec.dtype, read(spec, json)?))
+        Ok(build!(
+            spec.dtype,
+            read(spec, json)?,
+            Self::BYTES(read(spec, json)?)
+        ))
+    }
+
+    /// As [`from_json`](Self::from_json), of `BYTES` whose texts are base64.
+    ///
+    /// # Errors
+    /// What was expected and what was found.
+    pub(crate) fn from_base64_json(spec: &TensorSpec, json: &str) -> Result<Self, String> {
+        let Self::BYTES(texts) = Self::from_json(spec, json)? else {
+            return Err(format!("expected {}", describe(spec)));
+        };
+        let decode = |text: Vec<u8>| STANDARD.decode(text);
+        let bytes: Result<_, _> = texts.into_iter().map(decode).collect();
+        bytes
+            .map(Self::BYTES)
+            .map_err(|e| format!("expected base64: {e}"))
     }
 
     /// A tract tensor of this shape. The number of values has been checked against it.
     pub(crate) fn to_tensor(&self, shape: &[usize]) -> TractResult<Tensor> {
-        each!(self, v => Tensor::from_shape(shape, v))
+        each!(
+            self,
+            v => Tensor::from_shape(shape, v),
+            _ => Err(TractError::msg("a graph takes no BYTES"))
+        )
     }
 
     /// The values of a tract tensor, whose element type and shape must be those expected;
@@ -208,7 +249,11 @@ impl Values {
         if tensor.datum_type() != datum_type(spec.dtype) {
             return quantised(spec, tensor);
         }
-        Ok(build!(spec.dtype, read(tensor)?))
+        Ok(build!(
+            spec.dtype,
+            read(tensor)?,
+            return Err("a graph gives no BYTES".to_owned())
+        ))
     }
 }
 
@@ -239,7 +284,7 @@ fn plain(error: &serde_json::Error) -> String {
     }
 }
 
-/// JSON cannot hold NaN and ±∞: they are written as `null`.
+/// JSON cannot hold NaN and ±∞: they are written as `null`. `BYTES` are written as texts.
 impl Serialize for Values {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -255,17 +300,42 @@ impl Serialize for Values {
             Self::INT64(v) => v.serialize(serializer),
             Self::FP32(v) => v.serialize(serializer),
             Self::FP64(v) => v.serialize(serializer),
+            Self::BYTES(v) => serializer.collect_seq(v.iter().map(|b| String::from_utf8_lossy(b))),
         }
     }
 }
 
 /// An element that JSON numbers and golden values turn into, or say why not.
-trait Element: Copy {
+trait Element: Sized {
     const NAME: &'static str;
     fn from_i64(n: i64) -> Result<Self, String>;
     fn from_u64(n: u64) -> Result<Self, String>;
     fn from_f64(n: f64) -> Result<Self, String>;
+    fn from_text(text: &str) -> Result<Self, String> {
+        let start: String = text.chars().take(16).collect();
+        Err(unfit::<Self>(format_args!("the text {start:?}")))
+    }
+}
+
+/// An element that is a number.
+trait Number: Element + Copy {
     fn to_f64(self) -> f64;
+}
+
+impl Element for Vec<u8> {
+    const NAME: &'static str = "BYTES";
+    fn from_i64(n: i64) -> Result<Self, String> {
+        Err(unfit::<Self>(n))
+    }
+    fn from_u64(n: u64) -> Result<Self, String> {
+        Err(unfit::<Self>(n))
+    }
+    fn from_f64(n: f64) -> Result<Self, String> {
+        Err(unfit::<Self>(n))
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.as_bytes().to_vec())
+    }
 }
 
 fn unfit<T: Element>(n: impl fmt::Display) -> String {
@@ -289,6 +359,8 @@ macro_rules! integer {
                 #[allow(clippy::cast_precision_loss, clippy::float_cmp)]
                 if (whole as f64) == n { Self::from_i64(whole) } else { Err(unfit::<Self>(n)) }
             }
+        }
+        impl Number for $t {
             #[allow(clippy::cast_precision_loss, clippy::cast_lossless)]
             fn to_f64(self) -> f64 {
                 self as f64
@@ -327,6 +399,8 @@ macro_rules! float {
                 }
                 Ok(narrow)
             }
+        }
+        impl Number for $t {
             fn to_f64(self) -> f64 {
                 $widen(self)
             }
@@ -366,6 +440,9 @@ impl Element for bool {
             Err(unfit::<Self>(n))
         }
     }
+}
+
+impl Number for bool {
     fn to_f64(self) -> f64 {
         f64::from(u8::from(self))
     }
@@ -446,6 +523,10 @@ impl<'de, T: Element> Visitor<'de> for Level<'_, '_, T> {
 
     fn visit_f64<E: serde::de::Error>(self, n: f64) -> Result<(), E> {
         self.flat.push(self.depth, T::from_f64(n))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.flat.push(self.depth, T::from_text(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {

@@ -106,3 +106,28 @@ fn what_json_cannot_hold_is_null() {
     let values = Values::FP32(vec![0.1, f32::NAN, f32::INFINITY]);
     assert_eq!(serde_json::to_string(&values).unwrap(), "[0.1,null,null]");
 }
+
+#[test]
+fn byte_strings_are_texts_or_base64() {
+    let s = spec(DType::BYTES, &[2, 1]);
+    let want = Values::BYTES(vec![b"red".to_vec(), "gr\u{fc}n".as_bytes().to_vec()]);
+    for json in [r#"["red","gr\u00fcn"]"#, r#"[["red"],["gr\u00fcn"]]"#] {
+        assert_eq!(Values::from_json(&s, json).unwrap(), want);
+    }
+    assert_eq!(
+        serde_json::to_string(&want).unwrap(),
+        "[\"red\",\"gr\u{fc}n\"]"
+    );
+    let image = Values::from_base64_json(&s, r#"["/9j/", ""]"#).unwrap();
+    assert_eq!(image, Values::BYTES(vec![vec![0xff, 0xd8, 0xff], vec![]]));
+    for (json, hint) in [
+        ("[1,2]", "1 does not fit BYTES"),
+        (r#"["a"]"#, "expected 2 values, got 1"),
+        (r#"["a","b","c"]"#, "got more"),
+    ] {
+        let error = Values::from_json(&s, json).unwrap_err();
+        assert!(error.contains(hint), "{json}: {error}");
+    }
+    let error = Values::from_base64_json(&s, r#"["a?","b"]"#).unwrap_err();
+    assert!(error.contains("expected base64"), "{error}");
+}

@@ -3,7 +3,7 @@
 use dunlin_agent::inference;
 use dunlin_agent::pipe::TrialReport;
 use dunlin_protocol::bundle::{
-    Blob, Files, Limits, Lineage, Manifest, Resources, Steps, TensorSpec,
+    Application, Blob, Files, Limits, Lineage, Manifest, Resources, Steps, TensorSpec,
 };
 use dunlin_protocol::id::{Digest, Family};
 use serde_json::Value;
@@ -17,6 +17,7 @@ struct BundleToml {
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
     steps: Steps,
+    application: Option<Application>,
     limits: Limits,
     resources: Resources,
     lineage: Lineage,
@@ -54,6 +55,28 @@ impl Slot {
         serde_json::from_slice(&std::fs::read(self.path().join(name)).unwrap()).unwrap()
     }
 
+    /// Version 2 behind steps that read pictures.
+    pub(crate) fn of_pictures() -> Self {
+        Self::behind_steps("digits-png", "digits/v2/model.onnx")
+    }
+
+    /// A model that keeps a state for each of two streams.
+    pub(crate) fn of_streams() -> Self {
+        Self::behind_steps("running-level", "running-level/model.onnx")
+    }
+
+    fn behind_steps(name: &str, model: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let models = models().join("..");
+        for file in ["golden.json", "bundle.toml"] {
+            std::fs::copy(models.join(name).join(file), dir.path().join(file)).unwrap();
+        }
+        std::fs::copy(models.join(model), dir.path().join("model.onnx")).unwrap();
+        let slot = Self(dir);
+        slot.sign(|_| ());
+        slot
+    }
+
     /// Writes a manifest over the files as they are now.
     pub(crate) fn sign(&self, change: impl FnOnce(&mut Manifest)) {
         let blob = |name: &str| {
@@ -74,6 +97,7 @@ impl Slot {
             inputs: recipe.inputs,
             outputs: recipe.outputs,
             steps: recipe.steps,
+            application: recipe.application,
             labels: recipe.labels,
             limits: recipe.limits,
             resources: recipe.resources,
@@ -81,7 +105,11 @@ impl Slot {
             files: Files {
                 model: blob("model.onnx"),
                 golden: blob("golden.json"),
-                profile: Some(blob("profile.json")),
+                profile: self
+                    .path()
+                    .join("profile.json")
+                    .exists()
+                    .then(|| blob("profile.json")),
                 card: None,
             },
         };

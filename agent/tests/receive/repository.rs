@@ -272,6 +272,7 @@ fn manifest(release: &Release, files: Files) -> Manifest {
         inputs: vec![tensor("x")],
         outputs: vec![tensor("y")],
         steps: Steps::default(),
+        application: None,
         labels: Vec::new(),
         limits: Limits {
             tolerance_abs: 1e-4,

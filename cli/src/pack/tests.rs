@@ -61,6 +61,41 @@ fn the_committed_models_pack_and_open_again() {
 }
 
 #[test]
+fn a_model_behind_steps_packs_and_a_step_that_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models");
+    for name in ["bundle.toml", "golden.json"] {
+        fs::copy(
+            models.join("digits-png").join(name),
+            folder.path().join(name),
+        )
+        .unwrap();
+    }
+    fs::copy(
+        models.join("digits/v2/model.onnx"),
+        folder.path().join("model.onnx"),
+    )
+    .unwrap();
+    let spec = folder.path().join("bundle.toml");
+    edit(&spec, "../digits/v2/model.onnx", "model.onnx");
+    let (packed, report) =
+        pack(&PackRequest::new(folder.path()), &folder.path().join("b")).unwrap();
+    assert!(
+        matches!(report, TrialReport::Passed { cases: 6, .. }),
+        "{report:?}"
+    );
+    assert_eq!(packed.manifest.steps.pre.len(), 4);
+    edit(&spec, "height = 8, width = 8", "height = 8, width = 9");
+    let problem = refusal(folder.path());
+    assert!(
+        problem.contains(
+            "steps.pre[3] reshape: expected as many elements as [1, 64], got FP32 [8, 9, 1]"
+        ),
+        "{problem}"
+    );
+}
+
+#[test]
 fn packing_twice_gives_the_same_bundle() {
     let out = tempfile::tempdir().unwrap();
     let request = PackRequest::new(model(2).join("bundle.toml"));

@@ -12,6 +12,7 @@ fn reference() -> Reference {
     let feature = dunlin_protocol::bundle::FeatureProfile {
         name: "pixel".into(),
         tensor: "x".into(),
+        after_steps: false,
         index: 0,
         edges,
         counts: vec![100, 100, 100],

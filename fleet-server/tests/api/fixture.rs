@@ -336,6 +336,7 @@ pub(crate) fn bundle(version: u64, rollback_floor: u64) -> Bundle {
         inputs: vec![tensor("x")],
         outputs: vec![tensor("y")],
         steps: Steps::default(),
+        application: None,
         labels: Vec::new(),
         limits: Limits {
             tolerance_abs: 1e-3,

@@ -1,5 +1,7 @@
 //! The manifest and its own consistency rules.
 
+use super::flow::{Application, Flow};
+use super::step::Steps;
 use crate::id::{Digest, Family};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,7 +10,7 @@ use std::collections::BTreeMap;
 pub const MANIFEST_MAX_BYTES: usize = 1 << 20;
 
 /// Most elements one tensor may have.
-const TENSOR_MAX_ELEMENTS: usize = 1 << 26;
+const TENSOR_MAX_ELEMENTS: usize = super::flow::MAX_ELEMENTS;
 const TENSOR_MAX_RANK: usize = 8;
 const MAX_TENSORS: usize = 64;
 const MAX_LABELS: usize = 100_000;
@@ -53,6 +55,8 @@ pub enum DType {
     FP16,
     FP32,
     FP64,
+    /// Byte strings of any length; between applications and steps only, never in a graph.
+    BYTES,
 }
 
 impl DType {
@@ -72,6 +76,7 @@ impl DType {
             Self::FP16 => "FP16",
             Self::FP32 => "FP32",
             Self::FP64 => "FP64",
+            Self::BYTES => "BYTES",
         }
     }
 }
@@ -96,48 +101,6 @@ impl TensorSpec {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
-}
-
-/// One processing step, applied on the device, named by the tensor it changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// `x · mul + add`, element by element, in 32-bit floats.
-    Scale {
-        /// Tensor changed.
-        tensor: String,
-        /// Factor.
-        mul: f32,
-        /// Summand, added after the factor.
-        #[serde(default)]
-        add: f32,
-    },
-    /// Softmax over the last dimension.
-    Softmax {
-        /// Tensor changed.
-        tensor: String,
-    },
-}
-
-impl Step {
-    /// The tensor this step changes.
-    #[must_use]
-    pub fn tensor(&self) -> &str {
-        match self {
-            Self::Scale { tensor, .. } | Self::Softmax { tensor } => tensor,
-        }
-    }
-}
-
-/// Steps before and after the graph, in order.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Steps {
-    /// From what the application sends to the graph's inputs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pre: Vec<Step>,
-    /// From the graph's outputs to what the application gets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub post: Vec<Step>,
 }
 
 /// A blob as it travels when it is smaller compressed.
@@ -257,6 +220,9 @@ pub struct Manifest {
     /// Processing on the device.
     #[serde(default)]
     pub steps: Steps,
+    /// What applications send and get, where it differs from the graph's inputs and outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<Application>,
     /// Class names, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
@@ -332,14 +298,21 @@ impl Manifest {
         }
         check_tensors("inputs", &self.inputs)?;
         check_tensors("outputs", &self.outputs)?;
-        check_steps("steps.pre", &self.steps.pre, &self.inputs)?;
-        check_steps("steps.post", &self.steps.post, &self.outputs)?;
+        for (field, tensors) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
+            if let Some(at) = tensors.iter().position(|t| t.dtype == DType::BYTES) {
+                return bad(
+                    &format!("{field}[{at}]"),
+                    "BYTES is for application.inputs: a graph works on numbers".to_owned(),
+                );
+            }
+        }
         if self.labels.len() > MAX_LABELS {
             return bad(
                 "labels",
                 format!("{} labels, at most {MAX_LABELS}", self.labels.len()),
             );
         }
+        Flow::of(self)?;
         let t = self.limits.tolerance_abs;
         if !(t.is_finite() && t >= 0.0) {
             return bad(
@@ -369,7 +342,7 @@ pub fn target_path(family: &Family, version: u64) -> String {
     format!("{family}/{version}/manifest.json")
 }
 
-fn check_tensors(field: &str, tensors: &[TensorSpec]) -> Result<(), ManifestError> {
+pub(super) fn check_tensors(field: &str, tensors: &[TensorSpec]) -> Result<(), ManifestError> {
     let bad = |field: String, problem: String| Err(ManifestError::Invalid { field, problem });
     if tensors.is_empty() || tensors.len() > MAX_TENSORS {
         return bad(
@@ -395,33 +368,6 @@ fn check_tensors(field: &str, tensors: &[TensorSpec]) -> Result<(), ManifestErro
                     tensor.shape
                 ),
             );
-        }
-    }
-    Ok(())
-}
-
-fn check_steps(field: &str, steps: &[Step], tensors: &[TensorSpec]) -> Result<(), ManifestError> {
-    for (at, step) in steps.iter().enumerate() {
-        let known = tensors.iter().find(|t| t.name == step.tensor());
-        let problem = match known {
-            None => Some(format!("unknown tensor {:?}", step.tensor())),
-            Some(t) if t.dtype != DType::FP32 => Some(format!(
-                "works on FP32, {:?} is {}",
-                t.name,
-                t.dtype.as_str()
-            )),
-            Some(_) => match step {
-                Step::Scale { mul, add, .. } if !(mul.is_finite() && add.is_finite()) => {
-                    Some(format!("mul {mul} and add {add} must be finite"))
-                }
-                _ => None,
-            },
-        };
-        if let Some(problem) = problem {
-            return Err(ManifestError::Invalid {
-                field: format!("{field}[{at}]"),
-                problem,
-            });
         }
     }
     Ok(())
@@ -466,6 +412,7 @@ fn check_blobs(files: &Files) -> Result<(), ManifestError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use super::super::step::Step;
     use super::*;
 
     pub(crate) fn sample() -> Manifest {
@@ -494,7 +441,9 @@ pub(crate) mod tests {
                     add: 0.0,
                 }],
                 post: vec![],
+                streams: None,
             },
+            application: None,
             labels: (0..10).map(|n| n.to_string()).collect(),
             limits: Limits {
                 tolerance_abs: 1e-4,

@@ -5,18 +5,22 @@
 //! the frozen reference profile and the resources it needs. Its own SHA-256 is the bundle's
 //! digest, which every telemetry record carries.
 
+pub mod flow;
 mod golden;
 mod manifest;
 mod profile;
 mod selection;
+pub mod step;
 
-pub use golden::{GoldenCase, GoldenError, GoldenSet};
+pub use flow::{Application, ApplicationInput, Dim, Flow, TensorType};
+pub use golden::{GoldenCase, GoldenError, GoldenSet, GoldenValues};
 pub use manifest::{
     Blob, DType, Files, Limits, Lineage, MANIFEST_MAX_BYTES, Manifest, ManifestError, Packed,
-    Resources, Step, Steps, TensorSpec, target_path,
+    Resources, TensorSpec, target_path,
 };
 pub use profile::{ClassProfile, FeatureProfile, OutputProfile, Profile, ProfileError};
 pub use selection::{HostFacts, Unfit, check_fit};
+pub use step::{Step, Steps};
 
 /// Largest blob a manifest may name, in bytes.
 pub const BLOB_MAX_BYTES: u64 = 4 << 30;

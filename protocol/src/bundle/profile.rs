@@ -1,6 +1,6 @@
 //! The frozen reference profile: bins and counts that every device's windows are compared with.
 
-use super::Manifest;
+use super::{DType, Flow, Manifest};
 use crate::sketch::{Edges, SketchError};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub enum ProfileError {
     /// Another schema.
     #[error("profile: schema: expected \"dunlin.profile/1\", got {0:?}")]
     Schema(String),
+    /// The manifest itself is not consistent.
+    #[error("profile: {0}")]
+    Manifest(String),
     /// A feature names a tensor or an index that the manifest has not.
     #[error("profile: feature {feature:?}: input {tensor:?} has no element {index}")]
     Feature {
@@ -53,6 +56,10 @@ pub struct FeatureProfile {
     pub name: String,
     /// Input tensor.
     pub tensor: String,
+    /// Whether the tensor is the graph's input, after the processing steps, and not what the
+    /// application sends: for images and whatever else has no element of its own to look at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_steps: bool,
     /// Element of the tensor, row-major.
     pub index: usize,
     /// Bin edges, see [`Edges`].
@@ -80,7 +87,7 @@ pub struct ClassProfile {
 }
 
 /// The reference profile (`dunlin.profile/1`). Feature values are those that applications send,
-/// before the processing steps.
+/// before the processing steps, unless the feature says `after_steps`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// `dunlin.profile/1`.
@@ -89,11 +96,11 @@ pub struct Profile {
     pub rows: u64,
     /// Input features.
     pub features: Vec<FeatureProfile>,
-    /// Predicted classes (of the first output, by its largest element).
+    /// Predicted classes (of the observed scores, by their largest element).
     pub outputs: ClassProfile,
-    /// Largest element of the first output.
+    /// Largest element of the observed scores.
     pub confidence: OutputProfile,
-    /// Entropy of the first output, in nats.
+    /// Entropy of the observed scores, in nats.
     pub entropy: OutputProfile,
 }
 
@@ -133,12 +140,16 @@ impl Profile {
             profile.outputs.classes.len(),
             profile.outputs.counts.len(),
         )?;
+        let flow = Flow::of(manifest).map_err(|e| ProfileError::Manifest(e.to_string()))?;
         for f in &profile.features {
-            let elements = manifest
-                .inputs
-                .iter()
-                .find(|t| t.name == f.tensor)
-                .map_or(0, super::TensorSpec::elements);
+            let sent = flow.inputs.iter().map(|i| &i.spec);
+            let found = if f.after_steps {
+                manifest.inputs.iter().find(|t| t.name == f.tensor)
+            } else {
+                sent.filter(|t| t.dtype != DType::BYTES)
+                    .find(|t| t.name == f.tensor)
+            };
+            let elements = found.map_or(0, super::TensorSpec::elements);
             if f.index >= elements {
                 return Err(ProfileError::Feature {
                     feature: f.name.clone(),

@@ -153,6 +153,7 @@ fn manifest(model: Blob, golden: Blob) -> Manifest {
         inputs: vec![tensor("x")],
         outputs: vec![tensor("y")],
         steps: Steps::default(),
+        application: None,
         labels: Vec::new(),
         limits: Golden {
             tolerance_abs: 1e-3,

@@ -1,17 +1,21 @@
 //! The binary form of tensors: little-endian, row-major, without stride or padding; `BOOL` is one byte,
-//! 0 or 1.
+//! 0 or 1; an element of `BYTES` is its length in four bytes, then itself.
 
 use crate::inference::tensor::Values;
 use dunlin_protocol::bundle::{DType, TensorSpec};
 use tract_onnx::prelude::f16;
 
-/// Bytes of one element.
+/// Bytes of the length before each element of `BYTES`.
+const LENGTH_BYTES: usize = 4;
+
+/// Bytes of one element; of `BYTES` the fewest.
 pub(crate) fn width(dtype: DType) -> usize {
     match dtype {
         DType::BOOL | DType::UINT8 | DType::INT8 => 1,
         DType::UINT16 | DType::INT16 | DType::FP16 => 2,
         DType::UINT32 | DType::INT32 | DType::FP32 => 4,
         DType::UINT64 | DType::INT64 | DType::FP64 => 8,
+        DType::BYTES => LENGTH_BYTES,
     }
 }
 
@@ -20,6 +24,9 @@ pub(crate) fn width(dtype: DType) -> usize {
 /// # Errors
 /// What was expected and what came.
 pub(crate) fn read(spec: &TensorSpec, bytes: &[u8]) -> Result<Values, String> {
+    if spec.dtype == DType::BYTES {
+        return Ok(Values::BYTES(read_strings(spec, bytes)?));
+    }
     let expected = spec.elements().saturating_mul(width(spec.dtype));
     if bytes.len() != expected {
         return Err(format!("expected {expected} bytes, got {}", bytes.len()));
@@ -46,7 +53,33 @@ pub(crate) fn read(spec: &TensorSpec, bytes: &[u8]) -> Result<Values, String> {
         DType::FP16 => Values::FP16(all(bytes, half_from_le_bytes)),
         DType::FP32 => Values::FP32(all(bytes, f32::from_le_bytes)),
         DType::FP64 => Values::FP64(all(bytes, f64::from_le_bytes)),
+        DType::BYTES => Values::BYTES(Vec::new()),
     })
+}
+
+/// Each element after its length; there must be as many as the shape has, and nothing after them.
+fn read_strings(spec: &TensorSpec, mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut list = Vec::new();
+    let expected = spec.elements();
+    while let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let Some((element, rest)) = rest.split_at_checked(length) else {
+            let (at, left) = (list.len(), rest.len());
+            return Err(format!("element {at} says {length} bytes, {left} are left"));
+        };
+        if list.len() == expected {
+            return Err(format!("expected {expected} elements, got more"));
+        }
+        list.push(element.to_vec());
+        bytes = rest;
+    }
+    if list.len() == expected && bytes.is_empty() {
+        return Ok(list);
+    }
+    let (got, left) = (list.len(), bytes.len());
+    Err(format!(
+        "expected {expected} elements, got {got} and {left} bytes more"
+    ))
 }
 
 fn half_from_le_bytes(bytes: [u8; 2]) -> f16 {
@@ -55,7 +88,11 @@ fn half_from_le_bytes(bytes: [u8; 2]) -> f16 {
 
 /// Bytes that [`write`] adds for these values.
 pub(crate) fn length(values: &Values) -> usize {
-    values.len().saturating_mul(width(values.dtype()))
+    let widths = values.len().saturating_mul(width(values.dtype()));
+    match values {
+        Values::BYTES(v) => v.iter().fold(widths, |n, b| n.saturating_add(b.len())),
+        _ => widths,
+    }
 }
 
 /// Adds the binary form of a tensor.
@@ -76,6 +113,14 @@ pub(crate) fn write(values: &Values, to: &mut Vec<u8>) {
         Values::FP16(v) => all(v, to, |h| h.to_bits().to_le_bytes()),
         Values::FP32(v) => all(v, to, f32::to_le_bytes),
         Values::FP64(v) => all(v, to, f64::to_le_bytes),
+        Values::BYTES(v) => {
+            for element in v {
+                // No element is longer: a body is shorter than that.
+                let length = u32::try_from(element.len()).unwrap_or(u32::MAX);
+                to.extend_from_slice(&length.to_le_bytes());
+                to.extend_from_slice(element);
+            }
+        }
     }
 }
 
@@ -134,6 +179,25 @@ mod tests {
         assert_eq!(error, "expected 8 bytes, got 9");
         let error = read(&spec(DType::BOOL, 2), &[1, 2]).unwrap_err();
         assert_eq!(error, "byte 1 is 2, expected 0 or 1");
+    }
+
+    #[test]
+    fn byte_strings_have_their_length_before_them() {
+        let values = Values::BYTES(vec![b"ab".to_vec(), vec![]]);
+        let mut bytes = Vec::new();
+        write(&values, &mut bytes);
+        assert_eq!(bytes, [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0]);
+        assert_eq!(length(&values), bytes.len());
+        assert_eq!(read(&spec(DType::BYTES, 2), &bytes).unwrap(), values);
+        for (elements, cut, hint) in [
+            (1, 10, "expected 1 elements, got more"),
+            (3, 10, "expected 3 elements, got 2"),
+            (2, 9, "got 1 and 3 bytes more"),
+            (2, 5, "element 0 says 2 bytes, 1 are left"),
+        ] {
+            let error = read(&spec(DType::BYTES, elements), &bytes[..cut]).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use super::signature::Signature;
 use super::{ApiError, binary};
 use crate::inference::tensor::{Values, describe};
-use dunlin_protocol::bundle::TensorSpec;
+use dunlin_protocol::bundle::flow::Input;
 use std::borrow::Cow;
 
 /// Most tensors a request may name.
@@ -48,13 +48,14 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
-pub(crate) fn listed(specs: &[TensorSpec]) -> String {
-    specs.iter().map(describe).collect::<Vec<_>>().join(", ")
+pub(crate) fn listed(inputs: &[Input]) -> String {
+    let described = inputs.iter().map(|i| describe(&i.spec));
+    described.collect::<Vec<_>>().join(", ")
 }
 
 /// The values of every input of the model, in the model's order.
 pub(crate) fn fit(signature: &Signature<'_>, given: &[Given<'_>]) -> Result<Vec<Values>, ApiError> {
-    let known = |name: &str| signature.inputs.iter().any(|spec| spec.name == name);
+    let known = |name: &str| signature.inputs.iter().any(|input| input.spec.name == name);
     if let Some(stranger) = given.iter().find(|g| !known(&g.name)) {
         return Err(ApiError::bad(format!(
             "input {} is unknown; expected {}",
@@ -63,10 +64,11 @@ pub(crate) fn fit(signature: &Signature<'_>, given: &[Given<'_>]) -> Result<Vec<
         )));
     }
     let inputs = signature.inputs.iter();
-    inputs.map(|spec| read(spec, given)).collect()
+    inputs.map(|expected| read(expected, given)).collect()
 }
 
-fn read(spec: &TensorSpec, given: &[Given<'_>]) -> Result<Values, ApiError> {
+fn read(expected: &Input, given: &[Given<'_>]) -> Result<Values, ApiError> {
+    let spec = &expected.spec;
     let mut named = given.iter().filter(|g| g.name == spec.name);
     let Some(input) = named.next() else {
         return Err(ApiError::bad(format!(
@@ -93,12 +95,19 @@ fn read(spec: &TensorSpec, given: &[Given<'_>]) -> Result<Values, ApiError> {
     }
     let values = match input.data {
         Data::Absent => Err("there is none".to_owned()),
+        Data::Json(json) if expected.base64 => Values::from_base64_json(spec, json),
         Data::Json(json) => Values::from_json(spec, json),
         Data::Binary(bytes) => binary::read(spec, bytes),
         #[cfg(feature = "grpc")]
         Data::Typed(contents) => crate::inference::grpc::contents::read(spec, contents),
     };
     values.map_err(|e| ApiError::bad(format!("data of input {}: {e}", describe(spec))))
+}
+
+fn outputs_of(signature: &Signature<'_>) -> String {
+    let outputs = signature.outputs.iter();
+    let described = outputs.map(|o| format!("{:?} {}", o.name, o.of));
+    described.collect::<Vec<_>>().join(", ")
 }
 
 /// Which output the model has under this name; `taken` are those asked for already.
@@ -117,7 +126,7 @@ pub(crate) fn find_output(
         None => Err(ApiError::bad(format!(
             "output {} is unknown; the model has {}",
             quoted(name),
-            listed(signature.outputs)
+            outputs_of(signature)
         ))),
     }
 }

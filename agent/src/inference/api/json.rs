@@ -3,7 +3,9 @@
 use super::given::{Data, Given, RANK_MAX, TENSORS_MAX, find_output, fit, quoted};
 use super::signature::Signature;
 use super::{ApiError, ID_MAX_BYTES, binary};
+use crate::inference::steps::Shaped;
 use crate::inference::tensor::{Values, describe};
+use dunlin_protocol::bundle::DType;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -158,16 +160,23 @@ impl InferRequest {
         })
     }
 
-    /// A body without JSON: the values of the only input; every output is given in binary.
+    /// A body without JSON: the values of the only input, or its only element if that is of `BYTES`; every
+    /// output is given in binary.
     fn of_raw_body(body: &[u8], signature: &Signature<'_>) -> Result<Self, ApiError> {
-        let [spec] = signature.inputs else {
+        let [input] = signature.inputs else {
             return Err(ApiError::bad(format!(
                 "Inference-Header-Content-Length is 0, which only a model with one input allows; this one has {}",
                 signature.inputs.len()
             )));
         };
-        let values = binary::read(spec, body)
-            .map_err(|e| ApiError::bad(format!("data of input {}: {e}", describe(spec))))?;
+        let spec = &input.spec;
+        let values = if spec.dtype == DType::BYTES && spec.elements() == 1 {
+            Ok(Values::BYTES(vec![body.to_vec()]))
+        } else {
+            binary::read(spec, body)
+        };
+        let values =
+            values.map_err(|e| ApiError::bad(format!("data of input {}: {e}", describe(spec))))?;
         Ok(Self {
             id: None,
             parameters: None,
@@ -367,27 +376,27 @@ pub(crate) struct Rendered {
 pub(crate) fn answer(
     signature: &Signature<'_>,
     request: &InferRequest,
-    outputs: &[Values],
+    outputs: &[Shaped],
 ) -> Result<Rendered, ApiError> {
     let wanted = request.outputs.iter().filter_map(|wanted| {
-        let spec = signature.outputs.get(wanted.index)?;
-        Some((spec, outputs.get(wanted.index)?, wanted.binary))
+        let declared = signature.outputs.get(wanted.index)?;
+        Some((declared, outputs.get(wanted.index)?, wanted.binary))
     });
     let tail: usize = wanted
         .clone()
         .filter(|(.., binary)| *binary)
-        .map(|(_, values, _)| binary::length(values))
+        .map(|(_, output, _)| binary::length(&output.values))
         .sum();
     let listed = wanted
         .clone()
-        .map(|(spec, values, binary)| RawAnswerOutput {
-            name: &spec.name,
-            datatype: spec.dtype.as_str(),
-            shape: &spec.shape,
+        .map(|(declared, output, binary)| RawAnswerOutput {
+            name: &declared.name,
+            datatype: output.values.dtype().as_str(),
+            shape: &output.shape,
             parameters: binary.then(|| BinarySize {
-                binary_data_size: binary::length(values),
+                binary_data_size: binary::length(&output.values),
             }),
-            data: (!binary).then_some(values),
+            data: (!binary).then_some(&output.values),
         });
     let answer = RawAnswer {
         model_name: signature.name,
@@ -401,8 +410,8 @@ pub(crate) fn answer(
         .map_err(|e| ApiError::internal(format!("answer: {e}")))?;
     let json_bytes = body.len();
     let mut any_binary = false;
-    for (_, values, _) in wanted.filter(|(.., binary)| *binary) {
-        binary::write(values, &mut body);
+    for (_, output, _) in wanted.filter(|(.., binary)| *binary) {
+        binary::write(&output.values, &mut body);
         any_binary = true;
     }
     Ok(Rendered {

@@ -1,22 +1,39 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use dunlin_protocol::bundle::{DType, TensorSpec};
+use dunlin_protocol::bundle::flow::{Input, Output};
+use dunlin_protocol::bundle::{DType, TensorSpec, TensorType};
 use http::StatusCode;
 use serde_json::json;
 
-fn tensor(name: &str, dtype: DType, shape: &[usize]) -> TensorSpec {
-    TensorSpec {
+fn tensor(name: &str, dtype: DType, shape: &[usize]) -> Input {
+    Input::from(TensorSpec {
         name: name.to_owned(),
         dtype,
         shape: shape.to_vec(),
         layout: None,
+    })
+}
+
+fn output(name: &str, dtype: DType, shape: &[usize]) -> Output {
+    Output {
+        name: name.to_owned(),
+        of: TensorType::fixed(dtype, shape),
+        slot: 0,
     }
 }
 
+/// What the model gives.
+fn outputs(y: [f32; 2], z: i64) -> [Shaped; 2] {
+    [
+        Shaped::new(vec![1, 2], Values::FP32(y.to_vec())),
+        Shaped::new(vec![1], Values::INT64(vec![z])),
+    ]
+}
+
 struct Model {
-    inputs: Vec<TensorSpec>,
-    outputs: Vec<TensorSpec>,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
 }
 
 impl Model {
@@ -24,8 +41,8 @@ impl Model {
         Self {
             inputs: vec![tensor("x", DType::FP32, &[1, 2])],
             outputs: vec![
-                tensor("y", DType::FP32, &[1, 2]),
-                tensor("z", DType::INT64, &[1]),
+                output("y", DType::FP32, &[1, 2]),
+                output("z", DType::INT64, &[1]),
             ],
         }
     }
@@ -75,7 +92,7 @@ fn a_request_keeps_id_and_parameters_and_chooses_outputs() {
     .unwrap();
     assert_eq!(request.inputs, [Values::FP32(vec![1.0, 2.5])]);
     assert_eq!(request.outputs, [wanted(1, false)]);
-    let outputs = [Values::FP32(vec![0.0, 0.1]), Values::INT64(vec![4])];
+    let outputs = outputs([0.0, 0.1], 4);
     let answer = answer(&Model::one().signature(), &request, &outputs).unwrap();
     assert_eq!(answer.json_bytes, None);
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -118,7 +135,7 @@ fn outputs_come_in_binary_where_the_client_says_so() {
     .unwrap();
     assert_eq!(request.outputs, [wanted(1, true), wanted(0, false)]);
 
-    let outputs = [Values::FP32(vec![0.5, f32::NAN]), Values::INT64(vec![-2])];
+    let outputs = outputs([0.5, f32::NAN], -2);
     let answer = answer(&Model::one().signature(), &request, &outputs).unwrap();
     let (json, tail) = answer.body.split_at(answer.json_bytes.unwrap());
     let json: Value = serde_json::from_slice(json).unwrap();

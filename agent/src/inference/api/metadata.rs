@@ -3,7 +3,7 @@
 use super::ApiError;
 use super::signature::Signature;
 use crate::inference::statistics::{Duration, Snapshot};
-use dunlin_protocol::bundle::TensorSpec;
+use dunlin_protocol::bundle::DType;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,18 +22,19 @@ pub(crate) fn server() -> Value {
 
 /// The body of a model's metadata.
 pub(crate) fn model(signature: &Signature<'_>) -> Value {
-    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
-        specs
-            .iter()
-            .map(|s| json!({ "name": s.name, "datatype": s.dtype.as_str(), "shape": s.shape }))
-            .collect()
-    };
+    let tensor = |name: &str, dtype: DType, shape: Value| json!({ "name": name, "datatype": dtype.as_str(), "shape": shape });
+    let inputs = signature.inputs.iter().map(|i| &i.spec);
+    let inputs = inputs.map(|s| tensor(&s.name, s.dtype, json!(s.shape)));
+    let outputs = signature.outputs.iter().map(|o| {
+        let shape = o.of.shape.iter().map(|d| d.on_the_wire());
+        tensor(&o.name, o.of.dtype, shape.collect())
+    });
     json!({
         "name": signature.name,
         "versions": [signature.version.to_string()],
         "platform": PLATFORM,
-        "inputs": tensors(signature.inputs),
-        "outputs": tensors(signature.outputs),
+        "inputs": inputs.collect::<Value>(),
+        "outputs": outputs.collect::<Value>(),
     })
 }
 

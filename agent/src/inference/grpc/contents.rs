@@ -14,6 +14,7 @@ fn field(dtype: DType) -> Option<(u64, &'static str)> {
         DType::UINT64 => (5, "uint64_contents"),
         DType::FP32 => (6, "fp32_contents"),
         DType::FP64 => (7, "fp64_contents"),
+        DType::BYTES => (8, "bytes_contents"),
         DType::FP16 => return None,
     })
 }
@@ -62,6 +63,7 @@ pub(crate) fn read(spec: &TensorSpec, contents: &[u8]) -> Result<Values, String>
                 _ => None,
             },
         )?),
+        DType::BYTES => Values::BYTES(strings(spec, contents)?),
         DType::FP16 => {
             return Err("FP16 has no typed contents: send raw_input_contents".to_owned());
         }
@@ -138,6 +140,15 @@ fn integers<T>(
     values.finish()
 }
 
+fn strings(spec: &TensorSpec, contents: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut values = Exactly::of(spec);
+    each_field(spec, contents, |field| match field.held {
+        Held::Bytes(bytes) => values.push(bytes.to_vec()),
+        _ => Err(WireError::Type(field.number).to_string()),
+    })?;
+    values.finish()
+}
+
 fn floats<const N: usize, T>(
     spec: &TensorSpec,
     contents: &[u8],
@@ -182,6 +193,7 @@ pub(crate) fn write(values: &Values) -> Option<Message> {
                 crate::inference::api::binary::write(values, to);
             });
         }
+        Values::BYTES(v) => v.iter().for_each(|b| contents.bytes(field, b)),
         Values::FP16(_) => return None,
     }
     Some(contents)
@@ -215,6 +227,7 @@ mod tests {
             Values::UINT64(vec![u64::MAX, 7]),
             Values::FP32(vec![0.5, -1.5]),
             Values::FP64(vec![f64::MAX, 0.0]),
+            Values::BYTES(vec![b"red".to_vec(), vec![]]),
         ] {
             let contents = write(&values).unwrap().into_bytes();
             let spec = spec(values.dtype(), 2);

@@ -8,8 +8,11 @@ use crate::inference::api::given::{
 use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, ID_MAX_BYTES, binary, metadata};
 use crate::inference::statistics::{Duration, Snapshot};
+use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
-use dunlin_protocol::bundle::TensorSpec;
+use dunlin_protocol::bundle::flow::Output;
+use dunlin_protocol::bundle::{DType, Dim};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Most bytes of a request's parameters.
@@ -51,6 +54,8 @@ pub(crate) struct InferRequest {
     id: String,
     /// The client's parameters as fields of the answer.
     parameters: Vec<u8>,
+    /// The same by name, as far as they are booleans, whole numbers or texts.
+    pub(crate) named: Map<String, Value>,
     /// One value list an input, in the model's order.
     pub(crate) inputs: Vec<Values>,
     /// Indices of the outputs to give.
@@ -72,6 +77,7 @@ impl InferRequest {
     pub(crate) fn parse(message: &[u8], signature: &Signature<'_>) -> Result<Self, ApiError> {
         let wrong = malformed("the message is not an inference request");
         let (mut id, mut parameters) = ("", Message::default());
+        let mut named = Map::new();
         let (mut inputs, mut raws, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
         for field in Fields::of(message) {
             let field = field.map_err(&wrong)?;
@@ -79,7 +85,8 @@ impl InferRequest {
                 3 => id = field.text().map_err(&wrong)?,
                 4 => {
                     let entry = field.bytes().map_err(&wrong)?;
-                    parameter_name(entry).map_err(&wrong)?;
+                    let (name, value) = parameter(entry).map_err(&wrong)?;
+                    named.insert(name.to_owned(), value);
                     parameters.bytes(4, entry);
                 }
                 5 => at_most(
@@ -115,6 +122,7 @@ impl InferRequest {
         Ok(Self {
             id: id.to_owned(),
             parameters: parameters.into_bytes(),
+            named,
             raw: !raws.is_empty(),
             inputs: fit(signature, &given(inputs, &raws)?)?,
             outputs,
@@ -130,28 +138,35 @@ fn at_most<T>(what: &str, list: &mut Vec<T>, item: T) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The name of an entry of a map of parameters.
-fn parameter_name(entry: &[u8]) -> Result<&str, WireError> {
-    let mut name = "";
+/// Name and value of an entry of a map of parameters; a value of another kind is null.
+fn parameter(entry: &[u8]) -> Result<(&str, Value), WireError> {
+    let (mut name, mut value) = ("", Value::Null);
     for field in Fields::of(entry) {
         let field = field?;
         match field.number {
             1 => name = field.text()?,
             2 => {
                 for choice in Fields::of(field.bytes()?) {
-                    choice?;
+                    let choice = choice?;
+                    value = match (choice.number, choice.held) {
+                        (1, Held::Number(n)) => Value::Bool(n != 0),
+                        (2, Held::Number(n)) => n.cast_signed().into(),
+                        (3, Held::Bytes(_)) => choice.text()?.into(),
+                        (5, Held::Number(n)) => n.into(),
+                        _ => Value::Null,
+                    };
                 }
             }
             _ => {}
         }
     }
-    Ok(name)
+    Ok((name, value))
 }
 
 /// Parameters of a tensor that ask for what is not there.
 fn check_tensor_parameter(entry: Field<'_>) -> Result<(), ApiError> {
     let wrong = malformed("parameters of a tensor");
-    let name = parameter_name(entry.bytes().map_err(&wrong)?).map_err(&wrong)?;
+    let (name, _) = parameter(entry.bytes().map_err(&wrong)?).map_err(&wrong)?;
     if name.starts_with("shared_memory_") || name == "classification" {
         return Err(ApiError::bad(format!(
             "parameters of a tensor: {name}: that extension is not supported"
@@ -255,32 +270,35 @@ fn given<'a>(inputs: Vec<Input<'a>>, raws: &[&'a [u8]]) -> Result<Vec<Given<'a>>
 pub(crate) fn answer(
     signature: &Signature<'_>,
     request: &InferRequest,
-    outputs: &[Values],
+    outputs: &[Shaped],
 ) -> Message {
     let wanted = request.outputs.iter().filter_map(|&at| {
-        let spec = signature.outputs.get(at)?;
-        Some((spec, outputs.get(at)?))
+        let declared = signature.outputs.get(at)?;
+        Some((declared, outputs.get(at)?))
     });
     // Raw as well if one of them could not be given otherwise: it is all or none.
     let typed: Option<Vec<Message>> = match request.raw {
         true => None,
-        false => wanted.clone().map(|(_, v)| contents::write(v)).collect(),
+        false => wanted
+            .clone()
+            .map(|(_, o)| contents::write(&o.values))
+            .collect(),
     };
-    let bytes: usize = wanted.clone().map(|(_, v)| binary::length(v)).sum();
+    let bytes: usize = wanted.clone().map(|(_, o)| binary::length(&o.values)).sum();
     let mut answer = Message::with_capacity(bytes.saturating_add(512));
     answer.text(1, signature.name);
     answer.text(2, &signature.version.to_string());
     answer.text(3, &request.id);
     answer.fields(&request.parameters);
-    for (at, (spec, _)) in wanted.clone().enumerate() {
-        let mut output = tensor(spec);
+    for (at, (declared, given)) in wanted.clone().enumerate() {
+        let mut output = tensor(&declared.name, given.values.dtype(), fixed(&given.shape));
         if let Some(contents) = typed.as_ref().and_then(|all| all.get(at)) {
             output.message(5, contents);
         }
         answer.message(5, &output);
     }
     if typed.is_none() {
-        for (_, values) in wanted {
+        for (_, Shaped { values, .. }) in wanted {
             answer.bytes_of(6, binary::length(values), |to| binary::write(values, to));
         }
     }
@@ -288,13 +306,16 @@ pub(crate) fn answer(
 }
 
 /// Name, type and shape of a tensor.
-fn tensor(spec: &TensorSpec) -> Message {
+fn tensor(name: &str, dtype: DType, shape: impl Iterator<Item = Dim>) -> Message {
     let mut tensor = Message::default();
-    tensor.text(1, &spec.name);
-    tensor.text(2, spec.dtype.as_str());
-    let dimensions = spec.shape.iter();
-    tensor.numbers(3, dimensions.map(|d| u64::try_from(*d).unwrap_or(u64::MAX)));
+    tensor.text(1, name);
+    tensor.text(2, dtype.as_str());
+    tensor.numbers(3, shape.map(|d| d.on_the_wire().cast_unsigned()));
     tensor
+}
+
+fn fixed(shape: &[usize]) -> impl Iterator<Item = Dim> {
+    shape.iter().map(|n| Dim::Fixed(*n))
 }
 
 /// A `ServerMetadataResponse`.
@@ -314,10 +335,12 @@ pub(crate) fn model_metadata(signature: &Signature<'_>) -> Message {
     answer.text(1, signature.name);
     answer.text(2, &signature.version.to_string());
     answer.text(3, metadata::PLATFORM);
-    for (field, specs) in [(4, signature.inputs), (5, signature.outputs)] {
-        for spec in specs {
-            answer.message(field, &tensor(spec));
-        }
+    for input in signature.inputs {
+        let spec = &input.spec;
+        answer.message(4, &tensor(&spec.name, spec.dtype, fixed(&spec.shape)));
+    }
+    for Output { name, of, .. } in signature.outputs {
+        answer.message(5, &tensor(name, of.dtype, of.shape.iter().copied()));
     }
     answer
 }

@@ -1,25 +1,30 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use dunlin_protocol::bundle::DType;
+use dunlin_protocol::bundle::{TensorSpec, TensorType, flow};
 
-fn specs() -> (Vec<TensorSpec>, Vec<TensorSpec>) {
-    let tensor = |name: &str, dtype, shape: &[usize]| TensorSpec {
-        name: name.to_owned(),
-        dtype,
-        shape: shape.to_vec(),
+fn specs() -> (Vec<flow::Input>, Vec<Output>) {
+    let input = TensorSpec {
+        name: "x".to_owned(),
+        dtype: DType::FP32,
+        shape: vec![1, 2],
         layout: None,
     };
+    let output = |name: &str, dtype, shape: &[usize]| Output {
+        name: name.to_owned(),
+        of: TensorType::fixed(dtype, shape),
+        slot: 0,
+    };
     (
-        vec![tensor("x", DType::FP32, &[1, 2])],
+        vec![input.into()],
         vec![
-            tensor("y", DType::FP32, &[1, 2]),
-            tensor("h", DType::FP16, &[1]),
+            output("y", DType::FP32, &[1, 2]),
+            output("h", DType::FP16, &[1]),
         ],
     )
 }
 
-fn signature<'a>(specs: &'a (Vec<TensorSpec>, Vec<TensorSpec>)) -> Signature<'a> {
+fn signature<'a>(specs: &'a (Vec<flow::Input>, Vec<Output>)) -> Signature<'a> {
     Signature {
         name: "digits",
         version: 3,
@@ -94,7 +99,10 @@ fn an_answer_is_in_the_form_of_the_request_and_gives_its_parameters_back() {
         parse(message).unwrap()
     };
     let half = tract_onnx::prelude::f16::from_f32(1.0);
-    let outputs = [Values::FP32(vec![0.5, 0.25]), Values::FP16(vec![half])];
+    let outputs = [
+        Shaped::new(vec![1, 2], Values::FP32(vec![0.5, 0.25])),
+        Shaped::new(vec![1], Values::FP16(vec![half])),
+    ];
     for (raw, output, is_raw) in [(true, "y", true), (false, "y", false), (false, "h", true)] {
         let request = request(raw, output);
         let specs = specs();
@@ -103,8 +111,8 @@ fn an_answer_is_in_the_form_of_the_request_and_gives_its_parameters_back() {
         let of = |number| fields.iter().filter(move |f| f.number == number);
         assert_eq!(of(1).next().unwrap().text(), Ok("digits"));
         assert_eq!(
-            parameter_name(of(4).next().unwrap().bytes().unwrap()),
-            Ok("k")
+            parameter(of(4).next().unwrap().bytes().unwrap()),
+            Ok(("k", Value::from(7)))
         );
         assert_eq!((of(5).count(), of(6).count()), (1, usize::from(is_raw)));
         let given = input(of(5).next().unwrap().bytes().unwrap()).unwrap();

@@ -9,6 +9,8 @@ use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, metadata};
 use crate::inference::grpc::message::{self, InferRequest, Named};
 use crate::inference::grpc::wire::Message;
+use crate::inference::statistics::Writing;
+use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
@@ -16,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming};
+use serde_json::{Map, Value};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -404,6 +407,10 @@ impl Form for Grpc {
         &self.received
     }
 
+    fn writing(&self) -> Writing {
+        Writing::Binary
+    }
+
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<InferRequest, ApiError> {
         InferRequest::parse(body, signature)
     }
@@ -412,10 +419,14 @@ impl Form for Grpc {
         &request.inputs
     }
 
+    fn parameters(request: &InferRequest) -> Option<&Map<String, Value>> {
+        Some(&request.named)
+    }
+
     fn write(
         signature: &Signature<'_>,
         request: &InferRequest,
-        outputs: &[Values],
+        outputs: &[Shaped],
     ) -> Result<Message, ApiError> {
         Ok(message::answer(signature, request, outputs))
     }

@@ -7,6 +7,8 @@ use crate::inference::api::json::{InferRequest, Rendered, answer};
 use crate::inference::api::route::{ModelAsk, Route, route};
 use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, metadata};
+use crate::inference::statistics::Writing;
+use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -14,7 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Length of the JSON in a body that has binary tensors behind it.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -114,6 +116,13 @@ impl Form for Rest {
         &self.received
     }
 
+    fn writing(&self) -> Writing {
+        match self.json_bytes {
+            Some(_) => Writing::Binary,
+            None => Writing::Text,
+        }
+    }
+
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<InferRequest, ApiError> {
         InferRequest::parse(body, self.json_bytes, signature)
     }
@@ -122,10 +131,14 @@ impl Form for Rest {
         &request.inputs
     }
 
+    fn parameters(request: &InferRequest) -> Option<&Map<String, Value>> {
+        request.parameters.as_ref()
+    }
+
     fn write(
         signature: &Signature<'_>,
         request: &InferRequest,
-        outputs: &[Values],
+        outputs: &[Shaped],
     ) -> Result<Rendered, ApiError> {
         answer(signature, request, outputs)
     }
