@@ -3,178 +3,24 @@
 //! what applications get. Pure; a bundle whose steps do not fit together is refused when it is
 //! packed, uploaded and received.
 
+mod application;
 mod signature;
+mod types;
 
-use super::manifest::{DType, Manifest, ManifestError, TensorSpec};
+pub use application::{Application, ApplicationInput, Input, Output};
+pub use types::{Dim, TensorType};
+
+use super::manifest::{Manifest, ManifestError};
 use super::step::Step;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use application::{inputs, observed, outputs};
 
 /// Most steps on one side of the graph.
 const MAX_STEPS: usize = 256;
 /// Most elements a value between steps may have.
 pub(crate) const MAX_ELEMENTS: usize = 1 << 26;
-/// Longest element of `BYTES` that may be signed, in bytes.
-const BYTES_MAX: usize = 64 << 20;
-/// Longest element of `BYTES` if nothing is signed, in bytes.
-const BYTES_DEFAULT: usize = 4 << 20;
 const MAX_STREAMS: usize = 4096;
 /// Most memory that all streams' values together may take, in bytes.
 const STREAM_BYTES_MAX: usize = 256 << 20;
-
-/// A dimension of a value between steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dim {
-    /// Always this many.
-    Fixed(usize),
-    /// 0 up to this many, from call to call.
-    UpTo(usize),
-}
-
-impl Dim {
-    /// The largest it can be.
-    #[must_use]
-    pub fn max(self) -> usize {
-        match self {
-            Self::Fixed(n) | Self::UpTo(n) => n,
-        }
-    }
-
-    /// As the Open Inference Protocol writes it: −1 if it varies.
-    #[must_use]
-    pub fn on_the_wire(self) -> i64 {
-        match self {
-            Self::Fixed(n) => i64::try_from(n).unwrap_or(i64::MAX),
-            Self::UpTo(_) => -1,
-        }
-    }
-}
-
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed(n) => write!(f, "{n}"),
-            Self::UpTo(n) => write!(f, "≤{n}"),
-        }
-    }
-}
-
-/// Element type and shape of a value between steps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorType {
-    /// Element type.
-    pub dtype: DType,
-    /// Dimensions, outermost first.
-    pub shape: Vec<Dim>,
-}
-
-impl TensorType {
-    /// A type whose dimensions are all known.
-    #[must_use]
-    pub fn fixed(dtype: DType, shape: &[usize]) -> Self {
-        Self {
-            dtype,
-            shape: shape.iter().map(|&n| Dim::Fixed(n)).collect(),
-        }
-    }
-
-    /// The dimensions, if none of them varies.
-    #[must_use]
-    pub fn fixed_shape(&self) -> Option<Vec<usize>> {
-        let fixed = self.shape.iter().map(|d| match d {
-            Dim::Fixed(n) => Some(*n),
-            Dim::UpTo(_) => None,
-        });
-        fixed.collect()
-    }
-
-    /// Most elements; `usize::MAX` if there is no such number.
-    #[must_use]
-    pub fn elements_max(&self) -> usize {
-        let dims = self.shape.iter();
-        dims.fold(1_usize, |n, d| n.saturating_mul(d.max()))
-    }
-
-    /// Whether a shape found while running is one of this type.
-    #[must_use]
-    pub fn admits(&self, shape: &[usize]) -> bool {
-        let fits = |(dim, &n): (&Dim, &usize)| match dim {
-            Dim::Fixed(want) => n == *want,
-            Dim::UpTo(most) => n <= *most,
-        };
-        shape.len() == self.shape.len() && self.shape.iter().zip(shape).all(fits)
-    }
-}
-
-impl fmt::Display for TensorType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims: Vec<String> = self.shape.iter().map(Dim::to_string).collect();
-        write!(f, "{} [{}]", self.dtype.as_str(), dims.join(", "))
-    }
-}
-
-/// What applications send, if that is not what the graph takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApplicationInput {
-    /// Name.
-    pub name: String,
-    /// Element type, `BYTES` among them.
-    pub dtype: DType,
-    /// Dimensions, all known, outermost first.
-    pub shape: Vec<usize>,
-    /// Of `BYTES`: longest element, in bytes; 4 MiB if nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_max: Option<usize>,
-}
-
-/// What applications send and get, where it differs from what the graph takes and gives.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Application {
-    /// What they send; if empty, the graph's inputs (without those that are carried).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub inputs: Vec<ApplicationInput>,
-    /// Names of what they get, in order; if empty, all that there is after the steps.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub outputs: Vec<String>,
-    /// Name, after the steps, of the scores whose class, confidence and entropy are observed; if
-    /// absent, the first output.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed: Option<String>,
-}
-
-/// What an application sends under one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    /// Name, element type and shape.
-    pub spec: TensorSpec,
-    /// Of `BYTES`: longest element, in bytes; 0 for all others.
-    pub bytes_max: usize,
-    /// Of `BYTES`: whether JSON has them as base64, since an image's bytes are no text.
-    pub base64: bool,
-}
-
-/// What an application gets under one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Name.
-    pub name: String,
-    /// Element type and shape.
-    pub of: TensorType,
-    /// Its slot after the graph.
-    pub slot: usize,
-}
-
-impl From<TensorSpec> for Input {
-    fn from(spec: TensorSpec) -> Self {
-        Self {
-            spec,
-            bytes_max: 0,
-            base64: false,
-        }
-    }
-}
 
 /// A step with the slots it reads and writes.
 #[derive(Debug, Clone, PartialEq)]
@@ -290,52 +136,6 @@ fn carried(manifest: &Manifest) -> impl Iterator<Item = &super::step::Carry> {
     })
 }
 
-fn inputs(manifest: &Manifest) -> Result<Vec<Input>, ManifestError> {
-    let declared = manifest.application.as_ref().map(|a| &a.inputs[..]);
-    let declared = declared.unwrap_or_default();
-    if declared.is_empty() {
-        let sent = manifest.inputs.iter();
-        let sent = sent.filter(|s| carried(manifest).all(|c| c.tensor != s.name));
-        return Ok(sent.cloned().map(Input::from).collect());
-    }
-    let specs: Vec<TensorSpec> = declared
-        .iter()
-        .map(|input| TensorSpec {
-            name: input.name.clone(),
-            dtype: input.dtype,
-            shape: input.shape.clone(),
-            layout: None,
-        })
-        .collect();
-    super::manifest::check_tensors("application.inputs", &specs)?;
-    let mut inputs = Vec::new();
-    for (at, (input, spec)) in declared.iter().zip(specs).enumerate() {
-        let field = format!("application.inputs[{at}] {:?}", input.name);
-        let bytes_max = match (input.dtype, input.bytes_max) {
-            (DType::BYTES, limit) => limit.unwrap_or(BYTES_DEFAULT),
-            (_, None) => 0,
-            (dtype, Some(_)) => {
-                let problem = format!("bytes_max is for BYTES, this is {}", dtype.as_str());
-                return Err(invalid(field, problem));
-            }
-        };
-        let all = bytes_max.saturating_mul(spec.elements());
-        if input.dtype == DType::BYTES && (bytes_max == 0 || all > BYTES_MAX) {
-            let problem = format!("bytes_max · elements must be 1 to {BYTES_MAX} bytes, got {all}");
-            return Err(invalid(field, problem));
-        }
-        let is_decoded =
-            |step: &Step| matches!(step, Step::DecodeImage(s) if s.tensor == spec.name);
-        let base64 = manifest.steps.pre.iter().any(is_decoded);
-        inputs.push(Input {
-            spec,
-            bytes_max,
-            base64,
-        });
-    }
-    Ok(inputs)
-}
-
 /// Gives every step its slots and checks its signature. `before` is the other side, if this is the
 /// one after the graph.
 fn wire(
@@ -434,62 +234,6 @@ fn meet_graph(
         return Err(invalid(field, "neither a step nor the graph uses it"));
     }
     Ok(slots)
-}
-
-fn outputs(manifest: &Manifest, after: &Side) -> Result<Vec<Output>, ManifestError> {
-    let named = manifest.application.as_ref().map(|a| &a.outputs[..]);
-    let named = named.unwrap_or_default();
-    let slots: Vec<usize> = if named.is_empty() {
-        let hidden = |name: &str| carried(manifest).any(|c| c.from == name);
-        let all = after.slots.iter().enumerate();
-        all.filter(|(_, (name, _))| !hidden(name))
-            .map(|(slot, _)| slot)
-            .collect()
-    } else {
-        let mut slots = Vec::new();
-        for (at, name) in named.iter().enumerate() {
-            let field = format!("application.outputs[{at}] {name:?}");
-            let slot = after.slot(name);
-            match slot {
-                Some(slot) if !slots.contains(&slot) => slots.push(slot),
-                Some(_) => return Err(invalid(field, "named twice")),
-                None => return Err(invalid(field, "there is no such tensor after the steps")),
-            }
-        }
-        slots
-    };
-    if slots.is_empty() {
-        return Err(invalid(
-            "application.outputs",
-            "applications would get nothing",
-        ));
-    }
-    let outputs = slots.into_iter().map(|slot| {
-        let (name, of) = after.slots[slot].clone();
-        Output { name, of, slot }
-    });
-    Ok(outputs.collect())
-}
-
-fn observed(
-    manifest: &Manifest,
-    after: &Side,
-    outputs: &[Output],
-) -> Result<Option<usize>, ManifestError> {
-    let Some(name) = manifest
-        .application
-        .as_ref()
-        .and_then(|a| a.observed.as_ref())
-    else {
-        let first = outputs.first().filter(|o| o.of.dtype != DType::BYTES);
-        return Ok(first.map(|o| o.slot));
-    };
-    let slot = after.slot(name);
-    let numeric = slot.filter(|&s| after.slots[s].1.dtype != DType::BYTES);
-    numeric.map(Some).ok_or_else(|| {
-        let problem = format!("{name:?} is no tensor of numbers after the steps");
-        invalid("application.observed", problem)
-    })
 }
 
 fn check_streams(manifest: &Manifest, before: &Side) -> Result<(), ManifestError> {

@@ -13,6 +13,7 @@ pub(crate) mod numbers;
 pub(crate) mod pixels;
 mod plan;
 pub(crate) mod resize;
+mod run;
 pub(crate) mod scores;
 pub(crate) mod state;
 pub(crate) mod tabular;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bundle::manifest::DType;
 use crate::bundle::manifest::tests::sample;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -158,7 +159,7 @@ fn what_does_not_fit_is_told_by_step() {
         (
             "/application/observed",
             json!("label"),
-            "no tensor of numbers",
+            "no tensor of numbers of a fixed shape",
         ),
         (
             "/inputs/0/dtype",
@@ -273,6 +274,8 @@ fn detections_vary_in_number() {
     let outputs: Vec<String> = wired.outputs.iter().map(|o| o.of.to_string()).collect();
     assert_eq!(outputs, ["FP32 [≤100, 4]", "FP32 [≤100]", "BYTES [≤100]"]);
     assert_eq!(wired.outputs[0].of.shape[0].on_the_wire(), -1);
+    // Boxes say nothing about classes.
+    assert_eq!(wired.observed, None);
     assert!(wired.outputs[0].of.admits(&[0, 4]) && !wired.outputs[0].of.admits(&[101, 4]));
     let mut wrong = detector;
     wrong["steps"]["post"][4]["boxes_to_image"]["image"] = json!("x");
