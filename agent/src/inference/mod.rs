@@ -7,6 +7,7 @@
 mod api;
 pub mod confine;
 pub mod engine;
+pub mod fuzz;
 pub mod golden;
 pub mod graph;
 #[cfg(feature = "grpc")]

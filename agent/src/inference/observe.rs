@@ -58,7 +58,7 @@ impl Observation {
 
 fn top(values: &Values) -> (Option<usize>, f64, f64) {
     let mut best: (Option<usize>, f64) = (None, f64::NEG_INFINITY);
-    let mut entropy = 0.0;
+    let mut negative = false;
     for (index, p) in values.iter_f64().enumerate() {
         if p.is_nan() {
             return (None, f64::NAN, f64::NAN);
@@ -66,10 +66,15 @@ fn top(values: &Values) -> (Option<usize>, f64, f64) {
         if best.0.is_none() || p > best.1 {
             best = (Some(index), p);
         }
-        if p != 0.0 {
-            entropy -= p * p.ln();
-        }
+        negative |= p < 0.0;
     }
+    // Logarithms are most of the work, and what is no distribution has no entropy.
+    let entropy = if negative {
+        f64::NAN
+    } else {
+        let some = values.iter_f64().filter(|p| *p != 0.0);
+        some.fold(0.0, |sum, p| sum - p * p.ln())
+    };
     (best.0, best.1, entropy)
 }
 

@@ -9,7 +9,7 @@ mod rest;
 use super::api::ApiError;
 use super::api::signature::Signature;
 use super::models::{Held, Models, NotServed, Served, now_ms};
-use super::statistics::Phases;
+use super::statistics::{Phases, Writing};
 use super::steps::Shaped;
 use super::tensor::Values;
 use crate::clients::{Caller, Clients, Refusal};
@@ -79,6 +79,9 @@ trait Form: Send + 'static {
 
     /// The body.
     fn received(&self) -> &Received;
+
+    /// How its tensors are written.
+    fn writing(&self) -> Writing;
 
     /// Reads the tensors and all else.
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<Self::Request, ApiError>;
@@ -227,7 +230,10 @@ impl Api {
         // A body may take its time: the bundle that answers is the one serving now.
         let held = self.hold(asked)?;
         let queue = start.elapsed();
-        let inline = is_inline(form.received(), held.served().statistics().work());
+        let inline = is_inline(
+            form.received(),
+            held.served().statistics().work(form.writing()),
+        );
         let max_bytes = self.body_max_bytes(&held);
         // Runs to its end, and is counted, also if the client hangs up.
         let work = move || {
@@ -285,7 +291,7 @@ fn compute<F: Form>(
         infer: inferred.saturating_sub(read),
         output: start.elapsed().saturating_sub(inferred),
     };
-    statistics.answered(&phases, now_ms());
+    statistics.answered(form.writing(), &phases, now_ms());
     Ok(answer)
 }
 

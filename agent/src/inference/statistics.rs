@@ -55,6 +55,15 @@ fn nanoseconds(time: time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// How a request's tensors are written, which decides what reading them costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// As JSON.
+    Text,
+    /// As bytes of the machine's own kind.
+    Binary,
+}
+
 /// How long each part of one request took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Phases {
@@ -79,8 +88,8 @@ pub(crate) struct Statistics {
     compute_input: Counter,
     compute_infer: Counter,
     compute_output: Counter,
-    /// Moving average of the work on one request, in nanoseconds; 0: none was seen.
-    work_ns: AtomicU64,
+    /// Moving averages of the work on one request, in nanoseconds, by how it is written; 0: none was seen.
+    work_ns: [AtomicU64; 2],
 }
 
 /// One new value moves the average of work by an eighth of its distance.
@@ -88,7 +97,7 @@ const WORK_SHARE: u64 = 8;
 
 impl Statistics {
     /// Adds an answered request.
-    pub(crate) fn answered(&self, phases: &Phases, now_ms: i64) {
+    pub(crate) fn answered(&self, writing: Writing, phases: &Phases, now_ms: i64) {
         let work = phases.input + phases.infer + phases.output;
         self.success.add(phases.queue + work);
         self.queue.add(phases.queue);
@@ -99,11 +108,12 @@ impl Statistics {
         self.last_inference_ms.store(now_ms, Relaxed);
         let new = nanoseconds(work).max(1);
         // Two at once may lose one's share: it is an estimate.
-        let average = match self.work_ns.load(Relaxed) {
+        let work_ns = &self.work_ns[writing as usize];
+        let average = match work_ns.load(Relaxed) {
             0 => new,
             old => old - old / WORK_SHARE + new / WORK_SHARE,
         };
-        self.work_ns.store(average.max(1), Relaxed);
+        work_ns.store(average.max(1), Relaxed);
     }
 
     /// Adds a request that the model failed after this time.
@@ -113,8 +123,8 @@ impl Statistics {
 
     /// Moving average of the time from a request's last byte to its answer, without waiting; none before
     /// the first answer.
-    pub(crate) fn work(&self) -> Option<time::Duration> {
-        match self.work_ns.load(Relaxed) {
+    pub(crate) fn work(&self, writing: Writing) -> Option<time::Duration> {
+        match self.work_ns[writing as usize].load(Relaxed) {
             0 => None,
             ns => Some(time::Duration::from_nanos(ns)),
         }
@@ -152,8 +162,8 @@ mod tests {
     fn counts_and_sums_go_by_part() {
         let statistics = Statistics::default();
         assert_eq!(statistics.snapshot(), Snapshot::default());
-        statistics.answered(&phases(10), 7);
-        statistics.answered(&phases(20), 8);
+        statistics.answered(Writing::Binary, &phases(10), 7);
+        statistics.answered(Writing::Binary, &phases(20), 8);
         statistics.failed(time::Duration::from_micros(5));
         let seen = statistics.snapshot();
         let duration = |count, ns| Duration { count, ns };
@@ -167,13 +177,17 @@ mod tests {
     #[test]
     fn the_average_of_work_follows_and_is_unknown_at_first() {
         let statistics = Statistics::default();
-        assert_eq!(statistics.work(), None);
-        statistics.answered(&phases(1000), 0);
-        assert_eq!(statistics.work(), Some(time::Duration::from_micros(3000)));
+        assert_eq!(statistics.work(Writing::Binary), None);
+        statistics.answered(Writing::Binary, &phases(1000), 0);
+        assert_eq!(
+            statistics.work(Writing::Binary),
+            Some(time::Duration::from_micros(3000))
+        );
         for _ in 0..60 {
-            statistics.answered(&phases(10), 0);
+            statistics.answered(Writing::Binary, &phases(10), 0);
         }
-        let work = statistics.work().map(|w| w.as_micros());
+        let work = statistics.work(Writing::Binary).map(|w| w.as_micros());
         assert!(work.is_some_and(|us| (30..60).contains(&us)), "{work:?}");
+        assert_eq!(statistics.work(Writing::Text), None);
     }
 }

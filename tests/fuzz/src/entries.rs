@@ -2,10 +2,10 @@
 //! what is merely refused is fine.
 //!
 //! Shared by the fuzzer's targets and by the replay of the committed inputs, hence no dependency
-//! but the protocol, JSON and the image decoders; of the agent only the file that uses them.
+//! but ours and JSON.
 
+use dunlin_agent::inference::fuzz::{grpc_request as grpc, image, rest_request as request};
 use dunlin_protocol::archive::{Index, length_max};
-use dunlin_protocol::bundle::step::{Channels, DecodeImage, ImageFormat};
 use dunlin_protocol::bundle::{GoldenSet, Manifest, Profile};
 use dunlin_protocol::command::{self, Ack, Command, Desired};
 use dunlin_protocol::enroll::{
@@ -32,49 +32,19 @@ use std::sync::LazyLock;
 pub type Entry = fn(&[u8]);
 
 /// Entries by name, which is also their target's and their folder of inputs'.
-pub const ALL: [(&str, Entry); 9] = [
+pub const ALL: [(&str, Entry); 11] = [
     ("archive", archive),
     ("canonical", canonical),
+    ("grpc", grpc),
     ("image", image),
     ("manifest", manifest),
     ("messages", messages),
     ("metadata", metadata),
     ("patch", patch),
+    ("request", request),
     ("signed", signed),
     ("topic", topic),
 ];
-
-#[path = "../../../agent/src/inference/steps/decode.rs"]
-mod decode;
-#[path = "../../../agent/src/inference/steps/pixels.rs"]
-mod pixels;
-
-/// A picture from an application: the first byte chooses how it is decoded.
-pub fn image(data: &[u8]) {
-    const MAX_PIXELS: usize = 1 << 16;
-    let Some((choice, file)) = data.split_first() else {
-        return;
-    };
-    let channels = match choice % 2 {
-        0 => Channels::Rgb,
-        _ => Channels::Grey,
-    };
-    let step = DecodeImage {
-        tensor: String::new(),
-        into: None,
-        channels,
-        max_pixels: MAX_PIXELS,
-        formats: vec![ImageFormat::Jpeg, ImageFormat::Png],
-    };
-    if let Ok(image) = decode::decode(file, &step) {
-        assert!(image.height * image.width <= MAX_PIXELS, "bounded");
-        let samples = image.height * image.width * image.channels;
-        assert_eq!(
-            (image.channels, image.pixels.len()),
-            (channels.count(), samples)
-        );
-    }
-}
 
 /// 2026-01-01.
 fn now() -> Timestamp {

@@ -9,6 +9,7 @@ use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, metadata};
 use crate::inference::grpc::message::{self, InferRequest, Named};
 use crate::inference::grpc::wire::Message;
+use crate::inference::statistics::Writing;
 use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -404,6 +405,10 @@ impl Form for Grpc {
 
     fn received(&self) -> &Received {
         &self.received
+    }
+
+    fn writing(&self) -> Writing {
+        Writing::Binary
     }
 
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<InferRequest, ApiError> {

@@ -7,6 +7,7 @@ use crate::inference::api::json::{InferRequest, Rendered, answer};
 use crate::inference::api::route::{ModelAsk, Route, route};
 use crate::inference::api::signature::Signature;
 use crate::inference::api::{ApiError, metadata};
+use crate::inference::statistics::Writing;
 use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
 use bytes::Bytes;
@@ -113,6 +114,13 @@ impl Form for Rest {
 
     fn received(&self) -> &Received {
         &self.received
+    }
+
+    fn writing(&self) -> Writing {
+        match self.json_bytes {
+            Some(_) => Writing::Binary,
+            None => Writing::Text,
+        }
     }
 
     fn read(&self, body: &[u8], signature: &Signature<'_>) -> Result<InferRequest, ApiError> {

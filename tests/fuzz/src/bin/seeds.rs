@@ -16,6 +16,8 @@ fn main() -> std::io::Result<()> {
         ("patch", patches()),
         ("signed", signed()),
         ("topic", topics()),
+        ("request", requests()),
+        ("grpc", grpc_requests()),
         ("metadata", golden("trust")?),
         ("canonical", golden("trust")?),
         ("messages", golden("messages")?),
@@ -53,6 +55,81 @@ fn golden(kind: &str) -> std::io::Result<Vec<Vec<u8>>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Inference requests for the model of the entries, in JSON, in binary and in both.
+fn requests() -> Vec<Vec<u8>> {
+    let head = r#""id":"7","parameters":{"binary_data_output":true,"k":1}"#;
+    let tensor = |name: &str, dtype: &str, shape: &str, values: &str| {
+        format!(r#"{{"name":"{name}","datatype":"{dtype}","shape":{shape},{values}}}"#)
+    };
+    let size = |n: usize| format!(r#""parameters":{{"binary_data_size":{n}}}"#);
+    let text = |f: &str| {
+        [
+            tensor("f", "FP32", "[1,2]", &format!(r#""data":{f}"#)),
+            tensor("i", "INT64", "[2]", r#""data":[-1,9007199254740993]"#),
+            tensor("b", "BOOL", "[]", r#""data":[true]"#),
+        ]
+        .join(",")
+    };
+    let binary = [
+        tensor("f", "FP32", "[1,2]", &size(8)),
+        tensor("i", "INT64", "[2]", &size(16)),
+        tensor("b", "BOOL", "[]", &size(1)),
+    ]
+    .join(",");
+    let outputs = r#""outputs":[{"name":"h","parameters":{"binary_data":false}},{"name":"y"}]"#;
+    let plain = format!(r#"{{"inputs":[{}]}}"#, text("[0.5,1e-3]"));
+    let nested = format!(r#"{{{head},"inputs":[{}],{outputs}}}"#, text("[[0.5,2]]"));
+    let packed = format!(r#"{{{head},"inputs":[{binary}],{outputs}}}"#);
+    let tail = [&[0_u8; 8][..], &[255; 16], &[1]].concat();
+    vec![
+        [b"\n", plain.as_bytes()].concat(),
+        [b"\n", nested.as_bytes()].concat(),
+        [format!("{}\n", packed.len()).as_bytes(), packed.as_bytes(), &tail].concat(),
+        [b"0\n", &tail[..]].concat(),
+    ]
+}
+
+/// The same over gRPC: raw, typed, with parameters and wanted outputs.
+fn grpc_requests() -> Vec<Vec<u8>> {
+    /// A field of bytes, shorter than 128.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, bytes.len() as u8][..], bytes].concat()
+    }
+    let input = |name: &str, dtype: &str, shape: &[u8], contents: &[u8]| {
+        let head = [field(1, name.as_bytes()), field(2, dtype.as_bytes())].concat();
+        let contents = if contents.is_empty() {
+            Vec::new()
+        } else {
+            field(5, contents)
+        };
+        field(5, &[head, field(3, shape), contents].concat())
+    };
+    let named = [field(1, b"fuzzed"), field(3, b"7")].concat();
+    let parameter = field(4, &[field(1, b"k"), field(2, &[0x10, 7])].concat());
+    let wanted = field(6, &field(1, b"y"));
+    let raw = [
+        input("f", "FP32", &[1, 2], &[]),
+        input("i", "INT64", &[2], &[]),
+        input("b", "BOOL", &[], &[]),
+        field(7, &[0; 8]),
+        field(7, &[1; 16]),
+        field(7, &[1]),
+    ]
+    .concat();
+    let typed = [
+        input("f", "FP32", &[1, 2], &field(6, &[0; 8])),
+        input("i", "INT64", &[2], &field(3, &[5, 0x96, 1])),
+        input("b", "BOOL", &[], &[0x08, 1]),
+    ]
+    .concat();
+    vec![
+        [&named[..], &raw].concat(),
+        [&named[..], &typed].concat(),
+        [&named[..], &parameter, &raw, &wanted].concat(),
+        [&named[..], &parameter, &typed, &wanted].concat(),
+    ]
 }
 
 fn topics() -> Vec<Vec<u8>> {
