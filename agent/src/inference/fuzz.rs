@@ -2,9 +2,10 @@
 
 use super::api::json::{self, InferRequest};
 use super::api::signature::Signature;
-use super::steps::Shaped;
+use super::steps::{Shaped, decode};
 use super::tensor::Values;
 use dunlin_protocol::bundle::flow::{Input, Output};
+use dunlin_protocol::bundle::step::{Channels, DecodeImage, ImageFormat};
 use dunlin_protocol::bundle::{DType, TensorSpec, TensorType};
 
 /// Longest error that is an answer and no echo.
@@ -59,6 +60,32 @@ fn check_inputs(inputs: &[Values], signature: &Signature<'_>) {
     for (values, input) in inputs.iter().zip(signature.inputs) {
         assert_eq!(values.dtype(), input.spec.dtype);
         assert_eq!(values.len(), input.spec.elements());
+    }
+}
+
+/// A picture from an application: the first byte chooses how it is decoded. Panics if the image is not
+/// what it says, or larger than allowed.
+pub fn image(data: &[u8]) {
+    const MAX_PIXELS: usize = 1 << 16;
+    let Some((choice, file)) = data.split_first() else {
+        return;
+    };
+    let channels = match choice % 2 {
+        0 => Channels::Rgb,
+        _ => Channels::Grey,
+    };
+    let step = DecodeImage {
+        tensor: String::new(),
+        into: None,
+        channels,
+        max_pixels: MAX_PIXELS,
+        formats: vec![ImageFormat::Jpeg, ImageFormat::Png],
+    };
+    if let Ok(image) = decode::decode(file, &step) {
+        let pixels = image.height * image.width;
+        assert!(pixels <= MAX_PIXELS, "bounded");
+        assert_eq!(image.channels, channels.count());
+        assert_eq!(image.pixels.len(), pixels * image.channels);
     }
 }
 

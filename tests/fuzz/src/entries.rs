@@ -4,9 +4,9 @@
 //! Shared by the fuzzer's targets and by the replay of the committed inputs, hence no dependency
 //! but ours, JSON and the image decoders.
 
+pub use dunlin_agent::inference::fuzz::image;
 use dunlin_agent::inference::fuzz::{grpc_request, rest_request};
 use dunlin_protocol::archive::{Index, length_max};
-use dunlin_protocol::bundle::step::{Channels, DecodeImage, ImageFormat};
 use dunlin_protocol::bundle::{GoldenSet, Manifest, Profile};
 use dunlin_protocol::command::{self, Ack, Command, Desired};
 use dunlin_protocol::enroll::{
@@ -46,38 +46,6 @@ pub const ALL: [(&str, Entry); 11] = [
     ("signed", signed),
     ("topic", topic),
 ];
-
-#[path = "../../../agent/src/inference/steps/decode.rs"]
-mod decode;
-#[path = "../../../agent/src/inference/steps/pixels.rs"]
-mod pixels;
-
-/// A picture from an application: the first byte chooses how it is decoded.
-pub fn image(data: &[u8]) {
-    const MAX_PIXELS: usize = 1 << 16;
-    let Some((choice, file)) = data.split_first() else {
-        return;
-    };
-    let channels = match choice % 2 {
-        0 => Channels::Rgb,
-        _ => Channels::Grey,
-    };
-    let step = DecodeImage {
-        tensor: String::new(),
-        into: None,
-        channels,
-        max_pixels: MAX_PIXELS,
-        formats: vec![ImageFormat::Jpeg, ImageFormat::Png],
-    };
-    if let Ok(image) = decode::decode(file, &step) {
-        assert!(image.height * image.width <= MAX_PIXELS, "bounded");
-        let samples = image.height * image.width * image.channels;
-        assert_eq!(
-            (image.channels, image.pixels.len()),
-            (channels.count(), samples)
-        );
-    }
-}
 
 /// 2026-01-01.
 fn now() -> Timestamp {

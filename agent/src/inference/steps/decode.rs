@@ -1,7 +1,5 @@
 //! Images out of their files. What a file declares is held against the signed limit before anything of
 //! that size is reserved, so neither a PNG bomb nor a JPEG with a huge header costs memory.
-//!
-//! Knows nothing of the rest of the agent: `tests/fuzz` takes this file as it is.
 
 use super::pixels::{Image, luma};
 use dunlin_protocol::bundle::step::{Channels, DecodeImage, ImageFormat};
