@@ -4,6 +4,7 @@
 //! Only closed windows and counters cross it, so that the telemetry buffer is never on a
 //! request's path.
 
+use crate::inference::confine::Confinement;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::telemetry::Window;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub enum FromWorker {
     Listening {
         /// Loopback address, if configured.
         tcp: Option<std::net::SocketAddr>,
+        /// What the kernel keeps the worker from; unknown in one that was not confined.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confinement: Option<Confinement>,
         /// Loopback address of gRPC, if it has one.
         #[serde(default)]
         grpc: Option<std::net::SocketAddr>,

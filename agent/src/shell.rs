@@ -18,6 +18,7 @@ use crate::bundle::BlockLink;
 use crate::config::Settings;
 use crate::device::{self, Event};
 use crate::identity::Identity;
+use crate::inference::confine::Confinement;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
 use crate::renew::Renewal;
@@ -113,6 +114,8 @@ struct Shell {
     worker_events: mpsc::Receiver<WorkerEvent>,
     /// Whether the worker that lives now has opened its sockets.
     worker_listened: bool,
+    /// Whether it was told that the kernel confines the worker in part only.
+    confinement_told: bool,
     link: Option<Link>,
     /// Files over MQTT.
     blocks: BlockLink,
@@ -183,11 +186,29 @@ impl Shell {
         }
     }
 
+    /// A worker that is not held as tightly as it could be is told of once: it is the kernel's doing.
+    async fn tell_confinement(&mut self, confinement: Option<Confinement>) {
+        let missing = confinement.filter(|confinement| !confinement.is_whole());
+        if let Some(missing) =
+            missing.filter(|_| !std::mem::replace(&mut self.confinement_told, true))
+        {
+            let detail =
+                format!("the kernel confines the inference worker in part only: {missing}");
+            tracing::warn!("{detail}");
+            self.record_event("worker_confinement", detail, None).await;
+        }
+    }
+
     async fn worker_says(&mut self, said: FromWorker) {
         match said {
-            FromWorker::Listening { tcp, grpc } => {
+            FromWorker::Listening {
+                tcp,
+                grpc,
+                confinement,
+            } => {
                 self.worker_listened = true;
                 tracing::info!(socket = %self.worker_settings.socket.display(), ?tcp, ?grpc, "inference API listens");
+                self.tell_confinement(confinement).await;
             }
             FromWorker::Activated { bundle: digest } => {
                 tracing::info!(bundle = %digest, "bundle serves");

@@ -30,6 +30,8 @@ pub struct WorkerSettings {
     pub program: PathBuf,
     /// Arguments before `infer` (the all-in-one binary needs `agent`).
     pub prefix: Vec<String>,
+    /// Folder of the slots, the only files the worker may read.
+    pub models: PathBuf,
     /// Unix socket for applications.
     pub socket: PathBuf,
     /// Loopback address for applications.
@@ -162,6 +164,8 @@ fn spawn(settings: &WorkerSettings) -> std::io::Result<(Child, ChildStdin, Child
     command
         .arg("--socket")
         .arg(&settings.socket)
+        .arg("--models")
+        .arg(&settings.models)
         .arg("--window-ms")
         .arg(settings.window_ms.to_string());
     if let Some(listen) = settings.listen {

@@ -37,6 +37,7 @@ impl Serving {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("inference.sock");
         let args = WorkerArgs {
+            models: Vec::new(),
             socket: Some(socket.clone()),
             listen: None,
             grpc_listen: None,

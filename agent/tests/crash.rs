@@ -237,6 +237,17 @@ async fn an_update_arrives_whatever_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_by_a_patch_arrives_whatever_is_cut() {
+    let world = World::patched().await;
+    let (one, script) = (world.running(1).await, Script::install(2));
+    world.after(&one, &script).await;
+    assert!(!world.model_was_asked_for(), "the patch was of no use");
+    cut_everywhere("update by a patch", &world, &one, &script).await;
+    full_everywhere("update by a patch", &world, &one, &script).await;
+    broken_everywhere("update by a patch", &world, &one, &script).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_does_not_hold_goes_back_whatever_is_cut() {
     let world = World::new().await;
     let one = world.running(1).await;

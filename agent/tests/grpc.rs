@@ -39,6 +39,7 @@ impl Serving {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("grpc.sock");
         let args = WorkerArgs {
+            models: Vec::new(),
             socket: Some(dir.path().join("rest.sock")),
             listen: None,
             grpc_listen: Some(GrpcAddress::Unix(socket.clone())),

@@ -50,6 +50,7 @@ impl Running {
         // What a killed worker leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let args = WorkerArgs {
+            models: Vec::new(),
             socket: Some(socket.clone()),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             grpc_listen: None,
@@ -683,6 +684,7 @@ async fn the_end_of_the_pipe_drains_the_worker_and_other_machines_are_not_served
 
     let dir = tempfile::tempdir().unwrap();
     let args = WorkerArgs {
+        models: Vec::new(),
         socket: Some(dir.path().join("s")),
         listen: Some("0.0.0.0:0".parse().unwrap()),
         grpc_listen: None,

@@ -23,6 +23,7 @@ fn settings(dir: &Path) -> WorkerSettings {
     WorkerSettings {
         program: PathBuf::from(env!("CARGO_BIN_EXE_dunlin-agent")),
         prefix: Vec::new(),
+        models: std::env::temp_dir(),
         socket: dir.join("infer.sock"),
         listen: None,
         grpc_listen: None,

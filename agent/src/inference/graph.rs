@@ -1,5 +1,6 @@
 //! An ONNX graph made ready to run by tract, with the manifest's concrete shapes.
 
+use super::ml;
 use super::tensor::{Values, datum_type, describe};
 use dunlin_protocol::bundle::TensorSpec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,9 +69,10 @@ impl Graph {
     ) -> Result<Self, GraphError> {
         guarded("loading the model", || {
             // Shapes stored in the file are often symbolic or stale; the manifest's are signed.
-            let engine = tract_onnx::onnx()
+            let mut engine = tract_onnx::onnx()
                 .with_ignore_value_info(true)
                 .with_ignore_output_shapes(true);
+            ml::register(&mut engine);
             let mut reader = onnx;
             let proto = engine
                 .proto_model_for_read(&mut reader)
@@ -194,7 +196,10 @@ fn check_operators(engine: &Onnx, proto: &ModelProto) -> Result<(), GraphError> 
     let nodes = proto.graph.iter().flat_map(|g| &g.node);
     let mut unknown: Vec<String> = nodes
         .filter(|n| !engine.op_register.0.contains_key(&n.op_type))
-        .map(|n| format!("{} (node {:?})", n.op_type, n.name))
+        .map(|n| match ml::way_out(&n.op_type) {
+            Some(way_out) => format!("{} (node {:?}; {way_out})", n.op_type, n.name),
+            None => format!("{} (node {:?})", n.op_type, n.name),
+        })
         .collect();
     unknown.truncate(20);
     if unknown.is_empty() {
@@ -311,6 +316,13 @@ fn check_output(
         .is_none_or(|s| s == spec.shape.as_slice());
     if (computed == datum_type(spec.dtype) || symbolic) && shape {
         return Ok(());
+    }
+    if computed == DatumType::String {
+        return Err(GraphError::Outputs(format!(
+            "the manifest says {}, the graph computes text: leave this output out and list the \
+             classes as the manifest's labels, or export the model with numbered classes",
+            describe(spec)
+        )));
     }
     Err(GraphError::Outputs(format!(
         "the manifest says {}, the graph computes {:?} {:?}",

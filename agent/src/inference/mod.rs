@@ -13,6 +13,7 @@ pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+mod ml;
 mod models;
 mod observe;
 mod serve;

@@ -1,6 +1,8 @@
 //! The worker process: commands in, windows out, inference in between.
 
-use super::confine::{ConfineError, confine, offer_to_oom_killer};
+use super::confine::{
+    ConfineError, Confinement, Enforced, Needs, confine, offer_to_oom_killer, seal,
+};
 use super::engine::{Engine, load_manifest};
 use super::golden::trial;
 use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
@@ -57,6 +59,9 @@ pub struct WorkerArgs {
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
+    /// Folder of staged bundles, the only one that may be read; may be given again.
+    #[arg(long, value_name = "DIR")]
+    pub models: Vec<PathBuf>,
     /// Most private writable memory this process may have, in bytes.
     #[arg(long)]
     pub memory_limit_bytes: Option<u64>,
@@ -114,10 +119,40 @@ fn confined(args: WorkerArgs) -> Result<(), WorkerError> {
     // Under memory pressure the kernel takes a trial first, then the worker, the supervisor last.
     let first = if args.trial.is_some() { 1000 } else { 500 };
     offer_to_oom_killer(first);
-    confine(args.memory_limit_bytes)?;
+    let landlock = confine(&needs(&args))?;
     match &args.trial {
-        Some(slot) => print_trial(slot),
-        None => serve(args),
+        // Nothing is opened any more; `execve` and the network go before the model comes.
+        Some(slot) => {
+            seal()?;
+            print_trial(slot)
+        }
+        None => serve(args, landlock),
+    }
+}
+
+fn needs(args: &WorkerArgs) -> Needs {
+    if let Some(slot) = &args.trial {
+        return Needs {
+            memory_limit_bytes: args.memory_limit_bytes,
+            models: vec![slot.clone()],
+            ..Needs::default()
+        };
+    }
+    let (grpc_socket, grpc_tcp) = match &args.grpc_listen {
+        Some(GrpcAddress::Unix(path)) => (Some(path), None),
+        Some(GrpcAddress::Tcp(address)) => (None, Some(address)),
+        None => (None, None),
+    };
+    let folder = |socket: &PathBuf| match socket.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let ports = args.listen.iter().chain(grpc_tcp);
+    Needs {
+        memory_limit_bytes: args.memory_limit_bytes,
+        models: args.models.clone(),
+        socket_dirs: args.socket.iter().chain(grpc_socket).map(folder).collect(),
+        listen_ports: ports.map(SocketAddr::port).collect(),
     }
 }
 
@@ -135,7 +170,7 @@ fn print_trial(slot: &Path) -> Result<(), WorkerError> {
     Ok(stdout.flush()?)
 }
 
-fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
+fn serve(args: WorkerArgs, landlock: Enforced) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(cores() + 2)
@@ -156,7 +191,11 @@ fn serve(args: WorkerArgs) -> Result<(), WorkerError> {
             write_words(&mut out_rx);
             let _ = written.send(());
         })?;
-    let result = runtime.block_on(run(args, commands, out));
+    let sealed = move || {
+        let seccomp = seal()?;
+        Ok(Some(Confinement { landlock, seccomp }))
+    };
+    let result = runtime.block_on(run_until_drained(args, commands, out, sealed));
     let _ = all_written.recv_timeout(LAST_WORDS_TIMEOUT);
     // A model that still computes must not hold the exit up.
     runtime.shutdown_background();
@@ -229,14 +268,25 @@ fn write_words(words: &mut mpsc::Receiver<FromWorker>) {
     }
 }
 
-/// Serves until `Drain`, SIGTERM or the end of `commands`. Needs a tokio runtime with I/O and time.
+/// Serves until `Drain`, SIGTERM or the end of `commands`, in a process that nothing is taken from.
+/// Needs a tokio runtime with I/O and time.
 ///
 /// # Errors
 /// The sockets cannot be opened, or nobody reads `out` any more.
 pub async fn run(
     args: WorkerArgs,
+    commands: mpsc::Receiver<ToWorker>,
+    out: mpsc::Sender<FromWorker>,
+) -> Result<(), WorkerError> {
+    run_until_drained(args, commands, out, || Ok(None)).await
+}
+
+/// `sealed` is called once the sockets are open and before any model is read.
+async fn run_until_drained(
+    args: WorkerArgs,
     mut commands: mpsc::Receiver<ToWorker>,
     out: mpsc::Sender<FromWorker>,
+    sealed: impl FnOnce() -> Result<Option<Confinement>, ConfineError>,
 ) -> Result<(), WorkerError> {
     let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
     let models = Arc::new(Models::default());
@@ -251,8 +301,14 @@ pub async fn run(
         grpc: args.grpc_listen.as_ref(),
     };
     let listening = Listening::open(sockets, api).await?;
+    let confinement = sealed()?;
     let (tcp, grpc) = (listening.tcp, listening.grpc);
-    tell(&out, FromWorker::Listening { tcp, grpc }).await?;
+    let listens = FromWorker::Listening {
+        tcp,
+        grpc,
+        confinement,
+    };
+    tell(&out, listens).await?;
     let mut desk = Desk {
         models,
         out,

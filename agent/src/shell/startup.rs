@@ -32,6 +32,7 @@ impl Shell {
         let worker_settings = WorkerSettings {
             program: program.path,
             prefix: program.prefix,
+            models: settings.state_dir.join("slots"),
             socket: settings.inference.socket.clone(),
             listen: settings.inference.listen,
             grpc_listen: settings.inference.grpc_listen.clone(),
@@ -41,6 +42,8 @@ impl Shell {
             memory_limit_bytes: settings.inference.memory_limit_mib << 20,
             trial_timeout: worker::TRIAL_TIMEOUT,
         };
+        // What is not there when the worker is confined can never be read by it.
+        crate::files::create_private_dir(&worker_settings.models)?;
         if let Some(folder) = worker_settings.socket.parent()
             && !folder.exists()
         {
@@ -77,6 +80,7 @@ impl Shell {
             worker_settings,
             worker_events,
             worker_listened: false,
+            confinement_told: false,
             link: Some(link),
             blocks,
             renewal,

@@ -11,6 +11,7 @@ use dunlin_agent::ledger::Ledger;
 use dunlin_protocol::bundle::{HostFacts, Manifest};
 use dunlin_protocol::command::DesiredBundle;
 use dunlin_protocol::id::Digest;
+use dunlin_protocol::patch::{self, Options};
 use dunlin_protocol::trust::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,14 +20,17 @@ use std::time::Duration;
 
 /// The state folder on every disk.
 pub(crate) const FOLDER: &str = "/state";
-/// The server breaks the second version's model off after so many bytes, once.
+/// The server breaks what the second version's model comes by off after so many bytes, once.
 const CUT_AFTER_BYTES: usize = 9_000;
+const PATCH_CUT_AFTER_BYTES: usize = 10;
 
 pub(crate) struct World {
     server: Arc<Server>,
     tls: Arc<rustls::ClientConfig>,
     root: Vec<u8>,
     model_of_two: String,
+    /// The path that breaks off, and where.
+    breaks_off: (String, usize),
     versions: [DesiredBundle; 2],
     /// What the server offers before and after the second version was published.
     published: [BTreeMap<String, Vec<u8>>; 2],
@@ -36,6 +40,20 @@ pub(crate) struct World {
 impl World {
     /// A repository with two versions: between them the root and the online keys were rotated.
     pub(crate) async fn new() -> Self {
+        Self::with(Release::version(2)).await
+    }
+
+    /// The second version is like the first, and there is a patch.
+    pub(crate) async fn patched() -> Self {
+        let like = Some(1);
+        Self::with(Release {
+            like,
+            ..Release::version(2)
+        })
+        .await
+    }
+
+    async fn with(second: Release) -> Self {
         let (server, dir) = (Server::start().await, tempfile::tempdir().unwrap());
         let mut repository = Repository::new();
         repository.model_words = 3_000;
@@ -46,17 +64,25 @@ impl World {
         let old = std::mem::replace(&mut repository.root, SigningKey::from_seed(&[11; 32]));
         repository.timestamp = SigningKey::from_seed(&[15; 32]);
         repository.sign_root(2, &[&old]);
-        let two = repository.add(&Release {
-            floor: 1,
-            ..Release::version(2)
-        });
+        let words = repository.model_words;
+        let two = repository.add(&second);
         repository.publish();
-        let model = super::repository::model_of(2, repository.model_words);
+        let (old, new) = (Release::version(1).model(words), second.model(words));
+        let (from, to) = (Digest::of(&old), Digest::of(&new));
+        let model_of_two = format!("blobs/{to}");
+        let mut breaks_off = (model_of_two.clone(), CUT_AFTER_BYTES);
+        if second.like.is_some() {
+            let made = patch::make(&old, &new, &Options::default()).unwrap();
+            let path = format!("patches/{from}/{to}");
+            repository.files.insert(path.clone(), made.patch);
+            breaks_off = (path, PATCH_CUT_AFTER_BYTES);
+        }
         Self {
             tls: server.identity(dir.path()).rustls_client_config(),
             server,
             root,
-            model_of_two: format!("blobs/{}", Digest::of(&model)),
+            model_of_two,
+            breaks_off,
             versions: [one, two],
             published: [first, repository.files],
             _dir: dir,
@@ -76,8 +102,14 @@ impl World {
     pub(crate) fn begin(&self, script: &Script) {
         let published = self.published[script.published() - 1].clone();
         self.server.content.lock().unwrap().files = published;
-        self.server
-            .spoil(&self.model_of_two, Fault::CutAfterOnce(CUT_AFTER_BYTES));
+        let (path, after_bytes) = &self.breaks_off;
+        self.server.asked("");
+        self.server.spoil(path, Fault::CutAfterOnce(*after_bytes));
+    }
+
+    /// Whether the second version's model was asked for itself since the script began.
+    pub(crate) fn model_was_asked_for(&self) -> bool {
+        !self.server.asked(&self.model_of_two).is_empty()
     }
 
     /// It does not break off any more.

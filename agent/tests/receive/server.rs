@@ -233,7 +233,7 @@ impl Server {
             Some(Fault::Stalls) => vec![Step::Data(data.slice(..data.len().min(10))), Step::Wait],
             Some(Fault::CutAfterOnce(n)) => {
                 answer = answer.header(header::CONTENT_LENGTH, data.len());
-                vec![Step::Data(data.slice(..n)), Step::Fail]
+                vec![Step::Data(data.slice(..n.min(data.len()))), Step::Fail]
             }
             _ => {
                 answer = answer.header(header::CONTENT_LENGTH, data.len());
