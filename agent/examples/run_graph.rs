@@ -79,6 +79,8 @@ fn byte_length(spec: &TensorSpec) -> usize {
         DType::UINT16 | DType::INT16 | DType::FP16 => 2,
         DType::UINT32 | DType::INT32 | DType::FP32 => 4,
         DType::UINT64 | DType::INT64 | DType::FP64 => 8,
+        // Never in a graph.
+        DType::BYTES => 0,
     };
     spec.elements() * width
 }

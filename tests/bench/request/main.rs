@@ -113,6 +113,8 @@ impl Worker {
         let mut child = Command::new(agent)
             .args(["agent", "infer", "--listen", "127.0.0.1:0", "--socket"])
             .arg(&socket)
+            .arg("--models")
+            .arg(slot)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

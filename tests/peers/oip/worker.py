@@ -98,6 +98,7 @@ class Worker:
         bundle = stage_into(self.slot)
         self.process = subprocess.Popen(
             [PROGRAM, "agent", "infer", "--socket", self.socket, "--listen", "127.0.0.1:0"]
+            + ["--models", self.slot]
             + ["--grpc-listen", self.grpc_socket if grpc_over_socket else "127.0.0.1:0"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
