@@ -172,15 +172,37 @@ async fn a_topic_goes_in_and_results_come_out() {
         "{:?}",
         replies.lines()
     );
+    let payload = json!(pixels(3)).to_string();
+    let reply = broker
+        .request("line3/d", "reply/mine", &payload)
+        .await
+        .unwrap();
+    let reply: Value = serde_json::from_str(reply.trim()).unwrap();
+    assert_eq!(without_id(reply), without_id(asked(&fleet, 3).await));
     metrics(
         &fleet,
         &[
-            ("pipeline.digits.received", 5),
-            ("pipeline.digits.answered", 3),
+            ("pipeline.digits.received", 6),
+            ("pipeline.digits.answered", 4),
             ("pipeline.digits.failed", 2),
         ],
     )
     .await;
+    let (store, id) = (&fleet.server().store, &fleet.devices[0].id);
+    eventually("an event of what failed", async || {
+        let events = store.events(id, 100).await?;
+        let texts = events.iter().map(|e| serde_json::to_string(&e.record));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let told =
+            |text: &String| text.contains("pipeline_record_failed") && text.contains("line3/b");
+        Ok(if texts.iter().any(told) {
+            Ok(())
+        } else {
+            Err(format!("{texts:?}"))
+        })
+    })
+    .await
+    .unwrap();
     fleet.end().await.unwrap();
 }
 

@@ -89,6 +89,34 @@ impl LocalBroker {
         Ok(())
     }
 
+    /// `mosquitto_rr`: publishes a request and waits for the message on its response topic.
+    ///
+    /// # Errors
+    /// It fails, or there is no answer.
+    pub async fn request(
+        &self,
+        topic: &str,
+        response_topic: &str,
+        payload: &str,
+    ) -> anyhow::Result<String> {
+        let mut command = self.client("mosquitto_rr", &[]);
+        command.args([
+            "-q",
+            "1",
+            "-W",
+            "60",
+            "-t",
+            topic,
+            "-e",
+            response_topic,
+            "-m",
+            payload,
+        ]);
+        let output = command.output().await.context("mosquitto_rr")?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// `mosquitto_pub -l`: a message a line, over one connection.
     ///
     /// # Errors
