@@ -179,7 +179,8 @@ async fn next_line(
         let piece = input.fill_buf().await?;
         if piece.is_empty() {
             let nothing = line.is_empty() && passed == 0;
-            return Ok((!nothing).then(|| if passed > 0 { Err(passed) } else { Ok(line) }));
+            let ended = if passed > 0 { Err(passed) } else { Ok(line) };
+            return Ok((!nothing).then_some(ended));
         }
         let end = piece.iter().position(|byte| *byte == b'\n');
         let used = end.map_or(piece.len(), |end| end + 1);
