@@ -10,6 +10,7 @@ use crate::identity::Identity;
 use crate::inference::WorkerArgs;
 use crate::install::{self, Outcome, Wish};
 use crate::ledger::Ledger;
+use crate::pipeline::command::{self, PipeArgs};
 use crate::shell::{self, Program};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -115,6 +116,19 @@ enum Sub {
     },
     /// Print a configuration file with every key and its default.
     DefaultConfig,
+    /// Send records through a model: lines of standard input, a folder's files or a topic's messages.
+    #[command(
+        after_help = "Results are the answers of the inference API, a JSON line each. Progress and what went\nwrong are told on standard error.\n\nExit status: 0 every record was answered, 1 some were not.\n\nExample:\n  dunlin-agent pipe --model digits --format csv < rows.csv > results.jsonl"
+    )]
+    Pipe {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        pipe: PipeArgs,
+    },
+    /// The pipelines (started by `run` if the configuration has any).
+    #[command(hide = true)]
+    Pipelines,
     /// The inference worker (started by `run`).
     #[command(hide = true)]
     Infer(WorkerArgs),
@@ -152,6 +166,13 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             print!("{}", crate::config::agent_default_toml());
             ExitCode::SUCCESS
         }
+        Sub::Pipelines => pipelines(),
+        Sub::Pipe { config, pipe } => match pipe.socket().cloned() {
+            Some(socket) => succeeded(run_pipe(pipe, socket)),
+            None => with_settings(&config, |settings| {
+                run_pipe(pipe, settings.inference.socket)
+            }),
+        },
         Sub::Run { config } => with_settings(&config, |settings| {
             log_to_stderr(&settings.log_level);
             let path = std::env::current_exe().context("own program")?;
@@ -239,6 +260,33 @@ async fn install(
     Ok(ExitCode::from(code))
 }
 
+fn run_pipe(pipe: PipeArgs, socket: PathBuf) -> anyhow::Result<ExitCode> {
+    log_to_stderr("warn");
+    let runtime = runtime()?;
+    let ended = runtime.block_on(command::pipe(pipe, socket));
+    // A read of standard input cannot be taken back; it must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+fn pipelines() -> ExitCode {
+    log_to_stderr("info");
+    let ran = runtime().and_then(|runtime| {
+        let ended = runtime.block_on(command::pipelines());
+        // A read of standard input cannot be taken back; it must not hold up the end.
+        runtime.shutdown_background();
+        ended
+    });
+    succeeded(ran)
+}
+
+fn succeeded(ran: anyhow::Result<ExitCode>) -> ExitCode {
+    ran.unwrap_or_else(|e| {
+        eprintln!("dunlin-agent: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
 fn with_settings(
     config: &ConfigArg,
     then: impl FnOnce(Settings) -> anyhow::Result<ExitCode>,
@@ -252,10 +300,7 @@ fn with_settings(
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    then(settings).unwrap_or_else(|e| {
-        eprintln!("dunlin-agent: {e:#}");
-        ExitCode::FAILURE
-    })
+    succeeded(then(settings))
 }
 
 /// As [`with_settings`], as the user whom the state folder belongs to if root calls.

@@ -4,10 +4,12 @@
 //! [`Settings`] (checked). Only settings travel.
 
 mod inference;
+mod pipelines;
 
 use crate::device::window::{WindowError, Windows};
 use crate::files;
 use crate::http::proxy::ProxyUrl;
+use crate::pipeline::PipelineSettings;
 use dunlin_protocol::id::DeviceId;
 pub use inference::InferenceSettings;
 use jiff::tz::TimeZone;
@@ -115,6 +117,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// Updates.
     pub update: UpdateSettings,
+    /// Records that go through models without an application.
+    pub pipelines: Vec<PipelineSettings>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
 }
@@ -147,6 +151,7 @@ struct Inputs {
     request_timeout_ms: i64,
     window: Vec<String>,
     time_zone: String,
+    pipelines: Vec<pipelines::Inputs>,
     level: String,
 }
 
@@ -254,6 +259,7 @@ impl Inputs {
             request_timeout_ms: from.number("update.request_timeout_ms", 30_000),
             window: from.texts("update.window"),
             time_zone: text(from, "update.time_zone", "UTC"),
+            pipelines: pipelines::read(from),
             level: text(from, "log.level", "info"),
         }
     }
@@ -314,6 +320,7 @@ impl Inputs {
                 ),
                 windows: check.windows(&self.window, &self.time_zone),
             },
+            pipelines: pipelines::check(self.pipelines, &mut check),
             log_level: check.level(self.level),
             state_dir,
         }
@@ -622,6 +629,14 @@ window = []
 # Whose local time that is: UTC, a name such as "Europe/Berlin" (from the system's zoneinfo), or a
 # rule such as "CET-1CEST,M3.5.0,M10.5.0/3".
 time_zone = "UTC"
+
+# Records that go through a model without an application, as many of these as there are sources. All
+# of it, with the files and topics that there are: docs/pipelines.md.
+# [[pipelines]]
+# source = "mqtt://127.0.0.1:1883/line3/vibration"
+# model = "anomaly"
+# sink = "mqtt://127.0.0.1:1883/line3/anomaly"
+# when_full = "drop_oldest"
 
 [log]
 # error, warn, info, debug or trace.

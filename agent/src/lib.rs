@@ -21,6 +21,7 @@ pub mod install;
 pub mod ledger;
 pub mod mqtt;
 pub mod pipe;
+pub mod pipeline;
 pub mod renew;
 pub mod shell;
 pub mod telemetry;

@@ -5,6 +5,8 @@
 //! what a broker remembers. Each connection has a random id, named in its hello and in its last
 //! will, so that the will of a dead connection cannot overtake the hello of the next.
 
+pub mod local;
+
 use dunlin_protocol::id::{DeviceId, FleetId};
 use dunlin_protocol::report::Presence;
 use dunlin_protocol::topic::{Channel, Topic};

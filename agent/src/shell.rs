@@ -9,6 +9,7 @@ mod deferred;
 mod job;
 mod orders;
 mod outbound;
+mod pipelines;
 mod record;
 mod slots;
 mod startup;
@@ -21,6 +22,7 @@ use crate::identity::Identity;
 use crate::inference::confine::Confinement;
 use crate::mqtt::{Incoming, Link};
 use crate::pipe::FromWorker;
+use crate::pipeline::{ChildEvent, Pipelines};
 use crate::renew::Renewal;
 use crate::telemetry::TelemetryHandle;
 use crate::worker::{Worker, WorkerEvent, WorkerSettings};
@@ -116,6 +118,9 @@ struct Shell {
     worker_listened: bool,
     /// Whether it was told that the kernel confines the worker in part only.
     confinement_told: bool,
+    /// Their process, if the configuration has any.
+    pipelines: Option<Pipelines>,
+    pipeline_events: mpsc::Receiver<ChildEvent>,
     link: Option<Link>,
     /// Files over MQTT.
     blocks: BlockLink,
@@ -142,6 +147,7 @@ impl Shell {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(event) = self.worker_events.recv() => self.worker_event(event).await,
+                Some(event) = self.pipeline_events.recv() => self.pipeline_event(event).await,
                 Some(done) = self.updater.done() => {
                     let orders = self.updater.finished(done, now_ms()).await;
                     self.obey(orders).await;

@@ -79,9 +79,12 @@ const HOMES: [(&str, &[&str]); 12] = [
 ];
 
 /// Files and folders whose decisions are pure, without `.rs`.
-const PURE: [&str; 6] = [
+const PURE: [&str; 9] = [
     "protocol/src",
     "agent/src/device",
+    "agent/src/pipeline/place",
+    "agent/src/pipeline/queue",
+    "agent/src/pipeline/record",
     "agent/src/renew/plan",
     "fleet-server/src/rollout/plan",
     "fleet-server/src/drift/statistics",

@@ -6,6 +6,7 @@
 pub mod fleet;
 pub mod golden;
 pub mod http;
+pub mod local_broker;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod operator;

@@ -28,7 +28,6 @@ impl Mosquitto {
     /// # Errors
     /// It is not installed, or does not start; its log is in the error.
     pub fn start(dir: &Path, pki: &Path, acl: &Path, port: u16) -> anyhow::Result<Self> {
-        let config = dir.join("mosquitto.conf");
         let log = dir.join("mosquitto.log");
         let text = format!(
             "per_listener_settings false\nallow_anonymous false\nacl_file {acl}\nlog_dest file {log}\nuser root\n\
@@ -39,6 +38,17 @@ impl Mosquitto {
             log = log.display(),
             pki = pki.display(),
         );
+        Self::start_with(dir, &text, port)
+    }
+
+    /// Starts it with any configuration that logs to `mosquitto.log` in the folder, and waits until
+    /// it listens.
+    ///
+    /// # Errors
+    /// It is not installed, or does not start; its log is in the error.
+    pub fn start_with(dir: &Path, text: &str, port: u16) -> anyhow::Result<Self> {
+        let config = dir.join("mosquitto.conf");
+        let log = dir.join("mosquitto.log");
         std::fs::write(&config, text)?;
         let child = spawn(&config)?;
         let mut this = Self {
@@ -56,6 +66,19 @@ impl Mosquitto {
     /// It does not start.
     pub fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
+        self.child.wait()?;
+        self.child = spawn(&self.config)?;
+        let log = self.config.with_file_name("mosquitto.log");
+        self.wait_until_it_listens(&log)
+    }
+
+    /// Ends it in order, so that it writes down what it holds, and starts it again on the same port.
+    ///
+    /// # Errors
+    /// It does not end or start.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         self.child.wait()?;
         self.child = spawn(&self.config)?;
         let log = self.config.with_file_name("mosquitto.log");

@@ -14,7 +14,7 @@ fn the_default_file_says_what_no_file_says() {
         .lines()
         .filter(|l| cfg!(feature = "grpc") || !l.contains("grpc_listen"))
         .map(|l| match l.strip_prefix("# ") {
-            Some(key) if key.contains(" = ") => format!("{key}\n"),
+            Some(key) if key.contains(" = ") || key.starts_with("[[") => format!("{key}\n"),
             _ => format!("{l}\n"),
         })
         .collect();
@@ -22,6 +22,7 @@ fn the_default_file_says_what_no_file_says() {
     assert_eq!(settings.device.unwrap().as_str(), "edge-07");
     assert_eq!(settings.inference.listen.unwrap().port(), 8601);
     assert_eq!(settings.inference.clients.len(), 3);
+    assert_eq!(settings.pipelines[0].name, "anomaly");
     assert_eq!(
         settings.inference.socket,
         parse("").unwrap().inference.socket
@@ -123,4 +124,83 @@ fn syntax_errors_missing_files_and_long_paths_are_named() {
     assert!(missing.to_string().contains("/nonexistent/agent.toml"));
     let long = Settings::in_folder(&Path::new("/").join("x".repeat(120))).unwrap_err();
     assert_eq!(long.errors[0].key, "inference.socket");
+}
+
+#[test]
+fn a_pipeline_is_four_lines_and_each_wrong_one_is_named() {
+    use crate::pipeline::place::Source;
+    use crate::pipeline::queue::WhenFull;
+    let settings = parse(
+        r#"
+        [[pipelines]]
+        source = "folder:/var/spool/parts"
+        model = "anomaly"
+        sink = "file:/var/lib/x/results.jsonl"
+        when_full = "drop_oldest"
+        "#,
+    )
+    .unwrap();
+    let one = &settings.pipelines[0];
+    assert_eq!(one.source, Source::Folder("/var/spool/parts".into()));
+    assert_eq!(one.when_full, WhenFull::DropOldest);
+    assert_eq!(
+        (one.name.as_str(), one.queue, one.format),
+        ("anomaly", 64, None)
+    );
+
+    let errors = parse(
+        r#"
+        [[pipelines]]
+        source = "mqtt://user:s3cret@h/t"
+        model = "anomaly"
+        sink = "file:x"
+        when_full = "drop"
+        colour = "green"
+        [[pipelines]]
+        source = "mqtt://h/t/#"
+        model = "anomaly"
+        sink = "mqtt://h:1883/t/out"
+        queue = 0
+        after = 3
+        format = "xml"
+        credentials = "relative"
+        [[pipelines]]
+        source = "stdin:"
+        name = "A"
+        model = "../x"
+        "#,
+    )
+    .unwrap_err();
+    let text = errors.to_string();
+    assert!(!text.contains("s3cret"), "{text}");
+    let mut keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "pipelines[0].colour",
+            "pipelines[0].sink",
+            "pipelines[0].source",
+            "pipelines[0].when_full",
+            "pipelines[1].after",
+            "pipelines[1].credentials",
+            "pipelines[1].format",
+            "pipelines[1].queue",
+            "pipelines[1].sink",
+            "pipelines[2].model",
+            "pipelines[2].name",
+            "pipelines[2].sink",
+            "pipelines[2].source",
+        ],
+        "{text}"
+    );
+    let again = parse(
+        "[[pipelines]]\nsource = \"folder:/a\"\nmodel = \"m\"\nsink = \"file:/b\"\n\
+         [[pipelines]]\nsource = \"folder:/c\"\nmodel = \"m\"\nsink = \"file:/d\"\n",
+    );
+    let text = again.unwrap_err().to_string();
+    assert!(
+        text.contains("pipelines[1].name: expected a name of its own"),
+        "{text}"
+    );
 }

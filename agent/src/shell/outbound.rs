@@ -125,6 +125,7 @@ impl Shell {
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         tracing::info!("draining");
         self.updater.close();
+        self.end_pipelines().await;
         self.worker = None;
         let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {

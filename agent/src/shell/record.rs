@@ -1,5 +1,6 @@
 //! Telemetry records made by the supervisor itself.
 
+use super::pipelines::Tally;
 use crate::device::{Count, State};
 use crate::telemetry::Stats;
 use dunlin_protocol::id::Digest;
@@ -17,6 +18,7 @@ pub(super) struct Live {
     now: Count,
     deaths: u64,
     records_dropped: u64,
+    pub(super) pipelines: Tally,
 }
 
 impl Live {
@@ -29,6 +31,7 @@ impl Live {
             now: Count::default(),
             deaths: 0,
             records_dropped: 0,
+            pipelines: Tally::default(),
         }
     }
 
@@ -81,6 +84,9 @@ impl Live {
         put("buffer_segments", buffer.segments);
         put("buffer_bytes", buffer.bytes_on_disk);
         put("buffer_evicted_records", buffer.evicted_records);
+        for (name, n) in self.pipelines.metrics() {
+            put(&name, n);
+        }
         if let Some(active) = state.active() {
             put("version", active.version);
             values.insert("family".to_owned(), Scalar::Text(active.family.to_string()));

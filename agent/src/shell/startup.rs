@@ -8,6 +8,8 @@ use crate::config::Settings;
 use crate::files::Disk;
 use crate::identity::Identity;
 use crate::mqtt::{self, Link, LinkSettings, Outgoing};
+use crate::pipeline::command::charge;
+use crate::pipeline::{ChildEvent, ChildSettings, Pipelines, child};
 use crate::renew;
 use crate::telemetry::{Limits, TelemetryHandle};
 use crate::throttle::Throttle;
@@ -16,6 +18,7 @@ use dunlin_protocol::id::{Digest, Revision};
 use dunlin_protocol::topic::Channel;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 impl Shell {
     pub(super) async fn build(
@@ -72,6 +75,7 @@ impl Shell {
         };
         let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
         let (worker, worker_events) = worker::start(worker_settings.clone());
+        let (pipelines, pipeline_events) = pipelines(&settings, &identity, &worker_settings)?;
         let mut shell = Self {
             settings,
             identity,
@@ -81,6 +85,8 @@ impl Shell {
             worker_events,
             worker_listened: false,
             confinement_told: false,
+            pipelines,
+            pipeline_events,
             link: Some(link),
             blocks,
             renewal,
@@ -96,6 +102,22 @@ impl Shell {
         }
         Ok(shell)
     }
+}
+
+/// Starts the pipelines' process if there are any.
+fn pipelines(
+    settings: &Settings,
+    identity: &Identity,
+    worker: &WorkerSettings,
+) -> anyhow::Result<(Option<Pipelines>, mpsc::Receiver<ChildEvent>)> {
+    if !settings.pipelines.is_empty() {
+        crate::files::create_private_dir(&settings.state_dir.join("pipelines"))?;
+    }
+    Ok(child::start(ChildSettings {
+        program: worker.program.clone(),
+        prefix: worker.prefix.clone(),
+        charge: charge(settings, identity.enrolled.device.as_str()),
+    }))
 }
 
 /// Blocks are asked for over the device's own connection, and do not keep it alive.

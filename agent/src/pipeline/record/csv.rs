@@ -1,0 +1,161 @@
+//! A line of CSV (RFC 4180; a record may not span lines).
+
+use super::{Input, Metadata, RecordError, Request, cut, described, missing, of_inputs, tensor};
+use serde_json::{Number, Value};
+
+/// Most columns of a line.
+const COLUMNS_MAX: usize = 1 << 20;
+
+/// The names of columns, from a file's first line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header(Vec<String>);
+
+/// Whether a first line is a header: where the model takes numbers, if a column is none; otherwise
+/// if every input's name is a column.
+#[must_use]
+pub fn header(line: &[u8], metadata: &Metadata) -> Option<Header> {
+    let fields = fields(line).ok()?;
+    let numbers = metadata
+        .inputs
+        .iter()
+        .all(|input| input.datatype != "BYTES");
+    let is = if numbers {
+        fields
+            .iter()
+            .any(|field| !field.is_empty() && number(field).is_none())
+    } else {
+        let named = |input: &Input| fields.contains(&input.name);
+        !metadata.inputs.is_empty() && metadata.inputs.iter().all(named)
+    };
+    is.then_some(Header(fields))
+}
+
+pub(super) fn request(
+    line: &[u8],
+    header: Option<&Header>,
+    id: &str,
+    metadata: &Metadata,
+) -> Result<Request, RecordError> {
+    let fields = fields(line)?;
+    if let Some(Header(names)) = header
+        && names.len() != fields.len()
+    {
+        return Err(RecordError::Payload {
+            expected: format!("{} columns, as the header has", names.len()),
+            got: fields.len().to_string(),
+        });
+    }
+    if let [input] = metadata.inputs.as_slice() {
+        let values = fields.iter().enumerate();
+        let values = values.map(|(at, field)| value(input, at, field));
+        let values = values.collect::<Result<Vec<_>, _>>()?;
+        return Ok(of_inputs(id, &[tensor(input, Value::Array(values))?]));
+    }
+    let scalar = |input: &Input| input.shape.iter().all(|size| matches!(size, 1 | -1));
+    if !metadata.inputs.iter().all(scalar) {
+        return Err(RecordError::Model {
+            format: "csv",
+            expected: "one input, or several of one element",
+            got: described(metadata),
+        });
+    }
+    if header.is_none() && fields.len() != metadata.inputs.len() {
+        return Err(RecordError::Payload {
+            expected: format!("{} columns, one an input", metadata.inputs.len()),
+            got: fields.len().to_string(),
+        });
+    }
+    let inputs = metadata.inputs.iter().enumerate().map(|(order, input)| {
+        let at = match header {
+            Some(Header(names)) => names.iter().position(|name| *name == input.name),
+            None => Some(order),
+        };
+        let at = at.ok_or_else(|| missing(input))?;
+        let field = fields.get(at).ok_or_else(|| missing(input))?;
+        tensor(input, value(input, at, field)?)
+    });
+    Ok(of_inputs(id, &inputs.collect::<Result<Vec<_>, _>>()?))
+}
+
+fn value(input: &Input, at: usize, field: &str) -> Result<Value, RecordError> {
+    let value = match input.datatype.as_str() {
+        "BYTES" => Some(Value::String(field.to_owned())),
+        "BOOL" => match field {
+            "true" | "1" => Some(Value::Bool(true)),
+            "false" | "0" => Some(Value::Bool(false)),
+            _ => None,
+        },
+        _ => number(field).map(Value::Number),
+    };
+    value.ok_or_else(|| RecordError::Input {
+        input: input.name.clone(),
+        expected: format!("{} in column {}", input.datatype, at + 1),
+        got: format!("{:?}", cut(field)),
+    })
+}
+
+/// Whole numbers stay whole, whatever their size; "1." and "+3" are no JSON, and meant all the same.
+fn number(field: &str) -> Option<Number> {
+    if let Ok(whole) = field.parse::<i64>() {
+        return Some(whole.into());
+    }
+    if let Ok(whole) = field.parse::<u64>() {
+        return Some(whole.into());
+    }
+    field.parse::<f64>().ok().and_then(Number::from_f64)
+}
+
+fn fields(line: &[u8]) -> Result<Vec<String>, RecordError> {
+    let wrong = |got: &str| RecordError::Payload {
+        expected: "a line of CSV".to_owned(),
+        got: got.to_owned(),
+    };
+    let text = std::str::from_utf8(line).map_err(|e| wrong(&e.to_string()))?;
+    let text = text
+        .trim_start_matches('\u{feff}')
+        .trim_end_matches(['\r', '\n']);
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        if fields.len() >= COLUMNS_MAX {
+            return Err(wrong("too many columns"));
+        }
+        let trimmed = rest.trim_start_matches([' ', '\t']);
+        let after = match trimmed.strip_prefix('"') {
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                fields.push(rest[..end].trim().to_owned());
+                &rest[end..]
+            }
+            Some(quoted) => {
+                let (field, after) =
+                    unquoted(quoted).ok_or_else(|| wrong("a quote without an end"))?;
+                fields.push(field);
+                after.trim_start_matches([' ', '\t'])
+            }
+        };
+        match after.strip_prefix(',') {
+            Some(next) => rest = next,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err(wrong("text after a closing quote")),
+        }
+    }
+}
+
+/// A field up to its closing quote, and what follows; two quotes are one.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let mut field = String::new();
+    let mut rest = text;
+    loop {
+        let end = rest.find('"')?;
+        field.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('"') {
+            Some(next) => {
+                field.push('"');
+                rest = next;
+            }
+            None => return Some((field, rest)),
+        }
+    }
+}
