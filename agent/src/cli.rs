@@ -71,30 +71,7 @@ enum Sub {
     #[command(
         after_help = "The file comes from `dunlin bundle export`; a folder has the same layout. It is verified\nlike a download. The agent need not run: it installs the bundle when it does.\n\nExit status: 0 installed and kept (with --no-wait: put in), 1 refused, failed or rolled back,\n2 not done within --timeout-s, 3 the server wants something else by now.\n\nExample:\n  dunlin-agent install /media/stick/digits-2.tar"
     )]
-    Install {
-        #[command(flatten)]
-        config: ConfigArg,
-        /// Archive or folder.
-        from: PathBuf,
-        /// The model family, if there are several.
-        #[arg(long)]
-        family: Option<Family>,
-        /// The version; without it the newest that is there.
-        #[arg(long = "bundle-version")]
-        version: Option<u64>,
-        /// Live inferences it must answer before it is kept.
-        #[arg(long, default_value_t = Probation::default().inferences)]
-        probation_inferences: u64,
-        /// Time it must serve before it is kept, in seconds.
-        #[arg(long, default_value_t = Probation::default().time_ms / 1000)]
-        probation_s: u64,
-        /// Return once it is put in.
-        #[arg(long)]
-        no_wait: bool,
-        /// Longest time to wait for the outcome, in seconds.
-        #[arg(long, default_value_t = 24 * 3600)]
-        timeout_s: u64,
-    },
+    Install(InstallArgs),
     /// Hold updates back: fetching goes on, activating does not, going back always may.
     #[command(
         after_help = "Works while the agent is down and survives reboots. The server sees the reason.\n\nExample:\n  dunlin-agent hold --for 8h --reason \"acceptance test on line 3\""
@@ -141,6 +118,32 @@ struct ConfigArg {
     config: PathBuf,
 }
 
+#[derive(Debug, clap::Args)]
+struct InstallArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Archive or folder.
+    from: PathBuf,
+    /// The model family, if there are several.
+    #[arg(long)]
+    family: Option<Family>,
+    /// The version; without it the newest that is there.
+    #[arg(long = "bundle-version")]
+    version: Option<u64>,
+    /// Live inferences it must answer before it is kept.
+    #[arg(long, default_value_t = Probation::default().inferences)]
+    probation_inferences: u64,
+    /// Time it must serve before it is kept, in seconds.
+    #[arg(long, default_value_t = Probation::default().time_ms / 1000)]
+    probation_s: u64,
+    /// Return once it is put in.
+    #[arg(long)]
+    no_wait: bool,
+    /// Longest time to wait for the outcome, in seconds.
+    #[arg(long, default_value_t = 24 * 3600)]
+    timeout_s: u64,
+}
+
 /// Runs the agent's command line. `prefix` is what comes before the subcommand when this binary
 /// is called again as the worker (`["agent"]` in the all-in-one binary); `args` begins with the
 /// program's name.
@@ -173,17 +176,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
                 run_pipe(pipe, settings.inference.socket)
             }),
         },
-        Sub::Run { config } => with_settings(&config, |settings| {
-            log_to_stderr(&settings.log_level);
-            let path = std::env::current_exe().context("own program")?;
-            let prefix = prefix.iter().map(ToString::to_string).collect();
-            die_with_parent_if_asked();
-            runtime()?.block_on(async {
-                let shutdown = shell::terminated()?;
-                shell::run(settings, Program { path, prefix }, shutdown).await
-            })?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        Sub::Run { config } => with_settings(&config, |settings| run(settings, prefix)),
         Sub::Enroll {
             config,
             token_file,
@@ -199,29 +192,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             );
             Ok(ExitCode::SUCCESS)
         }),
-        Sub::Install {
-            config,
-            from,
-            family,
-            version,
-            probation_inferences,
-            probation_s,
-            no_wait,
-            timeout_s,
-        } => {
-            let probation = install::probation(probation_inferences, probation_s);
-            let wish = Wish {
-                from,
-                family,
-                version,
-                probation,
-            };
-            let limit = (!no_wait).then(|| Duration::from_secs(timeout_s));
-            as_owner(&config, &again, |settings| {
-                log_to_stderr(&settings.log_level);
-                runtime()?.block_on(install(&settings, &wish, limit))
-            })
-        }
+        Sub::Install(args) => install_as_owner(args, &again),
         Sub::Hold {
             config,
             reason,
@@ -234,6 +205,32 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
         }),
         Sub::Status { config, json } => as_owner(&config, &again, |s| status(&s.state_dir, json)),
     }
+}
+
+fn run(settings: Settings, prefix: &[&str]) -> anyhow::Result<ExitCode> {
+    log_to_stderr(&settings.log_level);
+    let path = std::env::current_exe().context("own program")?;
+    let prefix = prefix.iter().map(ToString::to_string).collect();
+    die_with_parent_if_asked();
+    runtime()?.block_on(async {
+        let shutdown = shell::terminated()?;
+        shell::run(settings, Program { path, prefix }, shutdown).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn install_as_owner(args: InstallArgs, again: &[OsString]) -> ExitCode {
+    let wish = Wish {
+        from: args.from,
+        family: args.family,
+        version: args.version,
+        probation: install::probation(args.probation_inferences, args.probation_s),
+    };
+    let limit = (!args.no_wait).then(|| Duration::from_secs(args.timeout_s));
+    as_owner(&args.config, again, |settings| {
+        log_to_stderr(&settings.log_level);
+        runtime()?.block_on(install(&settings, &wish, limit))
+    })
 }
 
 /// Puts a bundle in and, unless `limit` is none, waits for what becomes of it.
@@ -271,8 +268,13 @@ fn run_pipe(pipe: PipeArgs, socket: PathBuf) -> anyhow::Result<ExitCode> {
 
 fn pipelines() -> ExitCode {
     log_to_stderr("info");
-    let ran = runtime().and_then(|runtime| {
-        let ended = runtime.block_on(command::pipelines());
+    let charge = command::read_charge().and_then(|charge| {
+        command::confine(&charge)?;
+        Ok(charge)
+    });
+    let ran = charge.and_then(|charge| {
+        let runtime = runtime()?;
+        let ended = runtime.block_on(command::pipelines(charge));
         // A read of standard input cannot be taken back; it must not hold up the end.
         runtime.shutdown_background();
         ended

@@ -102,6 +102,17 @@ impl Clients {
         Caller { peer, token }
     }
 
+    /// Lets a user ask for more models, where rules decide at all.
+    #[must_use]
+    pub fn letting(mut self, uid: u32, models: impl IntoIterator<Item = String>) -> Self {
+        let models: Vec<String> = models.into_iter().collect();
+        if !self.0.is_empty() && !models.is_empty() {
+            let who = Who::User(uid);
+            self.0.push(Rule { who, models });
+        }
+        self
+    }
+
     /// Whether a caller may ask for a model.
     pub(crate) fn may(&self, caller: &Caller, model: &str) -> Result<(), Refusal> {
         if self.0.is_empty() {
@@ -372,5 +383,16 @@ mod tests {
         let clients = rules(&[("user:camera", &["digits"]), ("group:vision", &["*"])]);
         let json = serde_json::to_string(&clients).unwrap();
         assert_eq!(serde_json::from_str::<Clients>(&json).unwrap(), clients);
+    }
+
+    #[test]
+    fn a_user_may_be_let_more_only_where_rules_decide() {
+        let may = |clients: &Clients, uid, model| clients.may(&process(uid, 1), model).is_ok();
+        let models = || ["digits".to_owned()];
+        let ruled = rules(&[("user:camera", &["faces"])]).letting(77, models());
+        assert!(may(&ruled, 77, "digits") && !may(&ruled, 77, "faces"));
+        assert!(!may(&ruled, 78, "digits") && may(&ruled, 901, "faces"));
+        let open = Clients::default().letting(77, models());
+        assert!(may(&open, 78, "faces"), "no rules: everybody");
     }
 }

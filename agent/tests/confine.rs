@@ -42,11 +42,14 @@ fn ports() -> (u16, TcpListener) {
 
 fn inside(dir: &Path) {
     let (port, other) = ports();
+    let reachable = TcpListener::bind("127.0.0.1:0").unwrap();
     let needs = Needs {
         memory_limit_bytes: Some(1 << 30),
-        models: vec![dir.join("slots")],
+        read: vec![dir.join("slots")],
+        change: vec![dir.join("spool")],
         socket_dirs: vec![dir.join("run")],
         listen_ports: vec![port],
+        connect_ports: vec![reachable.local_addr().unwrap().port()],
     };
     let landlock = confine(&needs).unwrap();
     let mut tried = Tried::new();
@@ -73,6 +76,13 @@ fn inside(dir: &Path) {
         t,
         "change a model",
         std::fs::write(dir.join("slots/a/model.onnx"), b"x"),
+    );
+    let moved = std::fs::rename(dir.join("spool/part"), dir.join("spool/done/part"));
+    note(t, "move what it may change", moved);
+    note(
+        t,
+        "reach what it may reach",
+        TcpStream::connect(reachable.local_addr().unwrap()),
     );
     note(
         t,
@@ -136,11 +146,12 @@ fn inside(dir: &Path) {
 fn outside() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    for folder in ["slots/a", "identity", "run"] {
+    for folder in ["slots/a", "identity", "run", "spool/done"] {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
     }
     std::fs::write(dir.join("slots/a/model.onnx"), b"model").unwrap();
     std::fs::write(dir.join("identity/device.key"), b"key").unwrap();
+    std::fs::write(dir.join("spool/part"), b"part").unwrap();
     std::os::unix::fs::symlink(dir.join("identity/device.key"), dir.join("slots/a/link")).unwrap();
     let program = std::env::current_exe().unwrap();
     let output = Command::new(program)
@@ -169,6 +180,8 @@ fn outside() {
     let allowed = [
         "read a model",
         "list the slots",
+        "move what it may change",
+        "reach what it may reach",
         "open its socket",
         "open its port",
         "answer on its socket",

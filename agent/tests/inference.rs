@@ -43,24 +43,28 @@ struct Running {
     _dir: tempfile::TempDir,
 }
 
+fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
+    WorkerArgs {
+        models: Vec::new(),
+        socket: Some(socket.to_owned()),
+        listen: Some(listen.parse().unwrap()),
+        grpc_listen: None,
+        socket_gid: None,
+        clients: None,
+        window_ms,
+        memory_limit_bytes: None,
+        body_max_bytes: 64 << 20,
+        trial: None,
+    }
+}
+
 impl Running {
     async fn start(window_ms: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("inference.sock");
         // What a killed worker leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        let args = WorkerArgs {
-            models: Vec::new(),
-            socket: Some(socket.clone()),
-            listen: Some("127.0.0.1:0".parse().unwrap()),
-            grpc_listen: None,
-            socket_gid: None,
-            clients: None,
-            window_ms,
-            memory_limit_bytes: None,
-            body_max_bytes: 64 << 20,
-            trial: None,
-        };
+        let args = arguments(&socket, "127.0.0.1:0", window_ms);
         let (say, commands) = mpsc::channel(8);
         let (out, mut hear) = mpsc::channel(8);
         let task = tokio::spawn(inference::run(args, commands, out));
@@ -683,18 +687,7 @@ async fn the_end_of_the_pipe_drains_the_worker_and_other_machines_are_not_served
     worker.task.await.unwrap().unwrap();
 
     let dir = tempfile::tempdir().unwrap();
-    let args = WorkerArgs {
-        models: Vec::new(),
-        socket: Some(dir.path().join("s")),
-        listen: Some("0.0.0.0:0".parse().unwrap()),
-        grpc_listen: None,
-        socket_gid: None,
-        clients: None,
-        window_ms: 1000,
-        memory_limit_bytes: None,
-        body_max_bytes: 1 << 20,
-        trial: None,
-    };
+    let args = arguments(&dir.path().join("s"), "0.0.0.0:0", 1000);
     let (_say, commands) = mpsc::channel(1);
     let (out, _hear) = mpsc::channel(1);
     let error = inference::run(args, commands, out).await.unwrap_err();

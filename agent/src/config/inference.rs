@@ -44,7 +44,7 @@ impl InferenceSettings {
     /// The sockets' group and the clients' rules, by this system's accounts.
     ///
     /// # Errors
-    /// [`AccessError`]: a name that means nothing must not open what it was to close.
+    /// An unknown account: a name that means nothing must not open what it was to close.
     pub fn access(&self) -> Result<(Option<u32>, Clients), AccessError> {
         if self.socket_group.is_none() && self.clients.is_empty() {
             return Ok((None, Clients::default()));

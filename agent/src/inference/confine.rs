@@ -1,4 +1,5 @@
-//! What the worker gives up before it reads its first byte of a model.
+//! What the worker, and likewise the process of the pipelines, gives up before it reads its first byte
+//! of a model, or of what came from elsewhere.
 //!
 //! ```text
 //! no new privileges, no core dump, a limit of memory     always, or the worker does not start
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 
 /// A restriction that the kernel has and refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot confine the inference worker: {what}: {why}")]
+#[error("cannot confine this process: {what}: {why}")]
 pub struct ConfineError {
     what: &'static str,
     why: String,
@@ -37,12 +38,16 @@ impl ConfineError {
 pub struct Needs {
     /// Most private writable memory, in bytes.
     pub memory_limit_bytes: Option<u64>,
-    /// Folders of staged bundles, to read.
-    pub models: Vec<PathBuf>,
+    /// Files and folders to read, with all in them.
+    pub read: Vec<PathBuf>,
+    /// Folders to read and change, with all in them.
+    pub change: Vec<PathBuf>,
     /// Folders in which Unix sockets are made.
     pub socket_dirs: Vec<PathBuf>,
     /// TCP ports to listen on; 0 is any port.
     pub listen_ports: Vec<u16>,
+    /// TCP ports to reach, on whatever machine.
+    pub connect_ports: Vec<u16>,
 }
 
 /// How much of a restriction is in force.

@@ -134,7 +134,7 @@ fn needs(args: &WorkerArgs) -> Needs {
     if let Some(slot) = &args.trial {
         return Needs {
             memory_limit_bytes: args.memory_limit_bytes,
-            models: vec![slot.clone()],
+            read: vec![slot.clone()],
             ..Needs::default()
         };
     }
@@ -150,9 +150,10 @@ fn needs(args: &WorkerArgs) -> Needs {
     let ports = args.listen.iter().chain(grpc_tcp);
     Needs {
         memory_limit_bytes: args.memory_limit_bytes,
-        models: args.models.clone(),
+        read: args.models.clone(),
         socket_dirs: args.socket.iter().chain(grpc_socket).map(folder).collect(),
         listen_ports: ports.map(SocketAddr::port).collect(),
+        ..Needs::default()
     }
 }
 

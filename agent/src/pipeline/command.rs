@@ -8,15 +8,16 @@ use super::record::Format;
 use super::run::{Environment, run};
 use super::settings::{After, PipelineSettings, QUEUE_DEFAULT, QUEUE_MAX, TIMEOUT_DEFAULT_MS};
 use crate::config::Settings;
+use crate::inference::confine::{self, Needs};
 use anyhow::Context as _;
 use dunlin_protocol::id::Family;
 use serde::{Deserialize, Serialize};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -25,6 +26,17 @@ const CHARGE_MAX_BYTES: u64 = 1 << 20;
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Trouble is told no more often than this.
 const REASONS_EVERY: Duration = Duration::from_secs(10);
+
+/// What the resolver reads to find a broker by its name.
+const RESOLVER: [&str; 6] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+];
+const DNS_PORT: u16 = 53;
 
 /// What the supervisor tells its child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,20 +93,62 @@ fn warn(pipeline: &str, reason: &Reason) {
     );
 }
 
-/// The child: reads its pipelines from the first line of standard input and runs them until that
-/// ends.
+/// The child's pipelines: the first line of standard input.
 ///
 /// # Errors
-/// No pipelines are told, or one of them ended by itself.
-pub async fn pipelines() -> anyhow::Result<ExitCode> {
-    // What it reads is foreign: no program that it might be made to start gains rights.
-    let _ = rustix::thread::set_no_new_privs(true);
-    let mut stdin = BufReader::new(tokio::io::stdin());
+/// There are none.
+pub fn read_charge() -> anyhow::Result<Charge> {
     let mut line = Vec::new();
-    let mut first = (&mut stdin).take(CHARGE_MAX_BYTES);
-    let read = first.read_until(b'\n', &mut line).await;
+    let mut first = std::io::stdin().lock().take(CHARGE_MAX_BYTES);
+    let read = std::io::BufRead::read_until(&mut first, b'\n', &mut line);
     read.context("standard input")?;
-    let charge: Charge = serde_json::from_slice(&line).context("pipelines on standard input")?;
+    serde_json::from_slice(&line).context("pipelines on standard input")
+}
+
+/// Gives up every file and port that these pipelines do not need: what they read is foreign. To be
+/// called while there is one thread only.
+///
+/// # Errors
+/// The kernel has it and refused.
+pub fn confine(charge: &Charge) -> anyhow::Result<()> {
+    if let Some(folder) = &charge.environment.state_dir {
+        crate::files::create_private_dir(folder)?;
+    }
+    let enforced = confine::confine(&needs(charge))?;
+    tracing::info!(?enforced, "confined by Landlock");
+    Ok(())
+}
+
+fn needs(charge: &Charge) -> Needs {
+    let mut needs = Needs {
+        read: RESOLVER.iter().map(PathBuf::from).collect(),
+        change: charge.environment.state_dir.iter().cloned().collect(),
+        connect_ports: vec![DNS_PORT],
+        ..Needs::default()
+    };
+    for pipeline in &charge.pipelines {
+        needs.read.extend(pipeline.credentials.clone());
+        match &pipeline.source {
+            Source::Mqtt(place) => needs.connect_ports.push(place.port),
+            Source::Folder(path) => needs.change.push(path.clone()),
+            Source::Stdin => {}
+        }
+        match &pipeline.sink {
+            Sink::Mqtt(place) => needs.connect_ports.push(place.port),
+            // Its older files lie beside it.
+            Sink::File(path) => needs.change.extend(path.parent().map(PathBuf::from)),
+            Sink::Stdout => {}
+        }
+    }
+    needs
+}
+
+/// The child: runs its pipelines until standard input ends.
+///
+/// # Errors
+/// One of them ended by itself.
+pub async fn pipelines(charge: Charge) -> anyhow::Result<ExitCode> {
+    let mut stdin = tokio::io::stdin();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut all = Vec::new();

@@ -31,27 +31,7 @@ impl Shell {
         };
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
-        let (socket_gid, clients) = settings.inference.access()?;
-        let worker_settings = WorkerSettings {
-            program: program.path,
-            prefix: program.prefix,
-            models: settings.state_dir.join("slots"),
-            socket: settings.inference.socket.clone(),
-            listen: settings.inference.listen,
-            grpc_listen: settings.inference.grpc_listen.clone(),
-            socket_gid,
-            clients,
-            window_ms: settings.inference.window_ms,
-            memory_limit_bytes: settings.inference.memory_limit_mib << 20,
-            trial_timeout: worker::TRIAL_TIMEOUT,
-        };
-        // What is not there when the worker is confined can never be read by it.
-        crate::files::create_private_dir(&worker_settings.models)?;
-        if let Some(folder) = worker_settings.socket.parent()
-            && !folder.exists()
-        {
-            crate::files::create_private_dir(folder)?;
-        }
+        let worker_settings = worker_settings(&settings, program)?;
         let disk = Disk::native();
         let (link, incoming) = mqtt::start(LinkSettings {
             host: identity.enrolled.mqtt_host.clone(),
@@ -118,6 +98,34 @@ fn pipelines(
         prefix: worker.prefix.clone(),
         charge: charge(settings, identity.enrolled.device.as_str()),
     }))
+}
+
+fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<WorkerSettings> {
+    let (socket_gid, clients) = settings.inference.access()?;
+    // Pipelines ask like every application, as the agent's user.
+    let models = settings.pipelines.iter().map(|p| p.model.clone());
+    let clients = clients.letting(rustix::process::geteuid().as_raw(), models);
+    let worker_settings = WorkerSettings {
+        program: program.path,
+        prefix: program.prefix,
+        models: settings.state_dir.join("slots"),
+        socket: settings.inference.socket.clone(),
+        listen: settings.inference.listen,
+        grpc_listen: settings.inference.grpc_listen.clone(),
+        socket_gid,
+        clients,
+        window_ms: settings.inference.window_ms,
+        memory_limit_bytes: settings.inference.memory_limit_mib << 20,
+        trial_timeout: worker::TRIAL_TIMEOUT,
+    };
+    // What is not there when the worker is confined can never be read by it.
+    crate::files::create_private_dir(&worker_settings.models)?;
+    if let Some(folder) = worker_settings.socket.parent()
+        && !folder.exists()
+    {
+        crate::files::create_private_dir(folder)?;
+    }
+    Ok(worker_settings)
 }
 
 /// Blocks are asked for over the device's own connection, and do not keep it alive.

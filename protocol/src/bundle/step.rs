@@ -227,7 +227,7 @@ fn one() -> f32 {
     1.0
 }
 
-/// See [`Step::Frame`]. [n] to [1 + (n − length) ÷ hop, length]; what is left over is dropped.
+/// See [`Step::Frame`]. `[n]` to `[1 + (n − length) ÷ hop, length]`; what is left over is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Frame {

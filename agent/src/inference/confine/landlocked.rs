@@ -33,14 +33,22 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
         .create()?;
     let read = AccessFs::from_read(NEWEST) & !AccessFs::Execute;
     let machine = MACHINE.iter().map(Path::new);
-    for path in needs.models.iter().map(AsRef::as_ref).chain(machine) {
+    for path in needs.read.iter().map(AsRef::as_ref).chain(machine) {
         rules = allow(rules, path, read)?;
+    }
+    let never = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock;
+    let change = AccessFs::from_all(NEWEST) & !never;
+    for dir in &needs.change {
+        rules = allow(rules, dir, change)?;
     }
     for dir in &needs.socket_dirs {
         rules = allow(rules, dir, AccessFs::MakeSock | AccessFs::RemoveFile)?;
     }
     for port in &needs.listen_ports {
         rules = rules.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    }
+    for port in &needs.connect_ports {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     Ok(rules)
 }

@@ -1,7 +1,7 @@
 //! The manifest's processing steps, made ready once when a bundle is loaded: from what an application
 //! sends to what the graph takes, and from what the graph gives to what the application gets. Pure.
 //!
-//! Types and shapes were worked out and checked by the protocol's [`Flow`]; here they are only looked at
+//! Types and shapes were worked out and checked by the protocol's `Flow`; here they are only looked at
 //! where they vary from call to call. What each step computes, its reference and its tolerance:
 //! `docs/processing-steps.md`.
 

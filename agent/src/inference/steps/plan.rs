@@ -141,7 +141,7 @@ impl Plan {
     }
 
     /// From what was sent to what the graph takes. Their number, element types and lengths have been
-    /// checked against [`inputs`](Self::inputs).
+    /// checked against `inputs`.
     ///
     /// # Errors
     /// A step refuses what was sent.

@@ -64,7 +64,7 @@ pub enum Unknown {
     Zeros,
 }
 
-/// See [`Step::OneHot`](super::Step::OneHot). As scikit-learn's `OneHotEncoder` for one column: [n] or [n, 1] to
+/// See [`Step::OneHot`](super::Step::OneHot). As scikit-learn's `OneHotEncoder` for one column: `[n]` or `[n, 1]` to
 /// `FP32` [n, categories].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
