@@ -300,7 +300,7 @@ async fn what_can_be_read_no_more_is_fetched_again() {
     world.begin(&script);
     let receiver = world.receiver(&Disk::new(disk.clone())).unwrap();
     let want = world.version(2);
-    let slot = Path::new(FOLDER).join("slots/b");
+    let slot = Path::new(FOLDER).join("models/digits/b");
     let receive = || receiver.receive(&want, jiff::Timestamp::now(), &slot, |_, _| {});
     let error = receive().await.unwrap_err();
     assert_eq!(error.code, "broken", "{error}");

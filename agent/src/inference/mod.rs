@@ -5,6 +5,7 @@
 //! `observe → models → worker → pipe`. It holds no key, and it may die without harming the rest.
 
 mod api;
+mod at_work;
 pub mod confine;
 pub mod engine;
 pub mod fuzz;
@@ -16,13 +17,17 @@ mod listen;
 mod ml;
 mod models;
 mod observe;
+mod observe_bench;
 mod serve;
+mod shadow;
 mod statistics;
 pub mod steps;
 pub mod tensor;
+pub mod turns;
 mod worker;
 
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};
-pub use worker::{WorkerArgs, WorkerError, main, run};
+pub use observe_bench::ObserveBench;
+pub use worker::{ModelRules, WorkerArgs, WorkerError, main, run};

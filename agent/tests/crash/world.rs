@@ -185,7 +185,7 @@ impl World {
             allowed.insert(path);
             allowed.extend(named.map(|(_, b)| blobs.join(b.sha256.to_string())));
         }
-        let slots = Path::new(FOLDER).join("slots");
+        let slots = Path::new(FOLDER).join("models/digits");
         let known = ["ledger.json", "trust/floors.json", "trust/time_floor"];
         let trust = ["enrolled_root", "root", "timestamp", "snapshot", "targets"];
         allowed.extend(known.map(|n| Path::new(FOLDER).join(n)));
@@ -227,7 +227,7 @@ impl World {
     }
 
     pub(crate) fn slot_folders() -> [PathBuf; 2] {
-        ["a", "b"].map(|s| Path::new(FOLDER).join("slots").join(s))
+        ["a", "b"].map(|s| Path::new(FOLDER).join("models/digits").join(s))
     }
 }
 
