@@ -4,13 +4,13 @@
 
 use dunlin::api::CreateRollout;
 use dunlin::pack::{PackRequest, pack};
-use dunlin_protocol::command::Probation;
+use dunlin_protocol::command::{Probation, Shadow};
 use dunlin_protocol::id::DeviceId;
 use dunlin_protocol::report::{ModelReport, Progress};
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_tests::fleet::{Fleet, FleetBuilder};
 use dunlin_tests::http;
-use dunlin_tests::operator::{all_at_once, eventually};
+use dunlin_tests::operator::{all_at_once, eventually, probation};
 use dunlin_tests::process::{children_of, kill_child};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -224,4 +224,72 @@ async fn worker_comes_back(fleet: &Fleet, socket: &Path) {
     for device in &fleet.devices {
         settled(fleet, &device.id, &[("digits", 2), (LEVEL, 1)]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_version_goes_through_the_shadow_before_it_serves() {
+    let builder = FleetBuilder::new(env!("CARGO_BIN_EXE_dunlin-under-test"));
+    let mut fleet = builder.boot().await.unwrap();
+    roll_out_digits(&mut fleet, "v1", 1).await;
+    let device = fleet.devices[0].id.clone();
+    for (name, version) in [("v2", 2), ("v3", 3)] {
+        let packed = fleet.operator.pack(name, version, 1).unwrap();
+        fleet.operator.publish(&packed).await.unwrap();
+    }
+    let shadowed = |agreement_permille_min| Probation {
+        shadow: Some(Shadow {
+            comparisons: 40,
+            sample_permille: 1000,
+            cpu_permille: 1000,
+            agreement_permille_min,
+            ..Shadow::default()
+        }),
+        ..probation()
+    };
+    // Version 2 was trained anew and answers nearly alike.
+    let policy = all_at_once(5);
+    let rollout = fleet
+        .operator
+        .roll_out_under(2, policy, shadowed(Some(800)));
+    let rollout = rollout.await.unwrap();
+    let seen = eventually("it is in the shadow", async || {
+        let model = model(&fleet, &device, "digits").await;
+        let seen = model.as_ref().and_then(|m| m.waiting.clone());
+        Ok(seen
+            .filter(|w| w.code == "shadow")
+            .ok_or_else(|| format!("{model:?}")))
+    });
+    assert!(
+        seen.await
+            .unwrap()
+            .detail
+            .contains("of 40 answers compared")
+    );
+    let ended = fleet.operator.ended(&rollout).await.unwrap();
+    assert_eq!(ended.state, RolloutState::Finished, "{:?}", ended.report);
+    settled(&fleet, &device, &[("digits", 2)]).await;
+    let report = model(&fleet, &device, "digits")
+        .await
+        .unwrap()
+        .shadow
+        .unwrap();
+    assert!(
+        report.compared >= 40 && report.agreed * 10 >= report.compared * 8,
+        "{report:?}"
+    );
+    // Version 3 does worse in the field: nobody ever got an answer from it.
+    let policy = all_at_once(6);
+    let rollout = fleet
+        .operator
+        .roll_out_under(3, policy, shadowed(Some(1000)));
+    rollout.await.unwrap();
+    let settled = fleet.operator.settled(&device, 3).await.unwrap();
+    assert!(
+        matches!(&settled.progress, Progress::Failed(f) if f.code == "shadow_disagrees"),
+        "{settled:?}"
+    );
+    let fed = fleet.stop_streams().await.unwrap();
+    assert!(!fed[0].by_version.contains_key(&3), "{fed:?}");
+    assert_eq!(fed[0].failed, 0, "{fed:?}");
+    fleet.end().await.unwrap();
 }

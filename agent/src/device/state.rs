@@ -252,7 +252,7 @@ pub enum ByHand {
     /// It is what is wanted.
     Wanted {
         /// What the server asked for and had not got yet.
-        instead_of: Option<DesiredBundle>,
+        instead_of: Option<Box<DesiredBundle>>,
     },
     /// It did not hold, and what the server asked for is wanted again.
     GaveWay {

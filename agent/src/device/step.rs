@@ -250,7 +250,7 @@ impl Step<'_> {
     fn consent(&mut self, consent: &Consent) {
         if let Phase::Waiting { want, why } = self.model.phase.clone() {
             match self.withheld(&want, consent) {
-                None => return self.activate(want),
+                None => self.activate(want),
                 Some(new) if why.as_ref() != Some(&new) => {
                     let why = Some(new);
                     self.enter(Phase::Waiting { want, why });

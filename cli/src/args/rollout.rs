@@ -27,7 +27,7 @@ pub enum RolloutAction {
 Examples:
   dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s
   dunlin rollout create digits 1 --stage rest --no-gate --soak 0s   # the first version: nothing to compare with")]
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List rollouts
     #[command(after_help = "Example:\n  dunlin rollout list")]
     List,

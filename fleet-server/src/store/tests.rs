@@ -618,7 +618,7 @@ async fn desired_states_of_families_do_not_overwrite_each_other() {
         .unwrap();
     let desired = store.desired(&id("a")).await.unwrap().unwrap();
     assert_eq!(desired.bundles[0].asked.unwrap().generation, 2);
-    assert_eq!(plain(desired), [letters.clone()]);
+    assert_eq!(plain(desired), std::slice::from_ref(&letters));
     // Asked for once more, it is asked for anew.
     store
         .set_desired_family(&id("a"), &other, Some(letters))

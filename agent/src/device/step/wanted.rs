@@ -48,14 +48,14 @@ impl Step<'_> {
         let detail = format!("version {} was brought by hand", want.version);
         self.event("install_requested", &detail, Some(want.digest));
         let (servers, is_open) = match self.model.by_hand.take() {
-            Some(ByHand::Wanted { instead_of }) => (instead_of, true),
+            Some(ByHand::Wanted { instead_of }) => (instead_of.map(|want| *want), true),
             _ => (self.model.wanted.clone(), self.model.is_unfinished()),
         };
         let want = match servers {
             // What the server wants too stays the server's, with its rollout and its probation.
             Some(servers) if servers.digest == want.digest => servers,
             servers => {
-                let instead_of = servers.filter(|_| is_open);
+                let instead_of = servers.filter(|_| is_open).map(Box::new);
                 self.model.by_hand = Some(ByHand::Wanted { instead_of });
                 want
             }
@@ -74,6 +74,7 @@ impl Step<'_> {
         let Some(want) = instead_of.take() else {
             return;
         };
+        let want = *want;
         let detail = format!(
             "what was brought by hand did not hold ({}): version {} of the server's is taken up again",
             failure.code, want.version
