@@ -165,6 +165,9 @@ fn base_command(settings: &WorkerSettings) -> Command {
         .arg("infer")
         .arg("--memory-limit-bytes")
         .arg(settings.memory_limit_bytes.to_string())
+        // glibc keeps a heap for each thread otherwise, and what one freed of a replaced model is of
+        // no use to the next, which loads in another.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
