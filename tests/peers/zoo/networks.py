@@ -119,45 +119,42 @@ def weighted(given, _other):
     """A graph whose weights are constants in `ConstantOfShape`, with random ones in their place."""
     model = onnx.load_from_string(given)
     graph = model.graph
-    tensors = {t.name: t for t in graph.initializer}
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     random = np.random.Generator(np.random.PCG64(zlib.crc32(graph.name.encode()) + SEED))
-    role = {}
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            role[name] = (node.op_type, place)
-    kept, used = [], set()
-    for node in graph.node:
-        if node.op_type != "ConstantOfShape":
-            kept.append(node)
-            continue
-        shape = tuple(int(d) for d in numpy_helper.to_array(tensors[node.input[0]]))
-        used.add(node.input[0])
-        values = random_weights(random, shape, role[node.output[0]])
+    takers = {name: (node.op_type, place) for node in graph.node for place, name in enumerate(node.input)}
+    is_normalised = any(node.op_type == "BatchNormalization" for node in graph.node)
+    fillers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
+    for node in fillers:
+        shape = tuple(int(d) for d in shapes[node.input[0]])
+        values = random_weights(random, shape, takers[node.output[0]], is_normalised)
         graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
-    del graph.node[:]
-    graph.node.extend(kept)
-    for at in reversed(range(len(graph.initializer))):
-        if graph.initializer[at].name in used:
-            del graph.initializer[at]
-    for at in reversed(range(len(graph.input))):
-        if graph.input[at].name in used:
-            del graph.input[at]
-    # From version 4 on, weights need not be inputs as well.
+        graph.node.remove(node)
+    used = {node.input[0] for node in fillers}
+    keep(graph.initializer, lambda tensor: tensor.name not in used)
+    # From version 4 on weights need not be inputs as well, which keeps runtimes from folding them.
+    keep(graph.input, lambda value: value.name not in shapes)
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
-def random_weights(random, shape, role):
+def keep(repeated, wanted):
+    kept = [item for item in repeated if wanted(item)]
+    del repeated[:]
+    repeated.extend(kept)
+
+
+def random_weights(random, shape, taker, is_normalised):
     """Weights that keep values in range, by what they are for."""
-    operator, place = role
+    operator, place = taker
     flat = random.random(shape, dtype=np.float32)
     if operator == "BatchNormalization" and place in (1, 4):
         # Scale and variance: about one.
         return flat * np.float32(0.5) + np.float32(0.75)
     if len(shape) > 1:
+        gain = 2.5 if is_normalised else 6.0
         # What a softmax makes probabilities of is kept small: it would give zeros and a one.
-        gain = 0.01 if operator == "Gemm" else 6.0
+        gain = 0.01 if operator == "Gemm" else gain
         bound = np.float32(np.sqrt(gain / np.prod(shape[1:])))
         return flat * (2 * bound) - bound
     if operator in ("Mul", "Unsqueeze"):
