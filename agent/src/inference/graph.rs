@@ -1,7 +1,7 @@
 //! An ONNX graph made ready to run by tract, with the manifest's concrete shapes.
 
-use super::ml;
 use super::tensor::{Values, datum_type, describe};
+use super::{ml, ops};
 use dunlin_protocol::bundle::TensorSpec;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,6 +74,7 @@ impl Graph {
                 .with_ignore_value_info(true)
                 .with_ignore_output_shapes(true);
             ml::register(&mut engine);
+            ops::register(&mut engine);
             let mut reader = onnx;
             let proto = engine
                 .proto_model_for_read(&mut reader)

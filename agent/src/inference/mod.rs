@@ -16,6 +16,7 @@ mod listen;
 mod ml;
 mod models;
 mod observe;
+mod ops;
 mod serve;
 mod statistics;
 pub mod steps;
