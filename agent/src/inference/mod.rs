@@ -13,6 +13,7 @@ pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+pub mod mend;
 mod ml;
 mod models;
 mod observe;
@@ -22,6 +23,8 @@ mod statistics;
 pub mod steps;
 pub mod tensor;
 mod worker;
+#[cfg(test)]
+mod written;
 
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
