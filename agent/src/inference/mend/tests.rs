@@ -263,6 +263,41 @@ fn operators_of_the_quantiser_are_written_as_standard_ones() {
     assert_eq!(written.answer(&inputs), Values::UINT8(vec![202]));
 }
 
+/// The quantised product and convolution are those of the floats that they stand for, rounded once.
+#[test]
+fn standard_operators_on_integers_are_computed_on_floats() {
+    let product = ["a", "a_s", "a_z", "b", "b_s", "b_z", "y_s", "y_z"];
+    let nodes = vec![node("QLinearMatMul", &product, &["y"])];
+    let mut written = quantised(nodes, &[1, 2], &[1, 1]);
+    let graph = written.model.graph.as_mut().unwrap();
+    graph.input.truncate(1);
+    let b = bytes("b", &[2, 1], DataType::Uint8, &[8, 200]);
+    graph.initializer.push(b);
+    written.inputs.truncate(1);
+    // (13 - 10) / 2 = 1.5 and 0; 1.5 × 2 + 0 × 50 = 3.
+    let y = written.answer(&[Values::UINT8(vec![13, 10])]);
+    assert_eq!(y, Values::UINT8(vec![103]));
+    assert!(written.load().unwrap().mends().is_empty());
+
+    let inputs = ["a", "a_s", "a_z", "w", "w_s", "w_z", "y_s", "y_z", "bias"];
+    let nodes = vec![node("QLinearConv", &inputs, &["y"])];
+    let mut written = quantised(nodes, &[1, 1, 1, 2], &[1, 2, 1, 2]);
+    let graph = written.model.graph.as_mut().unwrap();
+    graph.input.truncate(1);
+    let mut bias = bytes("bias", &[2], DataType::Int32, &[]);
+    bias.raw_data = [0_i32, 40].iter().flat_map(|b| b.to_le_bytes()).collect();
+    graph.initializer.extend([
+        bytes("w", &[2, 1, 1, 1], DataType::Int8, &[3, 0xff]),
+        floats("w_s", &[2], &[0.5, 0.1]),
+        bytes("w_z", &[2], DataType::Int8, &[0, 0]),
+        bias,
+    ]);
+    written.inputs.truncate(1);
+    // Of 1 and 2.5: 1.5 and 3.75, rounded to even; the other channel -0.1 + 2 and -0.25 + 2.
+    let y = written.answer(&[Values::UINT8(vec![12, 15])]);
+    assert_eq!(y, Values::UINT8(vec![102, 104, 102, 102]));
+}
+
 #[test]
 fn what_is_refused_is_named_with_what_was_tried() {
     let nodes = vec![
