@@ -1,13 +1,13 @@
 """ONNX's own test cases for its operators, run by the device's engine.
 
-    operators.py [--all]
+    operators.py [--all] [RESULTS]
 
 The onnx package holds a case or more for each operator: a graph of one node, inputs and the outputs that
 the specification asks for. Those of tensors that a manifest can name are run by `run_graph`, with all
 inputs but the first as constants of the graph, as models have them, and where that fails with all
 inputs given at the call. What fails is compared with `operators.expected`, a list of cases each: exit
 status 0 only if they are the same, so that nothing is lost, and what is won is written down. `--all`
-prints why each fails.
+prints why each fails; RESULTS takes the counts by operator, as JSON.
 """
 
 import json
@@ -114,7 +114,8 @@ def problem(folder, case, expected):
 
 
 def main(arguments):
-    if arguments not in ([], ["--all"]):
+    files = [argument for argument in arguments if argument != "--all"]
+    if len(files) > 1 or any(name.startswith("-") for name in files):
         print(__doc__.strip())
         return 64
     found = list(cases())
@@ -136,7 +137,9 @@ def main(arguments):
             else:
                 count[0] += 1
     expected = set(EXPECTED.read_text().split()) if EXPECTED.exists() else set()
-    if arguments == ["--all"]:
+    for file in files:
+        Path(file).write_text(json.dumps(by_operator) + "\n")
+    if "--all" in arguments:
         for name, why in sorted(failed.items()):
             print(f"{name}: {why[:300]}")
     lost, won = sorted(failed.keys() - expected), sorted(expected - failed.keys())

@@ -1,8 +1,9 @@
 """Writes docs/models.md from what a run found.
 
-    table.py RESULTS PAGE
+    table.py RESULTS OPERATORS PAGE
 
-The page's text is `models.head.md` beside this script; its table is made here.
+RESULTS is of `zoo.py`, OPERATORS of `operators.py`. The page's text is `models.head.md` beside this
+script; its tables are made here.
 """
 
 import json
@@ -65,7 +66,23 @@ def row(name, result):
     ]
 
 
-def page(results):
+def operators(counts):
+    """Which of ONNX's own cases the engine answers, by operator."""
+    counts = {name: count for name, count in counts.items() if name != "several"}
+    some = lambda good, of: 0 < good < of
+    lists = [
+        ("all of them", lambda good, of: good == of, lambda name, good, of: name),
+        ("some", some, lambda name, good, of: f"{name} ({good} of {of})"),
+        ("none", lambda good, of: good == 0, lambda name, good, of: name),
+    ]
+    lines = ["| its cases | operators |", "|---|---|"]
+    for title, chosen, shown in lists:
+        names = [shown(n, *count) for n, count in sorted(counts.items()) if chosen(*count)]
+        lines.append(f"| {title} ({len(names)}) | {', '.join(names)} |")
+    return lines
+
+
+def page(results, counts):
     lines = [HEAD.read_text().rstrip(), "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for name, result in results.items():
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row(name, result)) + " |")
@@ -75,16 +92,24 @@ def page(results):
         "",
         f"{len(results)} models, {len(results) - refused} run, {mended} of them mended. Compared with ONNX "
         f"Runtime {onnxruntime.__version__}; made networks written with onnx {onnx.__version__}.",
+        "",
+        "## ONNX's own cases",
+        "",
+        f"The onnx package ({onnx.__version__}) has test cases for each operator. Those whose tensors a manifest "
+        "can name are run by the engine (`tests/peers/zoo/operators.py`), operators of training and of sequences "
+        "among them:",
+        "",
+        *operators(counts),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments):
-    if len(arguments) != 2:
+    if len(arguments) != 3:
         print(__doc__.strip())
         return 64
-    results = json.loads(Path(arguments[0]).read_text())
-    Path(arguments[1]).write_text(page(results))
+    results, counts = (json.loads(Path(name).read_text()) for name in arguments[:2])
+    Path(arguments[2]).write_text(page(results, counts))
     return 0
 
 

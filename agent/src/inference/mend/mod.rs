@@ -10,6 +10,7 @@ mod functions;
 mod names;
 mod part;
 mod quantised;
+mod recurrent;
 
 use dunlin_protocol::bundle::TensorSpec;
 use std::fmt;
@@ -72,6 +73,7 @@ pub(super) const LOOKED_FOR: &str = "functions of the model's own, operators of 
 /// Writes out what the engine takes, but computes otherwise than the specification says.
 pub(super) fn correct(model: &mut ModelProto) {
     quantised::write_out_standard(model);
+    recurrent::write_out(model);
 }
 
 /// The model written otherwise, and how; nothing if none of the mends has anything to do.

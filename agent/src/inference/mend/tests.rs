@@ -124,7 +124,7 @@ fn a_condition_inside_a_branch_is_folded_too() {
     assert_eq!(graph.mends(), [Mend::Branches(1)]);
     let x = Values::FP32(vec![1.0, 2.0, 3.0]);
     let run = |flag| graph.run(&[x.clone(), Values::BOOL(vec![flag])]).unwrap();
-    assert_eq!(run(false), [x.clone()]);
+    assert_eq!(run(false), std::slice::from_ref(&x));
     assert_eq!(run(true), [Values::FP32(vec![-1.0, -2.0, -3.0])]);
 }
 
@@ -296,6 +296,35 @@ fn standard_operators_on_integers_are_computed_on_floats() {
     // Of 1 and 2.5: 1.5 and 3.75, rounded to even; the other channel -0.1 + 2 and -0.25 + 2.
     let y = written.answer(&[Values::UINT8(vec![12, 15])]);
     assert_eq!(y, Values::UINT8(vec![102, 104, 102, 102]));
+}
+
+/// `h = x + h` of the step after, with weights of one: sums from behind.
+#[test]
+fn what_runs_backwards_begins_at_the_end() {
+    for layout in [0, 1] {
+        let sums = node("RNN", &["x", "w", "r"], &["y", "last"])
+            .with(text("direction", "reverse"))
+            .with(int("hidden_size", 1))
+            .with(int("layout", layout))
+            .with(strings("activations", &["Relu"]));
+        let one = |name| floats(name, &[1, 1, 1], &[1.0]);
+        let shape = if layout == 0 { [3, 1, 1] } else { [1, 3, 1] };
+        let out = [shape[0], if layout == 0 { 1 } else { 3 }, 1, 1];
+        let outputs = vec![
+            spec("y", DType::FP32, &out),
+            spec("last", DType::FP32, &[1, 1, 1]),
+        ];
+        let x = spec("x", DType::FP32, &shape);
+        let written = Written::new(14, vec![x], vec![sums], vec![one("w"), one("r")], outputs);
+        let graph = written.load().unwrap_or_else(|e| panic!("{e}"));
+        let answers = graph.run(&[Values::FP32(vec![1.0, 2.0, 4.0])]).unwrap();
+        assert_eq!(
+            answers[0],
+            Values::FP32(vec![7.0, 6.0, 4.0]),
+            "layout {layout}"
+        );
+        assert_eq!(answers[1], Values::FP32(vec![7.0]));
+    }
 }
 
 #[test]
