@@ -14,10 +14,12 @@ pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+pub mod mend;
 mod ml;
 mod models;
 mod observe;
 mod observe_bench;
+mod ops;
 mod serve;
 mod shadow;
 mod statistics;
@@ -25,6 +27,8 @@ pub mod steps;
 pub mod tensor;
 pub mod turns;
 mod worker;
+#[cfg(test)]
+mod written;
 
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
