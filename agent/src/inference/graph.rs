@@ -1,7 +1,11 @@
 //! An ONNX graph made ready to run by tract, with the manifest's concrete shapes.
 
-use super::ml;
+mod timed;
+
+pub use timed::NodeTime;
+
 use super::tensor::{Values, datum_type, describe};
+use super::{fast, ml};
 use dunlin_protocol::bundle::TensorSpec;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +14,7 @@ use tract_onnx::Onnx;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::tract_hir::internal::{
     Factoid, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue,
-    TVec, ToDim, TractError, TypedRunnableModel,
+    TValue, TVec, ToDim, TractError, TypedRunnableModel,
 };
 
 /// Longest message taken over from tract, in characters; its chains can quote whole nodes.
@@ -95,7 +99,7 @@ impl Graph {
             bind_outputs(&mut model, &proto, outputs)?;
             let model = model
                 .into_typed()
-                .and_then(|m| m.into_optimized())
+                .and_then(fast::optimised)
                 .map_err(|e| GraphError::Prepare(text(&e)))?;
             for (at, spec) in outputs.iter().enumerate() {
                 let fact = model
@@ -121,6 +125,23 @@ impl Graph {
     /// # Errors
     /// Another number, element type or length than the manifest's; or the engine failed.
     pub fn run(&self, inputs: &[Values]) -> Result<Vec<Values>, GraphError> {
+        self.check(inputs)?;
+        guarded("running the model", || {
+            let results = self
+                .plan
+                .run(self.tensors(inputs)?)
+                .map_err(|e| GraphError::Run(text(&e)))?;
+            self.outputs
+                .iter()
+                .zip(&results)
+                .map(|(spec, tensor)| {
+                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
+                })
+                .collect()
+        })
+    }
+
+    fn check(&self, inputs: &[Values]) -> Result<(), GraphError> {
         if inputs.len() != self.inputs.len() {
             return Err(GraphError::Inputs(format!(
                 "expected {} tensors, got {}",
@@ -138,28 +159,17 @@ impl Graph {
                 )));
             }
         }
-        guarded("running the model", || {
-            let tensors = self
-                .input_order
-                .iter()
-                .map(|&at| {
-                    let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
-                    Ok(tensor.into_tvalue())
-                })
-                .collect::<Result<TVec<_>, TractError>>()
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            let results = self
-                .plan
-                .run(tensors)
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            self.outputs
-                .iter()
-                .zip(&results)
-                .map(|(spec, tensor)| {
-                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
-                })
-                .collect()
-        })
+        Ok(())
+    }
+
+    /// What the plan wants, in its order.
+    fn tensors(&self, inputs: &[Values]) -> Result<TVec<TValue>, GraphError> {
+        let tensors = self.input_order.iter().map(|&at| {
+            let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
+            Ok(tensor.into_tvalue())
+        });
+        let tensors: Result<_, TractError> = tensors.collect();
+        tensors.map_err(|e| GraphError::Run(text(&e)))
     }
 }
 

@@ -7,6 +7,7 @@
 mod api;
 pub mod confine;
 pub mod engine;
+mod fast;
 pub mod fuzz;
 pub mod golden;
 pub mod graph;
