@@ -14,14 +14,18 @@ pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+pub mod mend;
 mod ml;
 mod models;
 mod observe;
+mod ops;
 mod serve;
 mod statistics;
 pub mod steps;
 pub mod tensor;
 mod worker;
+#[cfg(test)]
+mod written;
 
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;

@@ -5,8 +5,10 @@
 //! convolution or a product with known weights, and what follows it number by number, is one
 //! operator. [`shape`] says what can be computed so, [`follow`] what goes with it; [`convolution`],
 //! [`depthwise`] and [`dense`] compute, the latter two of the three forms by [`product`]; [`simd`]
-//! chooses the instruction set when the program runs. What does not fit stays with tract.
+//! chooses the instruction set when the program runs. What does not fit stays with tract. [`branch`]
+//! plans the two sides of an `If` once instead of on every run.
 
+mod branch;
 mod chain;
 mod convolution;
 mod dense;
@@ -22,8 +24,10 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
+use branch::Branch;
 use operator::{Fused, Parts};
 use std::sync::Arc;
+use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_hir::internal::*;
 
 /// A graph made ready to run: simplified, with our kernels where they fit, tract's elsewhere.
@@ -44,6 +48,12 @@ pub(super) fn optimised(model: TypedModel) -> TractResult<TypedModel> {
 fn next(model: &TypedModel) -> TractResult<Option<TypedModelPatch>> {
     for id in model.eval_order()? {
         let node = model.node(id);
+        if let Some(choice) = node.op_as::<IfThenElse>() {
+            let facts = node.outputs.iter().map(|o| o.fact.without_value());
+            let branch = Branch::new(choice, facts.collect())?;
+            let patch = TypedModelPatch::replace_single_op(model, node, &node.inputs, branch)?;
+            return Ok(Some(patch));
+        }
         let Some(mut found) = shape::find(model, node)? else {
             continue;
         };
