@@ -1,12 +1,14 @@
 //! An ONNX graph made ready to run by tract, with the manifest's concrete shapes.
 
 mod error;
+mod timed;
 
 pub use error::GraphError;
+pub use timed::NodeTime;
 
 use super::mend::{self, Mend};
 use super::tensor::{Values, datum_type, describe};
-use super::{ml, ops};
+use super::{fast, ml, ops};
 use dunlin_protocol::bundle::TensorSpec;
 use error::{all_nodes, cut, text};
 use std::collections::HashSet;
@@ -16,7 +18,7 @@ use tract_onnx::Onnx;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::tract_hir::internal::{
     Factoid, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue,
-    TVec, ToDim, TractError, TypedRunnableModel,
+    TValue, TVec, ToDim, TractError, TypedRunnableModel,
 };
 
 /// A graph ready to run; any number of threads may run it at once.
@@ -95,7 +97,7 @@ impl Graph {
         bind_outputs(&mut model, proto, outputs)?;
         let model = model
             .into_typed()
-            .and_then(|m| m.into_optimized())
+            .and_then(fast::optimised)
             .map_err(|e| GraphError::Prepare(text(&e)))?;
         for (at, spec) in outputs.iter().enumerate() {
             let fact = model
@@ -127,6 +129,23 @@ impl Graph {
     /// # Errors
     /// Another number, element type or length than the manifest's; or the engine failed.
     pub fn run(&self, inputs: &[Values]) -> Result<Vec<Values>, GraphError> {
+        self.check(inputs)?;
+        guarded("running the model", || {
+            let results = self
+                .plan
+                .run(self.tensors(inputs)?)
+                .map_err(|e| GraphError::Run(text(&e)))?;
+            self.outputs
+                .iter()
+                .zip(&results)
+                .map(|(spec, tensor)| {
+                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
+                })
+                .collect()
+        })
+    }
+
+    fn check(&self, inputs: &[Values]) -> Result<(), GraphError> {
         if inputs.len() != self.inputs.len() {
             return Err(GraphError::Inputs(format!(
                 "expected {} tensors, got {}",
@@ -144,28 +163,17 @@ impl Graph {
                 )));
             }
         }
-        guarded("running the model", || {
-            let tensors = self
-                .input_order
-                .iter()
-                .map(|&at| {
-                    let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
-                    Ok(tensor.into_tvalue())
-                })
-                .collect::<Result<TVec<_>, TractError>>()
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            let results = self
-                .plan
-                .run(tensors)
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            self.outputs
-                .iter()
-                .zip(&results)
-                .map(|(spec, tensor)| {
-                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
-                })
-                .collect()
-        })
+        Ok(())
+    }
+
+    /// What the plan wants, in its order.
+    fn tensors(&self, inputs: &[Values]) -> Result<TVec<TValue>, GraphError> {
+        let tensors = self.input_order.iter().map(|&at| {
+            let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
+            Ok(tensor.into_tvalue())
+        });
+        let tensors: Result<_, TractError> = tensors.collect();
+        tensors.map_err(|e| GraphError::Run(text(&e)))
     }
 }
 

@@ -8,6 +8,7 @@ mod api;
 mod at_work;
 pub mod confine;
 pub mod engine;
+mod fast;
 pub mod fuzz;
 pub mod golden;
 pub mod graph;
