@@ -1,8 +1,16 @@
 //! An ONNX graph made ready to run by tract, with the manifest's concrete shapes.
 
-use super::ml;
+mod error;
+mod timed;
+
+pub use error::GraphError;
+pub use timed::NodeTime;
+
+use super::mend::{self, Mend};
 use super::tensor::{Values, datum_type, describe};
+use super::{fast, ml, ops};
 use dunlin_protocol::bundle::TensorSpec;
+use error::{all_nodes, cut, text};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,42 +18,8 @@ use tract_onnx::Onnx;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::tract_hir::internal::{
     Factoid, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue,
-    TVec, ToDim, TractError, TypedRunnableModel,
+    TValue, TVec, ToDim, TractError, TypedRunnableModel,
 };
-
-/// Longest message taken over from tract, in characters; its chains can quote whole nodes.
-const MESSAGE_MAX_CHARS: usize = 1500;
-
-/// Why a graph cannot be made ready, or did not run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GraphError {
-    /// Not an ONNX file, or one that refers to what is not in it.
-    #[error("not a readable ONNX model: {0}")]
-    Parse(String),
-    /// Operators that the engine has not.
-    #[error("operators that this engine has not: {}", .0.join(", "))]
-    Operators(Vec<String>),
-    /// The graph's inputs are not the manifest's.
-    #[error("inputs: {0}")]
-    Inputs(String),
-    /// The graph's outputs are not the manifest's.
-    #[error("outputs: {0}")]
-    Outputs(String),
-    /// Types and shapes do not work out with the manifest's inputs.
-    #[error("the graph cannot be prepared for the manifest's inputs: {0}")]
-    Prepare(String),
-    /// Failed while computing.
-    #[error("the graph failed: {0}")]
-    Run(String),
-    /// The engine panicked; caught.
-    #[error("the engine panicked while {during}: {message}")]
-    Panic {
-        /// What it was doing.
-        during: &'static str,
-        /// What it said.
-        message: String,
-    },
-}
 
 /// A graph ready to run; any number of threads may run it at once.
 #[derive(Debug)]
@@ -55,64 +29,98 @@ pub struct Graph {
     input_order: Vec<usize>,
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
+    mends: Vec<Mend>,
 }
 
 impl Graph {
     /// Parses an ONNX file and prepares it for inputs and outputs of these names, element types and
-    /// shapes. Outputs that the manifest does not name are not computed.
+    /// shapes. Outputs that the manifest does not name are not computed. What the engine does not take
+    /// as it is, is [mended](mend) if it can be.
     ///
     /// # Errors
-    /// [`GraphError`] says what does not fit.
+    /// [`GraphError`] says what does not fit, and which mends were tried.
     pub fn load(
         onnx: &[u8],
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
     ) -> Result<Self, GraphError> {
-        guarded("loading the model", || {
-            // Shapes stored in the file are often symbolic or stale; the manifest's are signed.
-            let mut engine = tract_onnx::onnx()
-                .with_ignore_value_info(true)
-                .with_ignore_output_shapes(true);
-            ml::register(&mut engine);
-            let mut reader = onnx;
-            let proto = engine
-                .proto_model_for_read(&mut reader)
-                .map_err(|e| GraphError::Parse(text(&e)))?;
-            check_operators(&engine, &proto)?;
-            check_computed(&proto)?;
-            // Without a folder, a model cannot make the engine read other files.
-            let parsed = engine
-                .parse(&proto, None)
-                .map_err(|e| GraphError::Parse(text(&e)))?;
-            if !parsed.unresolved_inputs.is_empty() {
-                return Err(GraphError::Parse(format!(
-                    "tensors that nothing computes: {:?}",
-                    parsed.unresolved_inputs
-                )));
-            }
-            let mut model = parsed.model;
-            let input_order = bind_inputs(&mut model, inputs)?;
-            bind_outputs(&mut model, &proto, outputs)?;
-            let model = model
-                .into_typed()
-                .and_then(|m| m.into_optimized())
-                .map_err(|e| GraphError::Prepare(text(&e)))?;
-            for (at, spec) in outputs.iter().enumerate() {
-                let fact = model
-                    .output_fact(at)
-                    .map_err(|e| GraphError::Prepare(text(&e)))?;
-                check_output(spec, fact)?;
-            }
-            let plan = model
-                .into_runnable()
-                .map_err(|e| GraphError::Prepare(text(&e)))?;
-            Ok(Self {
-                plan,
-                input_order,
-                inputs: inputs.to_vec(),
-                outputs: outputs.to_vec(),
+        let (engine, proto) = guarded("reading the model", || read(onnx))?;
+        Self::from_proto(&engine, proto, inputs, outputs)
+    }
+
+    pub(super) fn from_proto(
+        engine: &Onnx,
+        mut proto: ModelProto,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<Self, GraphError> {
+        mend::correct(&mut proto);
+        let load = |proto: &ModelProto| {
+            guarded("loading the model", || {
+                Self::prepare(engine, proto, inputs, outputs)
             })
+            .map_err(|error| error.located(proto))
+        };
+        let refused = match load(&proto) {
+            Err(refused) if refused.may_be_mended() => refused,
+            done => return done,
+        };
+        let Some((mended, mends)) = mend::mend(engine, proto, inputs) else {
+            return Err(refused.after(&[], None));
+        };
+        match load(&mended) {
+            Ok(graph) => Ok(Self { mends, ..graph }),
+            Err(again) => Err(refused.after(&mends, Some(again))),
+        }
+    }
+
+    fn prepare(
+        engine: &Onnx,
+        proto: &ModelProto,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<Self, GraphError> {
+        check_operators(engine, proto)?;
+        check_computed(proto)?;
+        // Without a folder, a model cannot make the engine read other files.
+        let parsed = engine
+            .parse(proto, None)
+            .map_err(|e| GraphError::Parse(text(&e)))?;
+        if !parsed.unresolved_inputs.is_empty() {
+            return Err(GraphError::Parse(format!(
+                "tensors that nothing computes: {:?}",
+                parsed.unresolved_inputs
+            )));
+        }
+        let mut model = parsed.model;
+        let input_order = bind_inputs(&mut model, inputs)?;
+        bind_outputs(&mut model, proto, outputs)?;
+        let model = model
+            .into_typed()
+            .and_then(fast::optimised)
+            .map_err(|e| GraphError::Prepare(text(&e)))?;
+        for (at, spec) in outputs.iter().enumerate() {
+            let fact = model
+                .output_fact(at)
+                .map_err(|e| GraphError::Prepare(text(&e)))?;
+            check_output(spec, fact)?;
+        }
+        let plan = model
+            .into_runnable()
+            .map_err(|e| GraphError::Prepare(text(&e)))?;
+        Ok(Self {
+            plan,
+            input_order,
+            inputs: inputs.to_vec(),
+            outputs: outputs.to_vec(),
+            mends: Vec::new(),
         })
+    }
+
+    /// What the file was mended by to be loaded; empty if it was taken as it is.
+    #[must_use]
+    pub fn mends(&self) -> &[Mend] {
+        &self.mends
     }
 
     /// Runs the graph on one value list an input, in the manifest's order, and gives one an output,
@@ -121,6 +129,23 @@ impl Graph {
     /// # Errors
     /// Another number, element type or length than the manifest's; or the engine failed.
     pub fn run(&self, inputs: &[Values]) -> Result<Vec<Values>, GraphError> {
+        self.check(inputs)?;
+        guarded("running the model", || {
+            let results = self
+                .plan
+                .run(self.tensors(inputs)?)
+                .map_err(|e| GraphError::Run(text(&e)))?;
+            self.outputs
+                .iter()
+                .zip(&results)
+                .map(|(spec, tensor)| {
+                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
+                })
+                .collect()
+        })
+    }
+
+    fn check(&self, inputs: &[Values]) -> Result<(), GraphError> {
         if inputs.len() != self.inputs.len() {
             return Err(GraphError::Inputs(format!(
                 "expected {} tensors, got {}",
@@ -138,34 +163,43 @@ impl Graph {
                 )));
             }
         }
-        guarded("running the model", || {
-            let tensors = self
-                .input_order
-                .iter()
-                .map(|&at| {
-                    let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
-                    Ok(tensor.into_tvalue())
-                })
-                .collect::<Result<TVec<_>, TractError>>()
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            let results = self
-                .plan
-                .run(tensors)
-                .map_err(|e| GraphError::Run(text(&e)))?;
-            self.outputs
-                .iter()
-                .zip(&results)
-                .map(|(spec, tensor)| {
-                    Values::from_tensor(spec, tensor).map_err(GraphError::Outputs)
-                })
-                .collect()
-        })
+        Ok(())
     }
+
+    /// What the plan wants, in its order.
+    fn tensors(&self, inputs: &[Values]) -> Result<TVec<TValue>, GraphError> {
+        let tensors = self.input_order.iter().map(|&at| {
+            let tensor = inputs[at].to_tensor(&self.inputs[at].shape)?;
+            Ok(tensor.into_tvalue())
+        });
+        let tensors: Result<_, TractError> = tensors.collect();
+        tensors.map_err(|e| GraphError::Run(text(&e)))
+    }
+}
+
+/// tract's reader of ONNX files, with our operators.
+pub(super) fn engine() -> Onnx {
+    // Shapes stored in the file are often symbolic or stale; the manifest's are signed.
+    let mut engine = tract_onnx::onnx()
+        .with_ignore_value_info(true)
+        .with_ignore_output_shapes(true);
+    ml::register(&mut engine);
+    ops::register(&mut engine);
+    engine
+}
+
+fn read(onnx: &[u8]) -> Result<(Onnx, ModelProto), GraphError> {
+    let engine = engine();
+    let mut reader = onnx;
+    let proto = engine
+        .proto_model_for_read(&mut reader)
+        .map_err(|e| GraphError::Parse(text(&e)))?;
+    Ok((engine, proto))
 }
 
 /// Where the build unwinds, a panic of the engine is an error like any other. Builds that abort
 /// lose the worker, which the supervisor notices.
-fn guarded<T>(
+pub(super) fn guarded<T>(
     during: &'static str,
     work: impl FnOnce() -> Result<T, GraphError>,
 ) -> Result<T, GraphError> {
@@ -182,33 +216,30 @@ fn guarded<T>(
     })
 }
 
-fn text(error: &TractError) -> String {
-    cut(&format!("{error:#}"))
-}
-
-fn cut(message: &str) -> String {
-    let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    match one_line.char_indices().nth(MESSAGE_MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &one_line[..end]),
-        None => one_line,
-    }
-}
-
+/// Refuses what the engine has not, each operator once with the first node that it is at.
 fn check_operators(engine: &Onnx, proto: &ModelProto) -> Result<(), GraphError> {
-    let nodes = proto.graph.iter().flat_map(|g| &g.node);
-    let mut unknown: Vec<String> = nodes
-        .filter(|n| !engine.op_register.0.contains_key(&n.op_type))
-        .map(|n| match ml::way_out(&n.op_type) {
-            Some(way_out) => format!("{} (node {:?}; {way_out})", n.op_type, n.name),
-            None => format!("{} (node {:?})", n.op_type, n.name),
-        })
-        .collect();
-    unknown.truncate(20);
-    if unknown.is_empty() {
-        Ok(())
-    } else {
-        Err(GraphError::Operators(unknown))
+    let mut unknown: Vec<(&str, &str, usize)> = Vec::new();
+    let nodes = proto.graph.iter().flat_map(all_nodes);
+    for (operator, node) in nodes.filter(|(o, _)| !engine.op_register.0.contains_key(*o)) {
+        match unknown.iter_mut().find(|(known, ..)| *known == operator) {
+            Some((.., others)) => *others += 1,
+            None => unknown.push((operator, node, 0)),
+        }
     }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let told = unknown.iter().take(20).map(|(operator, node, others)| {
+        let more = match others {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        match ml::way_out(operator) {
+            Some(way_out) => format!("{operator} (node {node:?}{more}; {way_out})"),
+            None => format!("{operator} (node {node:?}{more})"),
+        }
+    });
+    Err(GraphError::Operators(told.collect()))
 }
 
 /// Whether something computes every output.

@@ -5,24 +5,34 @@
 //! `observe → models → worker → pipe`. It holds no key, and it may die without harming the rest.
 
 mod api;
+mod at_work;
 pub mod confine;
 pub mod engine;
+mod fast;
 pub mod fuzz;
 pub mod golden;
 pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+pub mod mend;
 mod ml;
 mod models;
 mod observe;
+mod observe_bench;
+mod ops;
 mod serve;
+mod shadow;
 mod statistics;
 pub mod steps;
 pub mod tensor;
+pub mod turns;
 mod worker;
+#[cfg(test)]
+mod written;
 
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};
-pub use worker::{WorkerArgs, WorkerError, main, run};
+pub use observe_bench::ObserveBench;
+pub use worker::{ModelRules, WorkerArgs, WorkerError, main, run};

@@ -5,15 +5,12 @@
 //! staged bundle and an `input.bin` in each of its folders. Prints Markdown.
 
 use anyhow::{Context as _, bail, ensure};
-use dunlin_agent::pipe::{FromWorker, ToWorker};
 use dunlin_protocol::bundle::{DType, Manifest};
-use dunlin_protocol::id::Digest;
-use serde_json::json;
-use std::io::{BufRead as _, BufReader, Read, Write};
+use dunlin_tests::worker::{Client, Worker, chunks, requests};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tract_onnx::prelude::{
@@ -93,148 +90,6 @@ impl Bare {
     }
 }
 
-fn chunks(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
-    bytes.as_chunks::<4>().0.iter().copied()
-}
-
-/// A worker that serves one bundle.
-struct Worker {
-    child: Child,
-    words: BufReader<ChildStdout>,
-    socket: PathBuf,
-    tcp: std::net::SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Worker {
-    fn start(agent: &Path, slot: &Path) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let socket = dir.path().join("inference.sock");
-        let mut child = Command::new(agent)
-            .args(["agent", "infer", "--listen", "127.0.0.1:0", "--socket"])
-            .arg(&socket)
-            .arg("--models")
-            .arg(slot)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stdout = child.stdout.take().context("no output")?;
-        let mut words = BufReader::new(stdout);
-        let FromWorker::Listening { tcp: Some(tcp), .. } = word(&mut words)? else {
-            bail!("the worker does not listen");
-        };
-        let bundle = Digest::of(&std::fs::read(slot.join("manifest.json"))?);
-        let slot = slot.to_owned();
-        let mut line = serde_json::to_vec(&ToWorker::Activate { slot, bundle })?;
-        line.push(b'\n');
-        child.stdin.as_mut().context("no input")?.write_all(&line)?;
-        let said = word(&mut words)?;
-        ensure!(said == FromWorker::Activated { bundle }, "{said:?}");
-        Ok(Self {
-            child,
-            words,
-            socket,
-            tcp,
-            _dir: dir,
-        })
-    }
-
-    /// Ends it in order.
-    fn stop(mut self) -> anyhow::Result<()> {
-        drop(self.child.stdin.take());
-        std::io::copy(&mut self.words, &mut std::io::sink())?;
-        ensure!(self.child.wait()?.success(), "the worker ended badly");
-        Ok(())
-    }
-}
-
-fn word(words: &mut BufReader<ChildStdout>) -> anyhow::Result<FromWorker> {
-    let mut line = String::new();
-    words.read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
-
-/// A connection and the one request that it repeats.
-struct Client<S> {
-    stream: S,
-    request: Vec<u8>,
-    buffer: Vec<u8>,
-}
-
-impl<S: Read + Write> Client<S> {
-    fn new(stream: S, request: &[u8]) -> Self {
-        Self {
-            stream,
-            request: request.to_vec(),
-            buffer: vec![0; 1 << 20],
-        }
-    }
-
-    /// The body of the answer.
-    fn ask(&mut self) -> anyhow::Result<&[u8]> {
-        self.stream.write_all(&self.request)?;
-        let mut read = 0;
-        let mut wanted = None;
-        loop {
-            let n = self.stream.read(&mut self.buffer[read..])?;
-            ensure!(n > 0, "the connection ended");
-            read += n;
-            if wanted.is_none()
-                && let Some(end) = self.buffer[..read]
-                    .windows(4)
-                    .position(|w| w == b"\r\n\r\n")
-            {
-                let head = std::str::from_utf8(&self.buffer[..end])?;
-                ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-                let length = head
-                    .lines()
-                    .find_map(|l| l.strip_prefix("content-length: "))
-                    .context("no length")?;
-                wanted = Some((end + 4, end + 4 + length.parse::<usize>()?));
-            }
-            if let Some((start, end)) = wanted
-                && read >= end
-            {
-                return Ok(&self.buffer[start..end]);
-            }
-        }
-    }
-}
-
-fn request(model: &str, json_bytes: Option<usize>, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let json = json_bytes.map_or(String::new(), |n| {
-        format!("inference-header-content-length: {n}\r\n")
-    });
-    let head = format!(
-        "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: device\r\n{json}content-length: {length}\r\n\r\n"
-    );
-    [head.as_bytes(), body].concat()
-}
-
-/// The request in binary and in JSON.
-fn requests(manifest: &Manifest, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let (given, got) = (&manifest.inputs[0], &manifest.outputs[0]);
-    let head = json!({
-        "inputs": [{"name": given.name, "datatype": given.dtype, "shape": given.shape,
-            "parameters": {"binary_data_size": input.len()}}],
-        "outputs": [{"name": got.name, "parameters": {"binary_data": true}}],
-    })
-    .to_string();
-    let body = [head.as_bytes(), input].concat();
-    let family = manifest.family.as_str();
-    let binary = request(family, Some(head.len()), &body);
-    let data: serde_json::Value = match given.dtype {
-        DType::FP32 => chunks(input).map(f32::from_le_bytes).collect(),
-        _ => chunks(input).map(i32::from_le_bytes).collect(),
-    };
-    let body = json!({
-        "inputs": [{"name": given.name, "datatype": given.dtype, "shape": given.shape, "data": data}],
-    });
-    (binary, request(family, None, body.to_string().as_bytes()))
-}
-
 /// A thread that sends as many bytes back as an answer has.
 fn echo(there: usize, back: usize) -> anyhow::Result<UnixStream> {
     let (near, mut far) = UnixStream::pair()?;
@@ -262,7 +117,8 @@ fn measure(agent: &Path, slot: &Path, time: Duration) -> anyhow::Result<String> 
     let input = std::fs::read(slot.join("input.bin"))?;
     let bare = Bare::load(slot, &manifest, &input)?;
     let expected = bare.run()?;
-    let worker = Worker::start(agent, slot)?;
+    let mut worker = Worker::start(agent, slot)?;
+    worker.activate(slot)?;
     let (binary, json) = requests(&manifest, &input);
     let tcp = TcpStream::connect(worker.tcp)?;
     tcp.set_nodelay(true)?;

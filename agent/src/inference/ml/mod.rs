@@ -7,7 +7,7 @@ mod columns;
 mod ensemble5;
 mod forest;
 mod labels;
-mod plug;
+pub(in crate::inference) mod plug;
 mod tabular;
 mod trees;
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tract_onnx::tract_hir::internal::*;
 
 /// An element type and a shape.
-pub(super) type Fact = (DatumType, TVec<TDim>);
+pub(in crate::inference) type Fact = (DatumType, TVec<TDim>);
 
 /// An operator as the file describes it.
-pub(super) trait Operator: Debug + Send + Sync + 'static {
+pub(in crate::inference) trait Operator:
+    Debug + Send + Sync + 'static
+{
     /// The name that ONNX gives it.
     fn name(&self) -> &'static str;
 
@@ -36,7 +38,7 @@ pub(super) trait Operator: Debug + Send + Sync + 'static {
 }
 
 /// An operator ready to run; any number of threads may run it at once.
-pub(super) trait Kernel: Debug + Send + Sync + 'static {
+pub(in crate::inference) trait Kernel: Debug + Send + Sync + 'static {
     /// Computes the outputs.
     ///
     /// # Errors
@@ -45,7 +47,9 @@ pub(super) trait Kernel: Debug + Send + Sync + 'static {
 }
 
 /// What tract's parser wants of an operator.
-pub(super) fn plugged(operator: impl Operator) -> (Box<dyn InferenceOp>, Vec<String>) {
+pub(in crate::inference) fn plugged(
+    operator: impl Operator,
+) -> (Box<dyn InferenceOp>, Vec<String>) {
     (expand(Described(Arc::new(operator))), vec![])
 }
 

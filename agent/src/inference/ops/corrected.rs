@@ -1,0 +1,88 @@
+//! Operators that tract has, but not as the specification says.
+
+use tract_onnx::Onnx;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
+use tract_onnx::tract_hir::internal::*;
+
+type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+/// What tract's own readers are called beside ours; no operator of ONNX has a dot in its name.
+const CONSTANT_OF_SHAPE: &str = "tract.ConstantOfShape";
+const SQUEEZE: &str = "tract.Squeeze";
+
+pub(super) fn register(engine: &mut Onnx) {
+    let operators = &mut engine.op_register;
+    for (name, kept_as, ours) in [
+        (
+            "ConstantOfShape",
+            CONSTANT_OF_SHAPE,
+            constant_of_shape as fn(&ParsingContext, &NodeProto) -> Parsed,
+        ),
+        ("Squeeze", SQUEEZE, squeeze),
+    ] {
+        if let Some(tracts) = operators.0.get(name).copied() {
+            operators.insert(kept_as, tracts);
+            operators.insert(name, ours);
+        }
+    }
+    operators.insert("Upsample", upsample);
+}
+
+fn read_by(kept_as: &str, ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    let tracts = ctx.framework.op_register.0.get(kept_as);
+    tracts.with_context(|| format!("no {kept_as}"))?(ctx, node)
+}
+
+/// Zeros are FP32 if the file does not say otherwise; tract takes FP64.
+fn constant_of_shape(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    if node.attribute.iter().any(|a| a.name == "value") {
+        return read_by(CONSTANT_OF_SHAPE, ctx, node);
+    }
+    let zero = TensorProto {
+        dims: vec![1],
+        data_type: DataType::Float.into(),
+        float_data: vec![0.0],
+        ..TensorProto::default()
+    };
+    let mut node = node.clone();
+    node.attribute.push(AttributeProto {
+        name: "value".to_owned(),
+        r#type: AttributeType::Tensor.into(),
+        t: Some(zero),
+        ..AttributeProto::default()
+    });
+    read_by(CONSTANT_OF_SHAPE, ctx, &node)
+}
+
+/// Without axes, every dimension of one goes; before version 13 tract wants them named.
+fn squeeze(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    let mut ctx = ctx.clone();
+    if !node.attribute.iter().any(|a| a.name == "axes") {
+        ctx.onnx_operator_set_version = ctx.onnx_operator_set_version.max(13);
+    }
+    read_by(SQUEEZE, &ctx, node)
+}
+
+/// What `Resize` was called before version 10: the same as its version 10.
+fn upsample(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    ensure!(
+        ctx.onnx_operator_set_version >= 9 && node.input.len() == 2,
+        "Upsample of version {}: expected version 9 or newer, its scales as the second input",
+        ctx.onnx_operator_set_version
+    );
+    let mut ctx = ctx.clone();
+    ctx.onnx_operator_set_version = 10;
+    let mut node = node.clone();
+    node.op_type = "Resize".to_owned();
+    // Version 10 takes the pixel before, which is what later versions call "floor".
+    node.attribute.push(AttributeProto {
+        name: "nearest_mode".to_owned(),
+        r#type: AttributeType::String.into(),
+        s: b"floor".to_vec(),
+        ..AttributeProto::default()
+    });
+    read_by("Resize", &ctx, &node)
+}
