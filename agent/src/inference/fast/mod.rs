@@ -54,6 +54,9 @@ fn next(model: &TypedModel) -> TractResult<Option<TypedModelPatch>> {
             let patch = TypedModelPatch::replace_single_op(model, node, &node.inputs, branch)?;
             return Ok(Some(patch));
         }
+        if !simd::AVAILABLE {
+            continue;
+        }
         let Some(mut found) = shape::find(model, node)? else {
             continue;
         };

@@ -74,6 +74,10 @@ impl<S: Simd, const FUSED: bool> Lanes<S, FUSED> {
     }
 }
 
+/// Whether there are vectors here for whatever processor. There are none for 32-bit ARM, where tract has
+/// assembler for NEON.
+pub(super) const AVAILABLE: bool = !cfg!(target_arch = "arm");
+
 /// Runs a computation with the instruction set of this processor.
 pub(super) fn vectorised<V: Vectorised>(computation: V) -> V::Output {
     match Arch::new() {
