@@ -1,25 +1,23 @@
-//! What the agent adds to a request: the same model on the same input, bare in this process and asked of a
-//! worker over its sockets, one of each in turn.
+//! What the agent adds to a request: the same model on the same input, in this process by the engine alone
+//! and asked of a worker over its sockets, one of each in turn.
 //!
 //! `bench-request AGENT FOLDER [SECONDS]`: AGENT is a program that runs as `AGENT agent infer`, FOLDER has a
 //! staged bundle and an `input.bin` in each of its folders. Prints Markdown.
 
+mod client;
+mod worker;
+
 use anyhow::{Context as _, bail, ensure};
-use dunlin_agent::pipe::{FromWorker, ToWorker};
+use client::{Client, requests};
+use dunlin_agent::inference::graph::Graph;
+use dunlin_agent::inference::tensor::Values;
 use dunlin_protocol::bundle::{DType, Manifest};
-use dunlin_protocol::id::Digest;
-use serde_json::json;
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tract_onnx::prelude::{
-    DatumType, Framework as _, InferenceFact, InferenceModelExt as _, IntoRunnable as _,
-    IntoTValue as _, Tensor, TypedRunnableModel, tvec,
-};
+use worker::Worker;
 
 /// Rounds before the first that counts.
 const WARM_UP: usize = 300;
@@ -38,7 +36,7 @@ fn main() -> anyhow::Result<()> {
         "Medians in µs, one of each in turn. *Echo*: as many bytes there and back over a Unix socket, to a thread that does nothing else.\n"
     );
     println!(
-        "| model | bytes in, out | rounds | bare tract | Unix, binary | added | share | Unix, JSON | TCP, binary | echo |"
+        "| model | bytes in, out | rounds | bare engine | Unix, binary | added | share | Unix, JSON | TCP, binary | echo |"
     );
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
     for slot in folders {
@@ -48,10 +46,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The model as tract runs it, without an agent.
+/// The model as the worker's engine runs it, without an agent.
 struct Bare {
-    plan: Arc<TypedRunnableModel>,
-    input: Tensor,
+    graph: Graph,
+    input: Values,
 }
 
 impl Bare {
@@ -59,180 +57,24 @@ impl Bare {
         let [spec] = &manifest.inputs[..] else {
             bail!("a model with one input was expected");
         };
-        let dtype = match spec.dtype {
-            DType::FP32 => DatumType::F32,
-            DType::INT32 => DatumType::I32,
+        let numbers = input.as_chunks::<4>().0.iter().copied();
+        let input = match spec.dtype {
+            DType::FP32 => Values::FP32(numbers.map(f32::from_le_bytes).collect()),
+            DType::INT32 => Values::INT32(numbers.map(i32::from_le_bytes).collect()),
             other => bail!("{other:?} was not expected"),
         };
-        let mut model = tract_onnx::onnx()
-            .with_ignore_value_info(true)
-            .with_ignore_output_shapes(true)
-            .model_for_path(slot.join("model.onnx"))?;
-        model.set_input_fact(0, InferenceFact::dt_shape(dtype, &spec.shape))?;
-        model.set_output_fact(0, InferenceFact::default())?;
-        // As the machine has them, which is as the worker reads them on a little-endian one.
-        let input = match spec.dtype {
-            DType::FP32 => {
-                let values: Vec<f32> = chunks(input).map(f32::from_le_bytes).collect();
-                Tensor::from_shape(&spec.shape, &values)?
-            }
-            _ => {
-                let values: Vec<i32> = chunks(input).map(i32::from_le_bytes).collect();
-                Tensor::from_shape(&spec.shape, &values)?
-            }
-        };
-        Ok(Self {
-            plan: model.into_optimized()?.into_runnable()?,
-            input,
-        })
+        let onnx = std::fs::read(slot.join("model.onnx"))?;
+        let graph = Graph::load(&onnx, &manifest.inputs, &manifest.outputs)?;
+        Ok(Self { graph, input })
     }
 
     fn run(&self) -> anyhow::Result<Vec<u8>> {
-        let outputs = self.plan.run(tvec!(self.input.clone().into_tvalue()))?;
-        Ok(outputs[0].as_bytes().to_vec())
-    }
-}
-
-fn chunks(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
-    bytes.as_chunks::<4>().0.iter().copied()
-}
-
-/// A worker that serves one bundle.
-struct Worker {
-    child: Child,
-    words: BufReader<ChildStdout>,
-    socket: PathBuf,
-    tcp: std::net::SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Worker {
-    fn start(agent: &Path, slot: &Path) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let socket = dir.path().join("inference.sock");
-        let mut child = Command::new(agent)
-            .args(["agent", "infer", "--listen", "127.0.0.1:0", "--socket"])
-            .arg(&socket)
-            .arg("--models")
-            .arg(slot)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stdout = child.stdout.take().context("no output")?;
-        let mut words = BufReader::new(stdout);
-        let FromWorker::Listening { tcp: Some(tcp), .. } = word(&mut words)? else {
-            bail!("the worker does not listen");
+        let outputs = self.graph.run(std::slice::from_ref(&self.input))?;
+        let [Values::FP32(numbers)] = &outputs[..] else {
+            bail!("one output of FP32 was expected");
         };
-        let bundle = Digest::of(&std::fs::read(slot.join("manifest.json"))?);
-        let slot = slot.to_owned();
-        let mut line = serde_json::to_vec(&ToWorker::Activate { slot, bundle })?;
-        line.push(b'\n');
-        child.stdin.as_mut().context("no input")?.write_all(&line)?;
-        let said = word(&mut words)?;
-        ensure!(said == FromWorker::Activated { bundle }, "{said:?}");
-        Ok(Self {
-            child,
-            words,
-            socket,
-            tcp,
-            _dir: dir,
-        })
+        Ok(numbers.iter().flat_map(|n| n.to_le_bytes()).collect())
     }
-
-    /// Ends it in order.
-    fn stop(mut self) -> anyhow::Result<()> {
-        drop(self.child.stdin.take());
-        std::io::copy(&mut self.words, &mut std::io::sink())?;
-        ensure!(self.child.wait()?.success(), "the worker ended badly");
-        Ok(())
-    }
-}
-
-fn word(words: &mut BufReader<ChildStdout>) -> anyhow::Result<FromWorker> {
-    let mut line = String::new();
-    words.read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
-
-/// A connection and the one request that it repeats.
-struct Client<S> {
-    stream: S,
-    request: Vec<u8>,
-    buffer: Vec<u8>,
-}
-
-impl<S: Read + Write> Client<S> {
-    fn new(stream: S, request: &[u8]) -> Self {
-        Self {
-            stream,
-            request: request.to_vec(),
-            buffer: vec![0; 1 << 20],
-        }
-    }
-
-    /// The body of the answer.
-    fn ask(&mut self) -> anyhow::Result<&[u8]> {
-        self.stream.write_all(&self.request)?;
-        let mut read = 0;
-        let mut wanted = None;
-        loop {
-            let n = self.stream.read(&mut self.buffer[read..])?;
-            ensure!(n > 0, "the connection ended");
-            read += n;
-            if wanted.is_none()
-                && let Some(end) = self.buffer[..read]
-                    .windows(4)
-                    .position(|w| w == b"\r\n\r\n")
-            {
-                let head = std::str::from_utf8(&self.buffer[..end])?;
-                ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-                let length = head
-                    .lines()
-                    .find_map(|l| l.strip_prefix("content-length: "))
-                    .context("no length")?;
-                wanted = Some((end + 4, end + 4 + length.parse::<usize>()?));
-            }
-            if let Some((start, end)) = wanted
-                && read >= end
-            {
-                return Ok(&self.buffer[start..end]);
-            }
-        }
-    }
-}
-
-fn request(model: &str, json_bytes: Option<usize>, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let json = json_bytes.map_or(String::new(), |n| {
-        format!("inference-header-content-length: {n}\r\n")
-    });
-    let head = format!(
-        "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: device\r\n{json}content-length: {length}\r\n\r\n"
-    );
-    [head.as_bytes(), body].concat()
-}
-
-/// The request in binary and in JSON.
-fn requests(manifest: &Manifest, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let (given, got) = (&manifest.inputs[0], &manifest.outputs[0]);
-    let head = json!({
-        "inputs": [{"name": given.name, "datatype": given.dtype, "shape": given.shape,
-            "parameters": {"binary_data_size": input.len()}}],
-        "outputs": [{"name": got.name, "parameters": {"binary_data": true}}],
-    })
-    .to_string();
-    let body = [head.as_bytes(), input].concat();
-    let family = manifest.family.as_str();
-    let binary = request(family, Some(head.len()), &body);
-    let data: serde_json::Value = match given.dtype {
-        DType::FP32 => chunks(input).map(f32::from_le_bytes).collect(),
-        _ => chunks(input).map(i32::from_le_bytes).collect(),
-    };
-    let body = json!({
-        "inputs": [{"name": given.name, "datatype": given.dtype, "shape": given.shape, "data": data}],
-    });
-    (binary, request(family, None, body.to_string().as_bytes()))
 }
 
 /// A thread that sends as many bytes back as an answer has.
