@@ -90,21 +90,34 @@ fn decode(spec: &TensorSpec, bytes: &[u8]) -> anyhow::Result<Values> {
         bytes.as_chunks().0.iter().map(|c| from(*c)).collect()
     }
     Ok(match spec.dtype {
+        DType::BOOL => Values::BOOL(bytes.iter().map(|&b| b != 0).collect()),
+        DType::UINT8 => Values::UINT8(bytes.to_vec()),
+        DType::INT8 => Values::INT8(each(bytes, i8::from_le_bytes)),
+        DType::UINT16 => Values::UINT16(each(bytes, u16::from_le_bytes)),
+        DType::INT16 => Values::INT16(each(bytes, i16::from_le_bytes)),
+        DType::UINT32 => Values::UINT32(each(bytes, u32::from_le_bytes)),
+        DType::INT32 => Values::INT32(each(bytes, i32::from_le_bytes)),
+        DType::UINT64 => Values::UINT64(each(bytes, u64::from_le_bytes)),
+        DType::INT64 => Values::INT64(each(bytes, i64::from_le_bytes)),
         DType::FP32 => Values::FP32(each(bytes, f32::from_le_bytes)),
         DType::FP64 => Values::FP64(each(bytes, f64::from_le_bytes)),
-        DType::INT64 => Values::INT64(each(bytes, i64::from_le_bytes)),
-        DType::INT32 => Values::INT32(each(bytes, i32::from_le_bytes)),
         other => anyhow::bail!("inputs of {} are not read", other.as_str()),
     })
 }
 
 fn encode(values: &Values, out: &mut Vec<u8>) -> anyhow::Result<()> {
     match values {
+        Values::BOOL(v) => out.extend(v.iter().map(|&x| u8::from(x))),
+        Values::UINT8(v) => out.extend(v),
+        Values::INT8(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::UINT16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::INT16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::UINT32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::INT32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::UINT64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Values::INT64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Values::FP32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Values::FP64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Values::INT64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Values::INT32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Values::BOOL(v) => out.extend(v.iter().map(|&x| u8::from(x))),
         other => anyhow::bail!("outputs of {} are not written", other.dtype().as_str()),
     }
     Ok(())

@@ -144,7 +144,9 @@ pub enum BundleAction {
     /// Check a model with the device's own engine and pack it
     ///
     /// Golden outputs come from the training runtime; packing only checks that the device's engine
-    /// meets them, and refuses with the case that it does not meet.
+    /// meets them, and refuses with the case that it does not meet. A graph that the engine does not
+    /// take as it is, is mended if it can be, as on every device, and the mends are told; if none
+    /// helps, packing refuses and names the operator, its node and what was tried (docs/models.md).
     #[command(after_help = "Example:\n  dunlin bundle pack tests/models/digits/v1 --out packed")]
     Pack(PackArgs),
     /// List bundles in new targets metadata and sign it, or add a signature to it

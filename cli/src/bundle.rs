@@ -4,7 +4,7 @@ use crate::args::{BundleAction, BundleArgs, PackArgs, Shared};
 use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::files;
-use crate::pack::{PackRequest, PackedBundle, pack};
+use crate::pack::{PackRequest, PackedBundle, mends_text, pack};
 use crate::patch;
 use crate::publish::publish_as;
 use crate::table::{self, Table, bytes_text};
@@ -79,16 +79,18 @@ fn run_pack(args: &PackArgs, is_json: bool) -> Result<Exit, Failure> {
         version: args.bundle_version,
         rollback_floor: args.rollback_floor,
     };
-    let (bundle, report) = pack(&request, &args.out)?;
+    let (bundle, examined) = pack(&request, &args.out)?;
     let travels: u64 = bundle.blobs().iter().map(|(_, length, _)| length).sum();
     if is_json {
+        let mends: Vec<String> = examined.mends.iter().map(ToString::to_string).collect();
         table::print_json(&json!({
             "dir": bundle.dir, "family": bundle.manifest.family, "version": bundle.manifest.version,
-            "digest": bundle.digest(), "transport_bytes": travels, "trial": report,
+            "digest": bundle.digest(), "transport_bytes": travels, "trial": examined.report,
+            "mends": mends,
         }));
         return Ok(Exit::Done);
     }
-    let measured = match report {
+    let measured = match examined.report {
         TrialReport::Passed {
             cases,
             difference_max,
@@ -99,6 +101,12 @@ fn run_pack(args: &PackArgs, is_json: bool) -> Result<Exit, Failure> {
         ),
         TrialReport::Failed { code, detail } => format!("{code}: {detail}"),
     };
+    if !examined.mends.is_empty() {
+        table::print_line(&format!(
+            "the engine does not take this graph as it is; devices mend it as it was mended here: {}",
+            mends_text(&examined.mends)
+        ));
+    }
     table::print_line(&format!(
         "packed {} version {} into {}\n{measured}\nmanifest {}, {} to download",
         bundle.manifest.family,

@@ -2,6 +2,8 @@
 //! engine that runs it on devices.
 
 use crate::files::{self, FileError};
+use dunlin_agent::inference::golden::Examined;
+use dunlin_agent::inference::mend::Mend;
 use dunlin_agent::pipe::TrialReport;
 use dunlin_protocol::bundle::{
     Application, BLOB_MAX_BYTES, Blob, DOCUMENT_MAX_BYTES, Files, GoldenError, GoldenSet, Limits,
@@ -350,19 +352,19 @@ struct Draft {
 }
 
 /// Packs a bundle into the new folder `out` after the device's engine met its golden cases.
-/// Returns it with what the trial measured.
+/// Returns it with what the trial measured and what the model was mended by.
 ///
 /// # Errors
 /// Spec, golden cases, profile or model do not fit together, or the engine refuses the model.
 /// Nothing is left in `out` then.
-pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, TrialReport), PackError> {
+pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, Examined), PackError> {
     let occupied = out.exists() && fs::read_dir(out).is_ok_and(|mut d| d.next().is_some());
     if occupied {
         return Err(PackError::OutExists(out.to_owned()));
     }
     let draft = draft(request)?;
     let manifest_bytes = draft.manifest.to_bytes()?;
-    let report = trial(&draft, &manifest_bytes)?;
+    let examined = trial(&draft, &manifest_bytes)?;
     let target = TargetEntry::of(draft.manifest.target_path(), &manifest_bytes, &draft.custom);
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -403,7 +405,7 @@ pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, TrialRep
         manifest_bytes,
         target,
     };
-    Ok((bundle, report))
+    Ok((bundle, examined))
 }
 
 fn draft(request: &PackRequest) -> Result<Draft, PackError> {
@@ -539,7 +541,7 @@ fn check_documents(
 }
 
 /// Runs the golden cases as the device's worker will, over the same files in the same layout.
-fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<TrialReport, PackError> {
+fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<Examined, PackError> {
     let slot = tempfile::tempdir().map_err(|error| FileError::Io {
         action: "cannot make",
         path: std::env::temp_dir(),
@@ -558,16 +560,31 @@ fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<TrialReport, PackError>
     // A thread of its own: a panic inside the engine is a refusal of the model, not of the tool.
     let run = std::thread::Builder::new()
         .name("trial".to_owned())
-        .spawn(move || dunlin_agent::inference::golden::trial(&path));
-    let report = match run.map(std::thread::JoinHandle::join) {
-        Ok(Ok(report)) => report,
+        .spawn(move || dunlin_agent::inference::golden::examine(&path));
+    let examined = match run.map(std::thread::JoinHandle::join) {
+        Ok(Ok(examined)) => examined,
         Ok(Err(_)) => return Err(refused("load", "the engine panicked on it (see above)")),
         Err(e) => return Err(refused("load", &format!("no thread: {e}"))),
     };
-    match report {
-        TrialReport::Failed { code, detail } => Err(refused(&code, &detail)),
-        passed @ TrialReport::Passed { .. } => Ok(passed),
+    match &examined.report {
+        TrialReport::Failed { code, detail } if examined.mends.is_empty() => {
+            Err(refused(code, detail))
+        }
+        TrialReport::Failed { code, detail } => {
+            let mends = mends_text(&examined.mends);
+            Err(refused(
+                code,
+                &format!("{detail} (mended to be loaded: {mends})"),
+            ))
+        }
+        TrialReport::Passed { .. } => Ok(examined),
     }
+}
+
+/// What a model was mended by, as one line.
+pub(crate) fn mends_text(mends: &[Mend]) -> String {
+    let all: Vec<String> = mends.iter().map(ToString::to_string).collect();
+    all.join("; ")
 }
 
 #[cfg(test)]

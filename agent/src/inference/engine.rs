@@ -1,6 +1,7 @@
 //! A staged bundle, loaded: manifest, graph and reference profile.
 
 use super::graph::{Graph, GraphError};
+use super::mend::Mend;
 use super::steps::state::Streams;
 use super::steps::{Observed, Plan, Sequence, SequenceError, Shaped, State, StepError};
 use super::tensor::{Values, describe};
@@ -162,6 +163,12 @@ impl Engine {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// What the graph was mended by to be loaded; empty if it was taken as it is.
+    #[must_use]
+    pub fn mends(&self) -> &[Mend] {
+        self.graph.mends()
     }
 
     /// The family.

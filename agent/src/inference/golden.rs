@@ -1,6 +1,7 @@
 //! A trial of a staged bundle: does it load here, meet its golden cases and keep its latency budget.
 
 use super::engine::{Engine, EngineError, read_blob};
+use super::mend::Mend;
 use super::steps::{Shaped, State};
 use super::tensor::Values;
 use crate::pipe::TrialReport;
@@ -13,9 +14,30 @@ use std::time::{Duration, Instant};
 /// after one run to warm up. The same code judges a bundle when it is packed and on the device.
 #[must_use]
 pub fn trial(slot: &Path) -> TrialReport {
+    examine(slot).report
+}
+
+/// A trial, and what the model was mended by to be loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// What the trial found.
+    pub report: TrialReport,
+    /// Empty if the graph was taken as it is.
+    pub mends: Vec<Mend>,
+}
+
+/// As [`trial`], for whoever packs the bundle.
+#[must_use]
+pub fn examine(slot: &Path) -> Examined {
     match Engine::load(slot) {
-        Ok(engine) => check(slot, &engine),
-        Err(error) => failed("load", error.to_string()),
+        Ok(engine) => Examined {
+            report: check(slot, &engine),
+            mends: engine.mends().to_vec(),
+        },
+        Err(error) => Examined {
+            report: failed("load", error.to_string()),
+            mends: Vec::new(),
+        },
     }
 }
 

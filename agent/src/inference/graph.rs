@@ -50,10 +50,11 @@ impl Graph {
 
     pub(super) fn from_proto(
         engine: &Onnx,
-        proto: ModelProto,
+        mut proto: ModelProto,
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
     ) -> Result<Self, GraphError> {
+        mend::correct(&mut proto);
         let load = |proto: &ModelProto| {
             guarded("loading the model", || {
                 Self::prepare(engine, proto, inputs, outputs)

@@ -70,6 +70,13 @@ pub(super) fn text(name: &str, s: &str) -> AttributeProto {
     }
 }
 
+pub(super) fn strings(name: &str, values: &[&str]) -> AttributeProto {
+    AttributeProto {
+        strings: values.iter().map(|v| v.as_bytes().to_vec()).collect(),
+        ..attribute(name, AttributeType::Strings)
+    }
+}
+
 pub(super) fn graph(name: &str, g: GraphProto) -> AttributeProto {
     AttributeProto {
         g: Some(g),

@@ -33,10 +33,10 @@ fn the_committed_models_pack_and_open_again() {
     let out = tempfile::tempdir().unwrap();
     for version in 1..=3 {
         let dir = out.path().join(version.to_string());
-        let (packed, report) = pack(&PackRequest::new(model(version)), &dir).unwrap();
+        let (packed, examined) = pack(&PackRequest::new(model(version)), &dir).unwrap();
         assert!(
-            matches!(report, TrialReport::Passed { cases: 12, .. }),
-            "{report:?}"
+            matches!(examined.report, TrialReport::Passed { cases: 12, .. }),
+            "{examined:?}"
         );
         let opened = PackedBundle::open(&dir).unwrap();
         assert_eq!(opened.manifest, packed.manifest);
@@ -78,11 +78,11 @@ fn a_model_behind_steps_packs_and_a_step_that_does_not_fit_is_named() {
     .unwrap();
     let spec = folder.path().join("bundle.toml");
     edit(&spec, "../digits/v2/model.onnx", "model.onnx");
-    let (packed, report) =
+    let (packed, examined) =
         pack(&PackRequest::new(folder.path()), &folder.path().join("b")).unwrap();
     assert!(
-        matches!(report, TrialReport::Passed { cases: 6, .. }),
-        "{report:?}"
+        matches!(examined.report, TrialReport::Passed { cases: 6, .. }),
+        "{examined:?}"
     );
     assert_eq!(packed.manifest.steps.pre.len(), 4);
     edit(&spec, "height = 8, width = 8", "height = 8, width = 9");

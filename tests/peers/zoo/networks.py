@@ -122,11 +122,13 @@ def weighted(given, _other):
     shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     random = np.random.Generator(np.random.PCG64(zlib.crc32(graph.name.encode()) + SEED))
     takers = {name: (node.op_type, place) for node in graph.node for place, name in enumerate(node.input)}
-    is_normalised = any(node.op_type == "BatchNormalization" for node in graph.node)
+    operators = {node.op_type for node in graph.node}
+    # Sums of branches, and normalising by numbers that are not the data's, let values grow.
+    gain = 2.5 if "Sum" in operators else 4.5 if "BatchNormalization" in operators else 6.0
     fillers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
     for node in fillers:
         shape = tuple(int(d) for d in shapes[node.input[0]])
-        values = random_weights(random, shape, takers[node.output[0]], is_normalised)
+        values = random_weights(random, shape, takers[node.output[0]], gain)
         graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
         graph.node.remove(node)
     used = {node.input[0] for node in fillers}
@@ -144,7 +146,7 @@ def keep(repeated, wanted):
     repeated.extend(kept)
 
 
-def random_weights(random, shape, taker, is_normalised):
+def random_weights(random, shape, taker, gain):
     """Weights that keep values in range, by what they are for."""
     operator, place = taker
     flat = random.random(shape, dtype=np.float32)
@@ -152,11 +154,11 @@ def random_weights(random, shape, taker, is_normalised):
         # Scale and variance: about one.
         return flat * np.float32(0.5) + np.float32(0.75)
     if len(shape) > 1:
-        gain = 2.5 if is_normalised else 6.0
         # What a softmax makes probabilities of is kept small: it would give zeros and a one.
         gain = 0.01 if operator == "Gemm" else gain
         bound = np.float32(np.sqrt(gain / np.prod(shape[1:])))
         return flat * (2 * bound) - bound
-    if operator in ("Mul", "Unsqueeze"):
-        return flat * np.float32(0.5) + np.float32(0.5)
+    if operator == "Unsqueeze":
+        # Scales and offsets of the layers that DenseNet has after each normalisation.
+        return flat * np.float32(0.5) + np.float32(1.0)
     return flat * np.float32(0.2) - np.float32(0.1)

@@ -1,10 +1,16 @@
-"""A model of the zoo, quantised as edge projects do it: statically, to int8, as QDQ pairs."""
+"""Models of the zoo, quantised as edge projects do it, by ONNX Runtime's own tools."""
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import pictures
@@ -23,16 +29,36 @@ class Lines(CalibrationDataReader):
         return next(self.left, None)
 
 
-def classifier(_given, other):
+def quantised(given, quantise):
     with tempfile.TemporaryDirectory() as folder:
         prepared, done = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
-        quant_pre_process(other("ocr-classifier"), prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            done,
-            Lines(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-        )
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        quantise(prepared, done)
         return done.read_bytes()
+
+
+def classifier(other, **how):
+    given = other("ocr-classifier")
+    return quantised(given, lambda model, done: quantize_static(model, done, Lines(), **how))
+
+
+def classifier_qdq(_given, other):
+    return classifier(
+        other,
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def classifier_qoperator(_given, other):
+    return classifier(
+        other,
+        quant_format=QuantFormat.QOperator,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def recogniser_dynamic(_given, other):
+    return quantised(other("ocr-recogniser"), quantize_dynamic)

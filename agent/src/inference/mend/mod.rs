@@ -6,10 +6,11 @@
 //! device. The file that is signed stays as it was given.
 
 mod branches;
-mod contributed;
 mod functions;
 mod names;
 mod part;
+mod quantised;
+mod recurrent;
 
 use dunlin_protocol::bundle::TensorSpec;
 use std::fmt;
@@ -69,6 +70,12 @@ pub(super) const ALWAYS: &str =
 pub(super) const LOOKED_FOR: &str = "functions of the model's own, operators of ONNX Runtime's \
      quantiser, and Ifs of which the inputs' shapes leave one branch";
 
+/// Writes out what the engine takes, but computes otherwise than the specification says.
+pub(super) fn correct(model: &mut ModelProto) {
+    quantised::write_out_standard(model);
+    recurrent::write_out(model);
+}
+
 /// The model written otherwise, and how; nothing if none of the mends has anything to do.
 pub(super) fn mend(
     engine: &Onnx,
@@ -77,7 +84,7 @@ pub(super) fn mend(
 ) -> Option<(ModelProto, Vec<Mend>)> {
     // Functions first: they may hold what the others are for.
     let functions = functions::write_out(&mut model);
-    let contributed = contributed::write_out(&mut model);
+    let contributed = quantised::write_out_contributed(&mut model);
     let folded = branches::fold(engine, &mut model, inputs);
     let done = [
         Mend::Functions(functions),

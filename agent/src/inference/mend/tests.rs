@@ -124,7 +124,7 @@ fn a_condition_inside_a_branch_is_folded_too() {
     assert_eq!(graph.mends(), [Mend::Branches(1)]);
     let x = Values::FP32(vec![1.0, 2.0, 3.0]);
     let run = |flag| graph.run(&[x.clone(), Values::BOOL(vec![flag])]).unwrap();
-    assert_eq!(run(false), [x.clone()]);
+    assert_eq!(run(false), std::slice::from_ref(&x));
     assert_eq!(run(true), [Values::FP32(vec![-1.0, -2.0, -3.0])]);
 }
 
@@ -261,6 +261,70 @@ fn operators_of_the_quantiser_are_written_as_standard_ones() {
     written.model.graph.as_mut().unwrap().initializer.push(c);
     // 1 × 2 + 120 × 50 - 47,200 / 8 = 102.
     assert_eq!(written.answer(&inputs), Values::UINT8(vec![202]));
+}
+
+/// The quantised product and convolution are those of the floats that they stand for, rounded once.
+#[test]
+fn standard_operators_on_integers_are_computed_on_floats() {
+    let product = ["a", "a_s", "a_z", "b", "b_s", "b_z", "y_s", "y_z"];
+    let nodes = vec![node("QLinearMatMul", &product, &["y"])];
+    let mut written = quantised(nodes, &[1, 2], &[1, 1]);
+    let graph = written.model.graph.as_mut().unwrap();
+    graph.input.truncate(1);
+    let b = bytes("b", &[2, 1], DataType::Uint8, &[8, 200]);
+    graph.initializer.push(b);
+    written.inputs.truncate(1);
+    // (13 - 10) / 2 = 1.5 and 0; 1.5 × 2 + 0 × 50 = 3.
+    let y = written.answer(&[Values::UINT8(vec![13, 10])]);
+    assert_eq!(y, Values::UINT8(vec![103]));
+    assert!(written.load().unwrap().mends().is_empty());
+
+    let inputs = ["a", "a_s", "a_z", "w", "w_s", "w_z", "y_s", "y_z", "bias"];
+    let nodes = vec![node("QLinearConv", &inputs, &["y"])];
+    let mut written = quantised(nodes, &[1, 1, 1, 2], &[1, 2, 1, 2]);
+    let graph = written.model.graph.as_mut().unwrap();
+    graph.input.truncate(1);
+    let mut bias = bytes("bias", &[2], DataType::Int32, &[]);
+    bias.raw_data = [0_i32, 40].iter().flat_map(|b| b.to_le_bytes()).collect();
+    graph.initializer.extend([
+        bytes("w", &[2, 1, 1, 1], DataType::Int8, &[3, 0xff]),
+        floats("w_s", &[2], &[0.5, 0.1]),
+        bytes("w_z", &[2], DataType::Int8, &[0, 0]),
+        bias,
+    ]);
+    written.inputs.truncate(1);
+    // Of 1 and 2.5: 1.5 and 3.75, rounded to even; the other channel -0.1 + 2 and -0.25 + 2.
+    let y = written.answer(&[Values::UINT8(vec![12, 15])]);
+    assert_eq!(y, Values::UINT8(vec![102, 104, 102, 102]));
+}
+
+/// `h = x + h` of the step after, with weights of one: sums from behind.
+#[test]
+fn what_runs_backwards_begins_at_the_end() {
+    for layout in [0, 1] {
+        let sums = node("RNN", &["x", "w", "r"], &["y", "last"])
+            .with(text("direction", "reverse"))
+            .with(int("hidden_size", 1))
+            .with(int("layout", layout))
+            .with(strings("activations", &["Relu"]));
+        let one = |name| floats(name, &[1, 1, 1], &[1.0]);
+        let shape = if layout == 0 { [3, 1, 1] } else { [1, 3, 1] };
+        let out = [shape[0], if layout == 0 { 1 } else { 3 }, 1, 1];
+        let outputs = vec![
+            spec("y", DType::FP32, &out),
+            spec("last", DType::FP32, &[1, 1, 1]),
+        ];
+        let x = spec("x", DType::FP32, &shape);
+        let written = Written::new(14, vec![x], vec![sums], vec![one("w"), one("r")], outputs);
+        let graph = written.load().unwrap_or_else(|e| panic!("{e}"));
+        let answers = graph.run(&[Values::FP32(vec![1.0, 2.0, 4.0])]).unwrap();
+        assert_eq!(
+            answers[0],
+            Values::FP32(vec![7.0, 6.0, 4.0]),
+            "layout {layout}"
+        );
+        assert_eq!(answers[1], Values::FP32(vec![7.0]));
+    }
 }
 
 #[test]

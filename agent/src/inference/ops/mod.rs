@@ -1,12 +1,15 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
-//! [`corrected`] turns what tract reads wrongly into what it reads right; [`quantised`] and [`only_if`] compute.
+//! [`corrected`] turns what tract reads wrongly into what it reads right; [`quantised`],
+//! [`reverse`] and [`only_if`] compute.
 
 mod corrected;
 mod only_if;
 mod quantised;
+mod reverse;
 
 pub(super) use only_if::ONLY_IF;
+pub(super) use reverse::REVERSE;
 use tract_onnx::Onnx;
 
 /// Puts our operators in the place of tract's, or beside them.
@@ -16,6 +19,8 @@ pub(super) fn register(engine: &mut Onnx) {
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
     operators.insert("QuantizeLinear", quantised::quantize);
+    operators.insert(REVERSE, reverse::reverse);
+    operators.insert("ReverseSequence", reverse::reverse_sequence);
 }
 
 #[cfg(test)]

@@ -143,3 +143,15 @@ fn upsample_repeats_pixels_and_interpolates() {
         assert_eq!(answer, Values::FP32(expected.to_vec()), "{mode}");
     }
 }
+
+#[test]
+fn sequences_are_turned_around_as_far_as_they_go() {
+    let nodes = vec![node("ReverseSequence", &["x", "lengths"], &["y"])];
+    let (x, y) = (
+        spec("x", DType::FP32, &[3, 2]),
+        spec("y", DType::FP32, &[3, 2]),
+    );
+    let written = Written::new(10, vec![x], nodes, vec![ints("lengths", &[3, 2])], vec![y]);
+    let answer = written.answer(&[Values::FP32(vec![1.0, 10.0, 2.0, 20.0, 3.0, 30.0])]);
+    assert_eq!(answer, Values::FP32(vec![3.0, 20.0, 2.0, 10.0, 1.0, 30.0]));
+}
