@@ -3,7 +3,7 @@
 use crate::account;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::device::{Phase, State};
+use crate::device::{Model, Phase, State};
 use crate::files::Disk;
 use crate::hold::{HoldFile, REASON_MAX_CHARS};
 use crate::identity::Identity;
@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use dunlin_protocol::command::Probation;
 use dunlin_protocol::enroll::ClaimToken;
 use dunlin_protocol::id::{DeviceId, Family};
-use dunlin_protocol::report::{Failure, Hold, Progress, Reported};
+use dunlin_protocol::report::{Failure, Hold, Progress};
 use jiff::{SignedDuration, Timestamp};
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
@@ -424,12 +424,7 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        print_status(
-            identity.as_ref(),
-            state.as_ref(),
-            reported.as_ref(),
-            running,
-        );
+        print_status(identity.as_ref(), state.as_ref(), running);
         if let Some(hold) = &hold {
             println!("hold       updates are {}", held(hold));
         }
@@ -441,12 +436,7 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print_status(
-    identity: Option<&Identity>,
-    state: Option<&State>,
-    reported: Option<&Reported>,
-    running: bool,
-) {
+fn print_status(identity: Option<&Identity>, state: Option<&State>, running: bool) {
     println!(
         "agent      {}, {}",
         crate::VERSION,
@@ -465,26 +455,31 @@ fn print_status(
             println!("identity   certificate {word} {end}");
         }
     }
-    let (Some(state), Some(reported)) = (state, reported) else {
+    let Some(state) = state else {
         return println!("model      none yet");
     };
-    match &reported.active {
-        None => println!("model      none yet"),
+    println!("desired    revision {}", state.revision);
+    if state.models.is_empty() {
+        println!("model      none yet");
+    }
+    for (family, model) in &state.models {
+        print_model(family, model);
+    }
+}
+
+fn print_model(family: &Family, model: &Model) {
+    match model.active() {
+        None => println!("model      {family}: nothing serves"),
         Some(a) => println!(
-            "model      {} version {} ({})",
-            a.family,
+            "model      {family} version {} ({})",
             a.version,
             a.digest.short()
         ),
     }
-    match &state.target {
-        None => println!("desired    nothing yet"),
-        Some(t) => println!(
-            "desired    {} version {} (revision {})",
-            t.family, t.version, state.revision
-        ),
+    if let Some(target) = &model.target {
+        println!("  desired  version {}", target.version);
     }
-    let phase = match &state.phase {
+    let phase = match &model.phase {
         Phase::Idle { last } => in_words(last),
         Phase::Receiving { want, attempts, .. } => {
             format!(
@@ -493,6 +488,10 @@ fn print_status(
             )
         }
         Phase::Trial { want, .. } => format!("golden cases of version {}", want.version),
+        Phase::Shadow { want, .. } => {
+            let waiting = model.waiting().map(|w| w.detail);
+            format!("version {} {}", want.version, waiting.unwrap_or_default())
+        }
         Phase::Waiting { want, why } => format!(
             "version {} is ready; {}",
             want.version,
@@ -512,7 +511,7 @@ fn print_status(
             )
         }
     };
-    println!("update     {phase}");
+    println!("  update   {phase}");
 }
 
 fn in_words(last: &Progress) -> String {

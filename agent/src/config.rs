@@ -140,6 +140,7 @@ struct Inputs {
     grpc_listen: Option<String>,
     socket_group: Option<String>,
     clients: Vec<(String, Vec<String>)>,
+    models: Vec<inference::ModelInputs>,
     window_ms: i64,
     memory_limit_mib: i64,
     max_mib: i64,
@@ -248,6 +249,7 @@ impl Inputs {
             grpc_listen: from.text("inference.grpc_listen"),
             socket_group: from.text("inference.socket_group"),
             clients: from.lists("inference.clients"),
+            models: inference::read_models(from),
             window_ms: from.number("inference.window_ms", 60_000),
             memory_limit_mib: from.number("inference.memory_limit_mib", 512),
             max_mib: from.number("telemetry.max_mib", 64),
@@ -280,6 +282,7 @@ impl Inputs {
                 grpc_listen: check.grpc_listen(self.grpc_listen),
                 socket_group: self.socket_group,
                 clients: check.clients(self.clients),
+                models: check.models(self.models),
                 window_ms: check.range("inference.window_ms", self.window_ms, 100, 86_400_000),
                 memory_limit_mib: check.range(
                     "inference.memory_limit_mib",
@@ -462,8 +465,15 @@ impl Check<'_> {
     }
 
     fn range(&mut self, key: &str, value: i64, min: u64, max: u64) -> u64 {
-        match u64::try_from(value) {
-            Ok(n) if (min..=max).contains(&n) => n,
+        self.between(key, value, min, max)
+    }
+
+    fn between<N>(&mut self, key: &str, value: i64, min: N, max: N) -> N
+    where
+        N: TryFrom<i64> + PartialOrd + fmt::Display,
+    {
+        match N::try_from(value) {
+            Ok(n) if min <= n && n <= max => n,
             _ => {
                 self.wrong(key, format!("{min} to {max}"), value.to_string());
                 min
@@ -571,78 +581,7 @@ impl Check<'_> {
 /// A configuration file with every key at its default, explained.
 #[must_use]
 pub fn agent_default_toml() -> String {
-    r#"# Dunlin's device agent. Every key is optional; the values here are the defaults.
-
-# Folder of everything the agent keeps: identity, trust, bundles, telemetry not yet sent.
-state_dir = "/var/lib/dunlin-agent"
-
-# What this device is, as bundles' hardware lists name it ("any" in a bundle fits every device).
-hardware = "generic"
-
-# The id to ask for at enrolment; without it the server chooses one.
-# device = "edge-07"
-
-[inference]
-# Unix socket of the inference API (Open Inference Protocol v2); default: in state_dir.
-# socket = "/var/lib/dunlin-agent/run/inference.sock"
-# The same API on a loopback port; off by default, other addresses are refused.
-# listen = "127.0.0.1:8601"
-# The gRPC flavour, where it is built in (feature grpc): a loopback port, or the path of a socket.
-# grpc_listen = "127.0.0.1:8602"
-# Group of the Unix sockets, whose members may connect (mode 0660); default: the agent's own.
-# The agent's user must be a member.
-# socket_group = "dunlin-clients"
-# Length of a telemetry window (100 to 86400000).
-window_ms = 60000
-# Memory the inference worker may use.
-memory_limit_mib = 512
-
-# Who may ask for which models; without this, whoever reaches a socket may ask for every one. The
-# kernel says who is at the Unix socket; over TCP only a token counts (Authorization: Bearer …), of
-# which this file has the SHA-256.
-# clients = { "user:camera" = ["digits"], "group:vision" = ["*"], "token:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8" = ["digits"] }
-
-[telemetry]
-# Most space that records take on disk while the server is out of reach; then the oldest go.
-max_mib = 64
-# Time between two reports of metrics.
-metrics_every_ms = 60000
-
-[update]
-# What bundles are fetched over: "https", "mqtt" (block by block, where nothing else gets through),
-# or "auto": https, and mqtt once https could not be reached.
-transport = "auto"
-# HTTP proxy for enrolling and fetching; without it HTTPS_PROXY and NO_PROXY of the environment count.
-# proxy = "http://user:password@proxy.example:3128"
-# Most bandwidth a download takes, in KiB a second; 0: no limit.
-bandwidth_kib_s = 0
-# Longest time to connect.
-connect_timeout_ms = 10000
-# Longest wait for an answer to begin, and for its next bytes.
-request_timeout_ms = 30000
-
-# When a version that is ready may be activated: "Mon-Fri 02:00-04:30", "Sat,Sun 22:00-04:00",
-# "01:00-03:00" (every day); none: at any time. Days are those on which a window opens. Fetching and
-# trying out go on outside of it, and going back never waits.
-window = []
-
-# Whose local time that is: UTC, a name such as "Europe/Berlin" (from the system's zoneinfo), or a
-# rule such as "CET-1CEST,M3.5.0,M10.5.0/3".
-time_zone = "UTC"
-
-# Records that go through a model without an application, as many of these as there are sources. All
-# of it, with the files and topics that there are: docs/pipelines.md.
-# [[pipelines]]
-# source = "mqtt://127.0.0.1:1883/line3/vibration"
-# model = "anomaly"
-# sink = "mqtt://127.0.0.1:1883/line3/anomaly"
-# when_full = "drop_oldest"
-
-[log]
-# error, warn, info, debug or trace.
-level = "info"
-"#
-    .to_owned()
+    include_str!("config/default.toml").to_owned()
 }
 
 #[cfg(test)]

@@ -248,6 +248,7 @@ mod tests {
             digest: Digest::of(&version.to_be_bytes()),
             rollout: None,
             probation: Probation::default(),
+            asked: None,
         }
     }
 

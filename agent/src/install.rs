@@ -8,7 +8,7 @@ use crate::bundle::source::Source;
 use crate::bundle::{Local, TrustStore, UpdateError, host_facts, receive, verify};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::device::{ByHand, Phase, State};
+use crate::device::{ByHand, MODELS_MAX, Phase, State};
 use crate::files::{Disk, FileError};
 use crate::identity::Identity;
 use crate::inbox::{Inbox, Request};
@@ -172,6 +172,7 @@ async fn examine(
         digest,
         rollout: None,
         probation: wish.probation,
+        asked: None,
     };
     let target = verify::select(&source, &mut set, &trust, &want, &settings.hardware)
         .await
@@ -329,14 +330,18 @@ fn look(state: &State, request: &Request) -> Seen {
     if state.install.as_ref() != Some(&request.id) {
         return Seen::Step("waiting for the agent".to_owned());
     }
-    if let Some(ByHand::GaveWay { failure: f }) = &state.by_hand {
+    let Some(model) = state.models.get(&request.want.family) else {
+        let detail = format!("this device runs {MODELS_MAX} other model families, and no more");
+        return Seen::End(Outcome::Failed(detail));
+    };
+    if let Some(ByHand::GaveWay { failure: f }) = &model.by_hand {
         return Seen::End(Outcome::Failed(format!("{}: {}", f.code, f.detail)));
     }
-    let target = state.target.as_ref().map(|target| target.digest);
+    let target = model.target.as_ref().map(|target| target.digest);
     if target != Some(request.want.digest) {
         return Seen::End(Outcome::Superseded);
     }
-    let step = match &state.phase {
+    let step = match &model.phase {
         Phase::Idle { last } => match last {
             Progress::Succeeded => return Seen::End(Outcome::Succeeded),
             Progress::Refused(f) | Progress::Failed(f) | Progress::RolledBack(f) => {
@@ -346,6 +351,7 @@ fn look(state: &State, request: &Request) -> Seen {
         },
         Phase::Receiving { .. } => "verifying and staging",
         Phase::Trial { .. } => "golden cases",
+        Phase::Shadow { .. } => "in the shadow of the version that serves",
         Phase::Waiting { .. } => "staged, waits until it may be activated",
         Phase::Probation { .. } => "on probation",
         Phase::RollingBack { .. } => "going back",

@@ -5,8 +5,10 @@ use crate::files::{Disk, FileError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-const SCHEMA: &str = "dunlin.ledger/1";
-const LEDGER_MAX_BYTES: u64 = 256 * 1024;
+mod before;
+
+const SCHEMA: &str = "dunlin.ledger/2";
+const LEDGER_MAX_BYTES: u64 = 1024 * 1024;
 
 /// Why the ledger cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,11 @@ impl LedgerError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::File(e) if e.is_disk_full())
     }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    schema: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,15 +77,26 @@ impl Ledger {
             Err(e @ FileError::TooLarge { .. }) => return Err(damaged(e.to_string())),
             Err(e) => return Err(e.into()),
         };
-        let document: Document<State> =
-            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if document.schema != SCHEMA {
-            return Err(damaged(format!(
-                "schema: expected {SCHEMA:?}, got {:?}",
-                document.schema
-            )));
-        }
-        Ok(Some(document.state))
+        let unread = |e: serde_json::Error| damaged(e.to_string());
+        let head: Head = serde_json::from_slice(&bytes).map_err(unread)?;
+        let state = match head.schema.as_str() {
+            SCHEMA => {
+                serde_json::from_slice::<Document<State>>(&bytes)
+                    .map_err(unread)?
+                    .state
+            }
+            before::SCHEMA => {
+                let document: Document<before::State> =
+                    serde_json::from_slice(&bytes).map_err(unread)?;
+                document.state.into_state()
+            }
+            other => {
+                return Err(damaged(format!(
+                    "schema: expected {SCHEMA:?}, got {other:?}"
+                )));
+            }
+        };
+        Ok(Some(state))
     }
 
     /// Writes the state so that a cut at any moment leaves the old or the new one.
@@ -136,8 +154,9 @@ mod tests {
         std::fs::write(dir.path().join("ledger.json"), BEFORE).unwrap();
         let ledger = Ledger::new(&Disk::native(), dir.path());
         let state = ledger.load().unwrap().unwrap();
-        assert!(matches!(state.phase, Phase::Probation { live, .. } if live.inferences == 2));
-        assert_eq!((state.previous.clone(), state.not_held.len()), (None, 0));
+        let model = &state.models[&"digits".parse().unwrap()];
+        assert!(matches!(model.phase, Phase::Probation { live, .. } if live.inferences == 2));
+        assert_eq!((model.previous.clone(), model.not_held.len()), (None, 0));
         ledger.store(&state).unwrap();
         assert_eq!(ledger.load().unwrap(), Some(state));
     }

@@ -5,7 +5,9 @@
 //! request's path.
 
 use crate::inference::confine::Confinement;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::command::Shadow;
+use dunlin_protocol::id::{Digest, Family};
+use dunlin_protocol::report::ShadowReport;
 use dunlin_protocol::telemetry::Window;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,13 +19,33 @@ pub const LINE_MAX_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Load the bundle staged in this folder and serve it instead of the present one, of whatever
-    /// family; the present one serves until the new one is ready.
+    /// Load the bundle staged in this folder and serve it instead of the present one of its family,
+    /// which serves until the new one is ready.
     Activate {
         /// Folder with `manifest.json`, `model.onnx`, …
         slot: PathBuf,
         /// Digest of the manifest that has to be there.
         bundle: Digest,
+    },
+    /// Load the bundle staged in this folder and run it in the shadow of the one of its family that
+    /// serves, now or later, instead of another one in its shadow.
+    Shadow {
+        /// Folder with `manifest.json`, `model.onnx`, …
+        slot: PathBuf,
+        /// Digest of the manifest that has to be there.
+        bundle: Digest,
+        /// How.
+        rules: Shadow,
+    },
+    /// Drop what runs in the shadow of this family.
+    EndShadow {
+        /// The family.
+        family: Family,
+    },
+    /// Serve nothing of this family any more; requests in flight are answered.
+    Deactivate {
+        /// The family.
+        family: Family,
     },
     /// Close the current windows now.
     Flush,
@@ -60,6 +82,13 @@ pub enum FromWorker {
         /// Why.
         detail: String,
     },
+    /// These bundles are being loaded or computed on right now, by as many requests as they are named
+    /// here; said at every change, before it
+    /// takes effect, by a worker that was started after another one's death.
+    AtWork {
+        /// Digests of their manifests.
+        bundles: Vec<Digest>,
+    },
     /// Totals since this bundle was activated in this worker, sent about once a second when they changed.
     Progress {
         /// Digest of its manifest.
@@ -71,6 +100,13 @@ pub enum FromWorker {
         /// Of those answered, how many the model took longer for than its latency budget.
         #[serde(default)]
         slow: u64,
+    },
+    /// What a bundle in the shadow did since it was loaded, sent about once a second when that changed.
+    Shadowed {
+        /// Digest of its manifest.
+        bundle: Digest,
+        /// Its totals.
+        so_far: ShadowReport,
     },
     /// A window closed.
     Window(Box<Window>),

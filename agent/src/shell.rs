@@ -182,11 +182,16 @@ impl Shell {
                     self.obey(orders).await;
                 }
             }
-            WorkerEvent::Died(detail) => {
-                tracing::warn!(%detail, "the inference worker died");
+            WorkerEvent::Died(death) => {
+                tracing::warn!(how = %death.how, "the inference worker died");
                 self.live.worker_died();
-                let listened = std::mem::take(&mut self.worker_listened);
-                self.feed(Event::WorkerDied { detail, listened }).await;
+                let died = Event::WorkerDied {
+                    detail: death.how,
+                    listened: std::mem::take(&mut self.worker_listened),
+                    killed: death.killed,
+                    at_work: death.at_work,
+                };
+                self.feed(died).await;
             }
             WorkerEvent::Says(said) => self.worker_says(said).await,
         }
@@ -253,6 +258,10 @@ impl Shell {
                 })
                 .await;
             }
+            FromWorker::Shadowed { bundle, so_far } => {
+                let digest = bundle;
+                self.feed(Event::Shadowed { digest, so_far }).await;
+            }
             FromWorker::Window(window) => {
                 let record = Record {
                     time_ms: window.end_ms,
@@ -260,7 +269,7 @@ impl Shell {
                 };
                 self.push(record).await;
             }
-            FromWorker::Drained => {}
+            FromWorker::AtWork { .. } | FromWorker::Drained => {}
         }
     }
 

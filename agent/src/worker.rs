@@ -1,7 +1,9 @@
 //! The child process that runs models: started, spoken to, watched, started again.
 
 use crate::clients::Clients;
+use crate::inference::turns::RulesByModel;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker, TrialReport};
+use dunlin_protocol::id::Digest;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub struct WorkerSettings {
     pub socket_gid: Option<u32>,
     /// Which clients may ask for which models.
     pub clients: Clients,
+    /// Queue, concurrency, priority and share of models.
+    pub rules: RulesByModel,
     /// Length of a drift window in milliseconds.
     pub window_ms: u64,
     /// Most memory the worker may map, in bytes.
@@ -56,31 +60,42 @@ pub enum WorkerEvent {
     /// It speaks.
     Says(FromWorker),
     /// It is gone and will be started again.
-    Died(String),
+    Died(Death),
     /// A new one was started; it serves nothing yet.
     Started,
+}
+
+/// How a worker ended that should not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// In words.
+    pub how: String,
+    /// Whether a signal that only others send ended it.
+    pub killed: bool,
+    /// The bundles that it loaded or computed on, if it said so.
+    pub at_work: Option<Vec<Digest>>,
+}
+
+impl Death {
+    fn new(how: impl Into<String>) -> Self {
+        Self {
+            how: how.into(),
+            killed: false,
+            at_work: None,
+        }
+    }
 }
 
 /// The supervisor's end of the worker.
 #[derive(Clone)]
 pub struct Worker {
-    say: mpsc::Sender<Order>,
-}
-
-enum Order {
-    Say(ToWorker),
-    Restart,
+    say: mpsc::Sender<ToWorker>,
 }
 
 impl Worker {
     /// Tells the worker something; lost if it dies meanwhile (its owner tells the next one again).
     pub async fn say(&self, message: ToWorker) {
-        let _ = self.say.send(Order::Say(message)).await;
-    }
-
-    /// Ends the worker and starts an empty one.
-    pub async fn restart(&self) {
-        let _ = self.say.send(Order::Restart).await;
+        let _ = self.say.send(message).await;
     }
 }
 
@@ -96,28 +111,26 @@ pub fn start(settings: WorkerSettings) -> (Worker, mpsc::Receiver<WorkerEvent>) 
 
 async fn keep_running(
     settings: WorkerSettings,
-    mut orders: mpsc::Receiver<Order>,
+    mut orders: mpsc::Receiver<ToWorker>,
     events: mpsc::Sender<WorkerEvent>,
 ) {
     let mut quick_deaths = 0_u32;
+    let mut confesses = false;
     loop {
         let born = std::time::Instant::now();
-        let died = match spawn(&settings) {
+        let died = match spawn(&settings, confesses) {
             Ok((child, stdin, stdout)) => {
                 if events.send(WorkerEvent::Started).await.is_err() {
                     return;
                 }
                 match one_life(child, stdin, stdout, &mut orders, &events).await {
                     Life::Drained => return,
-                    Life::Restarted => {
-                        quick_deaths = 0;
-                        continue;
-                    }
-                    Life::Died(how) => how,
+                    Life::Died(death) => death,
                 }
             }
-            Err(e) => format!("cannot start {}: {e}", settings.program.display()),
+            Err(e) => Death::new(format!("cannot start {}: {e}", settings.program.display())),
         };
+        confesses = true;
         if events.send(WorkerEvent::Died(died)).await.is_err() {
             return;
         }
@@ -142,8 +155,7 @@ async fn keep_running(
 
 enum Life {
     Drained,
-    Restarted,
-    Died(String),
+    Died(Death),
 }
 
 fn base_command(settings: &WorkerSettings) -> Command {
@@ -153,13 +165,20 @@ fn base_command(settings: &WorkerSettings) -> Command {
         .arg("infer")
         .arg("--memory-limit-bytes")
         .arg(settings.memory_limit_bytes.to_string())
+        // glibc keeps a heap for each thread otherwise, and what one freed of a replaced model is of
+        // no use to the next, which loads in another.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     command
 }
 
-fn spawn(settings: &WorkerSettings) -> std::io::Result<(Child, ChildStdin, ChildStdout)> {
+/// `confesses`: it is to say what it is at work on, for the one before died.
+fn spawn(
+    settings: &WorkerSettings,
+    confesses: bool,
+) -> std::io::Result<(Child, ChildStdin, ChildStdout)> {
     let mut command = base_command(settings);
     command
         .arg("--socket")
@@ -181,6 +200,14 @@ fn spawn(settings: &WorkerSettings) -> std::io::Result<(Child, ChildStdin, Child
         let rules = serde_json::to_string(&settings.clients)?;
         command.arg("--clients").arg(rules);
     }
+    if !settings.rules.is_empty() {
+        command
+            .arg("--rules")
+            .arg(serde_json::to_string(&settings.rules)?);
+    }
+    if confesses {
+        command.arg("--say-at-work");
+    }
     let mut child = command.spawn()?;
     match (child.stdin.take(), child.stdout.take()) {
         (Some(stdin), Some(stdout)) => Ok((child, stdin, stdout)),
@@ -192,19 +219,28 @@ async fn one_life(
     mut child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
-    orders: &mut mpsc::Receiver<Order>,
+    orders: &mut mpsc::Receiver<ToWorker>,
     events: &mpsc::Sender<WorkerEvent>,
 ) -> Life {
     let mut stdin = stdin;
     // Reading is a task of its own, so that a line is never cut by the select below.
     let (line_tx, mut lines) = mpsc::channel(QUEUE);
     tokio::spawn(read_lines(stdout, line_tx));
-    let mut drain: Option<Life> = None;
+    let mut draining = false;
+    let mut at_work = None;
     let deadline = tokio::time::sleep(Duration::from_secs(u64::MAX >> 32));
     tokio::pin!(deadline);
+    let end = |draining, death| {
+        if draining {
+            Life::Drained
+        } else {
+            Life::Died(death)
+        }
+    };
     loop {
         tokio::select! {
             line = lines.recv() => match line {
+                Some(Ok(FromWorker::AtWork { bundles })) => at_work = Some(bundles),
                 Some(Ok(said)) => {
                     if events.send(WorkerEvent::Says(said)).await.is_err() {
                         return Life::Drained;
@@ -212,49 +248,60 @@ async fn one_life(
                 }
                 Some(Err(problem)) => {
                     let _ = child.kill().await;
-                    return Life::Died(problem);
+                    return Life::Died(Death::new(problem));
                 }
                 None => {
-                    let how = ended(&mut child).await;
-                    return drain.unwrap_or(Life::Died(how));
+                    let death = Death { at_work, ..ended(&mut child).await };
+                    return end(draining, death);
                 }
             },
-            order = orders.recv(), if drain.is_none() => {
-                let (message, last) = match order {
-                    Some(Order::Say(message)) => (message, None),
-                    Some(Order::Restart) => (ToWorker::Drain, Some(Life::Restarted)),
-                    None => (ToWorker::Drain, Some(Life::Drained)),
+            order = orders.recv(), if !draining => {
+                let message = match order {
+                    Some(message) => message,
+                    None => {
+                        draining = true;
+                        deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(DRAIN_TIMEOUT_MS));
+                        ToWorker::Drain
+                    }
                 };
-                if last.is_some() {
-                    deadline.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(DRAIN_TIMEOUT_MS));
-                    drain = last;
-                }
                 // One that cannot be written to is dying; its end is seen above. One that does not
                 // read hangs, and would miss what it has to serve.
                 let limit = Duration::from_millis(WRITE_TIMEOUT_MS);
                 if tokio::time::timeout(limit, write_line(&mut stdin, &message)).await.is_err() {
                     let _ = child.kill().await;
                     let how = format!("did not read for {WRITE_TIMEOUT_MS} ms: killed");
-                    return drain.unwrap_or(Life::Died(how));
+                    return end(draining, Death::new(how));
                 }
             }
             () = &mut deadline => {
                 let _ = child.kill().await;
-                return drain.unwrap_or(Life::Died("did not drain".to_owned()));
+                return end(draining, Death::new("did not drain"));
             }
         }
     }
 }
 
-async fn ended(child: &mut Child) -> String {
+async fn ended(child: &mut Child) -> Death {
     match tokio::time::timeout(Duration::from_secs(2), child.wait()).await {
-        Ok(Ok(status)) => in_words(status),
-        Ok(Err(e)) => e.to_string(),
+        Ok(Ok(status)) => Death {
+            killed: is_from_outside(status),
+            ..Death::new(in_words(status))
+        },
+        Ok(Err(e)) => Death::new(e.to_string()),
         Err(_) => {
             let _ = child.kill().await;
-            "closed its pipe and went on running: killed".to_owned()
+            Death::new("closed its pipe and went on running: killed")
         }
     }
+}
+
+/// A process that breaks ends by another signal than those that are sent to end one.
+fn is_from_outside(status: ExitStatus) -> bool {
+    use rustix::process::Signal;
+    use std::os::unix::process::ExitStatusExt;
+    let sent = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP];
+    let signal = status.signal();
+    signal.is_some_and(|signal| sent.iter().any(|sent| sent.as_raw() == signal))
 }
 
 fn in_words(status: ExitStatus) -> String {

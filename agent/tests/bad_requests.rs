@@ -44,6 +44,8 @@ impl Serving {
             socket_gid: Some(rustix::process::getegid().as_raw()),
             clients: None,
             window_ms: 60_000,
+            say_at_work: false,
+            rules: None,
             memory_limit_bytes: None,
             body_max_bytes: 1 << 20,
             trial: None,

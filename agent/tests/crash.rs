@@ -248,6 +248,14 @@ async fn an_update_by_a_patch_arrives_whatever_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_of_before_left_is_taken_over_whatever_is_cut() {
+    let world = World::new().await;
+    let now = world.running(1).await;
+    let before = world.as_of_before(&now);
+    cut_everywhere("taking over", &world, &before, &Script::install(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_does_not_hold_goes_back_whatever_is_cut() {
     let world = World::new().await;
     let one = world.running(1).await;
@@ -300,7 +308,7 @@ async fn what_can_be_read_no_more_is_fetched_again() {
     world.begin(&script);
     let receiver = world.receiver(&Disk::new(disk.clone())).unwrap();
     let want = world.version(2);
-    let slot = Path::new(FOLDER).join("slots/b");
+    let slot = Path::new(FOLDER).join("models/digits/b");
     let receive = || receiver.receive(&want, jiff::Timestamp::now(), &slot, |_, _| {});
     let error = receive().await.unwrap_err();
     assert_eq!(error.code, "broken", "{error}");

@@ -5,6 +5,13 @@
 
 #[path = "inference/cases.rs"]
 mod cases;
+#[allow(dead_code)]
+#[path = "inference/onnx.rs"]
+mod onnx;
+#[path = "inference/several.rs"]
+mod several;
+#[path = "inference/shadow.rs"]
+mod shadow;
 #[path = "inference/slot.rs"]
 mod slot;
 #[path = "inference/steps.rs"]
@@ -52,6 +59,8 @@ fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
         socket_gid: None,
         clients: None,
         window_ms,
+        say_at_work: false,
+        rules: None,
         memory_limit_bytes: None,
         body_max_bytes: 64 << 20,
         trial: None,
@@ -60,11 +69,16 @@ fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
 
 impl Running {
     async fn start(window_ms: u32) -> Self {
+        Self::start_with(window_ms, |_| ()).await
+    }
+
+    async fn start_with(window_ms: u32, change: impl FnOnce(&mut WorkerArgs)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("inference.sock");
         // What a killed worker leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        let args = arguments(&socket, "127.0.0.1:0", window_ms);
+        let mut args = arguments(&socket, "127.0.0.1:0", window_ms);
+        change(&mut args);
         let (say, commands) = mpsc::channel(8);
         let (out, mut hear) = mpsc::channel(8);
         let task = tokio::spawn(inference::run(args, commands, out));
@@ -94,6 +108,7 @@ impl Running {
                     errors,
                     ..
                 } => self.progress.push((bundle, inferences, errors)),
+                FromWorker::Shadowed { .. } => {}
                 word => return word,
             }
         }
@@ -544,21 +559,6 @@ async fn a_wrong_request_is_explained_and_is_not_the_models_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_of_another_family_retires_the_one_before() {
-    let (digits, letters) = (Slot::of(1), Slot::of(2));
-    letters.sign(|manifest| manifest.family = "letters".parse().unwrap());
-    let mut worker = Running::start(60_000).await;
-    worker.activate(&digits).await;
-    worker.activate(&letters).await;
-    let (status, _) = worker.ask(Method::GET, "/v2/models/digits", "").await;
-    assert_eq!(status, StatusCode::NOT_FOUND);
-    let (status, _) = worker.ask(Method::GET, "/v2/models/letters", "").await;
-    assert_eq!(status, StatusCode::OK);
-    worker.activate(&letters).await;
-    worker.drain().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_fails_to_load_leaves_the_old_one_serving() {
     let (good, bad) = (Slot::of(1), Slot::of(2));
     bad.write("model.onnx", b"nonsense");
@@ -597,62 +597,6 @@ async fn a_bundle_that_fails_to_load_leaves_the_old_one_serving() {
     worker.infer(&request(&data)).await;
     let (_, progress) = worker.drain().await;
     assert_eq!(progress.last(), Some(&(good.bundle(), 2, 0)));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn hot_swaps_under_load_lose_no_request_and_no_count() {
-    const CLIENTS: usize = 8;
-    const EACH: usize = 150;
-    let slots = [Slot::of(1), Slot::of(2)];
-    let mut worker = Running::start(50).await;
-    worker.activate(&slots[0]).await;
-    let mut clients = tokio::task::JoinSet::new();
-    for client in 0..CLIENTS {
-        let (data, _) = pixels(&slots[0], client);
-        let (socket, body) = (worker.socket.clone(), request(&data).to_string());
-        clients.spawn(async move {
-            let mut versions = [0_u64; 2];
-            for _ in 0..EACH {
-                let path = "/v2/models/digits/infer";
-                let (status, answer) = ask(&socket, Method::POST, path, body.clone()).await;
-                assert_eq!(status, StatusCode::OK, "{answer}");
-                match answer["model_version"].as_str() {
-                    Some("1") => versions[0] += 1,
-                    Some("2") => versions[1] += 1,
-                    other => panic!("{other:?}"),
-                }
-            }
-            versions
-        });
-    }
-    let mut answered = [0_u64; 2];
-    let mut swaps = 0;
-    while !clients.is_empty() {
-        swaps += 1;
-        worker.activate(&slots[swaps % 2]).await;
-        worker.say.send(ToWorker::Flush).await.unwrap();
-        while let Some(versions) = clients.try_join_next() {
-            let versions = versions.unwrap();
-            answered = [answered[0] + versions[0], answered[1] + versions[1]];
-        }
-    }
-    let (windows, _) = worker.drain().await;
-    let counted = slots.each_ref().map(|slot| {
-        let of_bundle = windows.iter().filter(|w| w.bundle == slot.bundle());
-        of_bundle.map(|w| w.inferences).sum::<u64>()
-    });
-    assert_eq!(counted, answered, "after {swaps} swaps");
-    assert_eq!(answered.iter().sum::<u64>(), (CLIENTS * EACH) as u64);
-    assert!(
-        answered.iter().all(|&n| n > 0),
-        "{answered:?}, {swaps} swaps"
-    );
-    assert!(windows.iter().all(|w| w.inferences == w.latency.total()));
-    assert!(
-        windows
-            .iter()
-            .all(|w| w.outputs.iter().sum::<u64>() == w.inferences)
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
+#[path = "inference/onnx.rs"]
+mod onnx;
+#[allow(dead_code)]
 #[path = "inference/slot.rs"]
 mod slot;
 
@@ -29,79 +32,10 @@ fn settings(dir: &Path) -> WorkerSettings {
         grpc_listen: None,
         socket_gid: None,
         clients: dunlin_agent::clients::Clients::default(),
+        rules: std::collections::BTreeMap::new(),
         window_ms: 60_000,
         memory_limit_bytes: LIMIT_BYTES,
         trial_timeout: PATIENCE,
-    }
-}
-
-/// Enough of the protocol buffers encoding to write an ONNX file (onnx.proto3).
-mod onnx {
-    fn varint(mut n: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        while n >= 0x80 {
-            out.push((n as u8) | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-        out
-    }
-
-    pub(super) fn number(field: u64, n: u64) -> Vec<u8> {
-        [varint(field << 3), varint(n)].concat()
-    }
-
-    pub(super) fn bytes(field: u64, content: &[u8]) -> Vec<u8> {
-        let head = [varint(field << 3 | 2), varint(content.len() as u64)].concat();
-        [&head, content].concat()
-    }
-
-    fn node(op: &str, inputs: &[&str], output: &str) -> Vec<u8> {
-        let mut node: Vec<u8> = inputs.iter().flat_map(|i| bytes(1, i.as_bytes())).collect();
-        node.extend(bytes(2, output.as_bytes()));
-        node.extend(bytes(4, op.as_bytes()));
-        if op == "ConstantOfShape" {
-            let zero = [number(1, 1), number(2, 1), bytes(9, &0_f32.to_le_bytes())].concat();
-            let value = [bytes(1, b"value"), bytes(5, &zero), number(20, 4)];
-            node.extend(bytes(5, &value.concat()));
-        }
-        bytes(1, &node)
-    }
-
-    fn value(name: &str, dims: &[u64]) -> Vec<u8> {
-        let dims: Vec<u8> = dims.iter().flat_map(|d| bytes(1, &number(1, *d))).collect();
-        let tensor = [number(1, 1), bytes(2, &dims)].concat();
-        [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
-    }
-
-    /// `probabilities = pixels[0..10] + sum(zeros of rows x columns)`: a file of a few hundred bytes
-    /// that needs rows x columns x 4 bytes of memory.
-    pub(super) fn hungry(rows: u64, columns: u64) -> Vec<u8> {
-        let ints = |name: &str, values: &[u64]| {
-            let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let parts = [
-                number(1, values.len() as u64),
-                number(2, 7),
-                bytes(8, name.as_bytes()),
-                bytes(9, &raw),
-            ];
-            bytes(5, &parts.concat())
-        };
-        let graph = [
-            ints("shape", &[rows, columns]),
-            ints("starts", &[0]),
-            ints("ends", &[10]),
-            ints("axes", &[1]),
-            node("ConstantOfShape", &["shape"], "zeros"),
-            node("ReduceSum", &["zeros"], "sum"),
-            node("Slice", &["pixels", "starts", "ends", "axes"], "ten"),
-            node("Add", &["ten", "sum"], "probabilities"),
-            bytes(2, b"g"),
-            bytes(11, &value("pixels", &[1, 64])),
-            bytes(12, &value("probabilities", &[1, 10])),
-        ];
-        let opset = bytes(8, &number(2, 13));
-        [number(1, 7), bytes(7, &graph.concat()), opset].concat()
     }
 }
 
@@ -112,17 +46,24 @@ async fn activate(worker: &Worker, events: &mut mpsc::Receiver<WorkerEvent>, slo
         bundle: slot.bundle(),
     };
     let heard = async {
-        loop {
-            match events.recv().await.unwrap() {
-                WorkerEvent::Says(FromWorker::Listening { .. }) => worker.say(order.clone()).await,
-                WorkerEvent::Says(FromWorker::Activated { .. }) => return,
-                WorkerEvent::Says(other) => panic!("{other:?}"),
-                WorkerEvent::Died(how) => panic!("{how}"),
-                WorkerEvent::Started => {}
-            }
-        }
+        while !matches!(
+            events.recv().await.unwrap(),
+            WorkerEvent::Says(FromWorker::Listening { .. })
+        ) {}
+        worker.say(order).await;
+        activate_said(events).await;
     };
     timeout(PATIENCE, heard).await.unwrap();
+}
+
+async fn activate_said(events: &mut mpsc::Receiver<WorkerEvent>) {
+    loop {
+        match events.recv().await.unwrap() {
+            WorkerEvent::Says(FromWorker::Activated { .. }) => return,
+            WorkerEvent::Says(FromWorker::Progress { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 async fn answers(socket: &Path) -> bool {
@@ -241,4 +182,57 @@ async fn a_trial_is_the_kernels_first_choice_and_has_an_end() {
         }
     };
     timeout(PATIENCE, gone).await.unwrap();
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The process that listens on a socket's path, by the command line it was started with.
+fn worker_of(socket: &Path) -> u32 {
+    let name = socket.to_str().unwrap().as_bytes();
+    let mut found = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        line.split(|b| *b == 0)
+            .any(|word| word == name)
+            .then_some(pid)
+    });
+    found.next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_replaced_versions_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    // Two megabytes of weights each.
+    let slots = [1, 2].map(|version| {
+        let slot = Slot::of(version);
+        slot.write("model.onnx", &onnx::heavy(1 << 19));
+        slot.sign(|_| ());
+        slot
+    });
+    let (worker, mut events) = worker::start(settings.clone());
+    activate(&worker, &mut events, &slots[0]).await;
+    let mut swap_to = async |n: usize| {
+        let (slot, bundle) = (slots[n % 2].path().to_owned(), slots[n % 2].bundle());
+        worker.say(ToWorker::Activate { slot, bundle }).await;
+        activate_said(&mut events).await;
+    };
+    let mut resident = Vec::new();
+    for n in 1..=100 {
+        swap_to(n).await;
+        if n % 20 == 0 {
+            resident.push(resident_kib(worker_of(&settings.socket)));
+        }
+    }
+    println!("KiB after every twenty swaps: {resident:?}");
+    let (before, after) = (resident[0], resident[4]);
+    assert!(
+        after < before + 8 * 1024,
+        "{before} KiB after 20 swaps, {after} after 100"
+    );
 }

@@ -6,12 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 use dunlin_agent::device::{
-    Consent, Count, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State, step,
+    Consent, Count, Deaths, Event, Model, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
+    step,
 };
 use dunlin_agent::pipe::TrialReport;
-use dunlin_protocol::command::{Desired, DesiredBundle, Probation};
+use dunlin_protocol::command::{Desired, DesiredBundle, Probation, Shadow};
 use dunlin_protocol::id::{Digest, Revision};
-use dunlin_protocol::report::{Failure, Hold, Progress};
+use dunlin_protocol::report::{Failure, Hold, Progress, ShadowReport};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
@@ -30,9 +31,16 @@ fn want(version: u64, retry_rolled_back: bool) -> DesiredBundle {
             time_ms: 0,
             errors_max: 0,
             deadline_ms: 5_000,
+            shadow: (version == 2).then_some(Shadow {
+                comparisons: 2,
+                agreement_permille_min: Some(500),
+                deadline_ms: 5_000,
+                ..Shadow::default()
+            }),
             retry_rolled_back,
             ..Probation::default()
         },
+        asked: None,
     }
 }
 
@@ -75,14 +83,17 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
             Event::WorkerDied {
                 detail: String::new(),
                 listened: true,
+                killed: false,
+                at_work: None,
             },
         ),
     ];
+    let wanted = model_of(state).wanted;
     all.push((
         "the same is wanted again",
         Event::Desired(Desired {
             revision: state.revision,
-            bundles: state.wanted.iter().cloned().collect(),
+            bundles: wanted.into_iter().collect(),
         }),
     ));
     for version in [1, 2] {
@@ -138,6 +149,18 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
             };
             all.push(("its slot is damaged", damaged));
         }
+        for (name, compared, agreed) in [
+            ("compared", 1, 1),
+            ("enough agree", 2, 2),
+            ("too many differ", 2, 0),
+        ] {
+            let so_far = ShadowReport {
+                compared,
+                agreed,
+                ..ShadowReport::default()
+            };
+            all.push((name, Event::Shadowed { digest, so_far }));
+        }
         for (name, inferences, errors, slow) in [
             ("answers", 1, 0, 0),
             ("enough answers", 2, 0, 0),
@@ -155,9 +178,38 @@ fn events(state: &State) -> Vec<(&'static str, Event)> {
     all
 }
 
+fn model_of(state: &State) -> Model {
+    state.models.values().next().cloned().unwrap_or_default()
+}
+
 /// What does not matter to the drawing, taken out, so that there is an end of states.
 fn plain(mut state: State) -> State {
     (state.sequence, state.revision) = (0, Revision::default());
+    // Going back from a kept version is no change of phase.
+    state.deaths = Deaths::default();
+    for model in state.models.values_mut() {
+        plain_model(model);
+    }
+    state
+}
+
+/// By what revision something was asked for does not matter, only whether it was.
+fn forget_revision(want: &mut DesiredBundle) {
+    want.asked = None;
+}
+
+fn plain_model(state: &mut Model) {
+    state.asked = state.asked.map(|_| Revision::default());
+    state.wanted.iter_mut().for_each(forget_revision);
+    if let Phase::Receiving { want, .. }
+    | Phase::Trial { want, .. }
+    | Phase::Shadow { want, .. }
+    | Phase::Waiting { want, .. }
+    | Phase::Probation { want, .. }
+    | Phase::RollingBack { want, .. } = &mut state.phase
+    {
+        forget_revision(want);
+    }
     for not_held in &mut state.not_held {
         not_held.code.clear();
     }
@@ -173,6 +225,16 @@ fn plain(mut state: State) -> State {
             ""
         };
         *f = Failure::new(code, "");
+    }
+    state.shadowed = None;
+    if let Phase::Shadow {
+        before,
+        looked_at_ms,
+        ..
+    } = &mut state.phase
+    {
+        *looked_at_ms = 0;
+        (before.compared, before.agreed) = (before.compared.min(1), before.agreed.min(1));
     }
     if let Phase::Receiving { retry_at_ms, .. } = &mut state.phase {
         *retry_at_ms = 0;
@@ -190,7 +252,6 @@ fn plain(mut state: State) -> State {
         // The first and the last that are borne.
         *restarts = if *restarts > 0 { 5 } else { 0 };
     }
-    state
 }
 
 fn name(phase: &Phase) -> &'static str {
@@ -198,6 +259,7 @@ fn name(phase: &Phase) -> &'static str {
         Phase::Idle { .. } => "Idle",
         Phase::Receiving { .. } => "Receiving",
         Phase::Trial { .. } => "Trial",
+        Phase::Shadow { .. } => "Shadow",
         Phase::Waiting { .. } => "Waiting",
         Phase::Probation { .. } => "Probation",
         Phase::RollingBack { .. } => "RollingBack",
@@ -230,7 +292,7 @@ fn explore() -> (Arrows, usize) {
         for (label, event) in events(&state) {
             // Far enough on for every retry.
             let (next, _) = step(state.clone(), event, 3_600_000);
-            let (from, to) = (&state.phase, &next.phase);
+            let (from, to) = (&model_of(&state).phase, &model_of(&next).phase);
             let is_news = name(from) != name(to);
             let label = format!("{label}{}", end(from, to));
             if is_news {
@@ -239,26 +301,29 @@ fn explore() -> (Arrows, usize) {
                     .or_default()
                     .insert(label);
             }
-            let mut found = vec![plain(next)];
+            let mut found = plain(next);
+            let mut none = Phase::Idle {
+                last: Progress::Idle,
+            };
+            let phase = found.models.values_mut().next();
+            let phase = phase.map_or(&mut none, |model| &mut model.phase);
             // What takes many steps to reach.
             if let Phase::Probation {
                 loading_ms,
                 activated: false,
                 ..
-            } = &mut found[0].phase
+            } = phase
                 && *loading_ms > 0
             {
                 *loading_ms = 599_999;
             }
-            if let Phase::Receiving { attempts, .. } = &mut found[0].phase
+            if let Phase::Receiving { attempts, .. } = phase
                 && *attempts > 0
             {
                 *attempts = 19;
             }
-            for state in found {
-                if seen.insert(serde_json::to_string(&state).unwrap()) {
-                    open.push_back(state);
-                }
+            if seen.insert(serde_json::to_string(&found).unwrap()) {
+                open.push_back(found);
             }
         }
     }
@@ -309,9 +374,10 @@ fn nothing_serves_unless_it_passed_a_trial_and_nobody_waits_for_ever() {
             .collect()
     };
     assert_eq!(into("Probation"), BTreeSet::from(["Waiting"]));
-    assert_eq!(into("Waiting"), BTreeSet::from(["Trial"]));
+    assert_eq!(into("Waiting"), BTreeSet::from(["Shadow", "Trial"]));
+    assert_eq!(into("Shadow"), BTreeSet::from(["Trial"]));
     assert_eq!(into("Trial"), BTreeSet::from(["Receiving"]));
-    for from in ["Receiving", "Trial", "Waiting", "Probation"] {
+    for from in ["Receiving", "Trial", "Shadow", "Waiting", "Probation"] {
         assert!(arrows.contains_key(&(from, "Idle")), "{from} has no end");
     }
 }

@@ -109,6 +109,22 @@ pub(crate) fn progress_text(progress: &Value) -> String {
     }
 }
 
+/// How far each family is, and what to call the line; servers of before speak of one alone.
+fn updates(device: &Value) -> Vec<(String, String)> {
+    let models = device["models"].as_array().map(Vec::as_slice);
+    match models.unwrap_or_default() {
+        [] => vec![("update".to_owned(), progress_text(&device["progress"]))],
+        [only] => vec![("update".to_owned(), progress_text(&only["progress"]))],
+        models => models
+            .iter()
+            .map(|model| {
+                let name = format!("update of {}", text_of(&model["family"]));
+                (name, progress_text(&model["progress"]))
+            })
+            .collect(),
+    }
+}
+
 fn state_text(device: &Value) -> &'static str {
     match (device["revoked"].as_bool(), device["online"].as_bool()) {
         (Some(true), _) => "revoked",
@@ -126,10 +142,9 @@ fn list(devices: &[Value], is_json: bool) {
     let mut rows = Table::new(&["device", "", "seen>", "runs", "update", "labels"]);
     for device in devices {
         let state = state_text(device);
-        let progress: String = progress_text(&device["progress"])
-            .chars()
-            .take(60)
-            .collect();
+        let progress = updates(device).into_iter().map(|(_, text)| text);
+        let progress = progress.collect::<Vec<_>>().join("; ");
+        let progress: String = progress.chars().take(60).collect();
         rows.row([
             text_of(&device["device"]),
             state.to_owned(),
@@ -157,7 +172,9 @@ fn show(device: &Value, now_ms: i64) -> String {
     ));
     rows.row(line("runs", active_text(&device["active"])));
     rows.row(line("desired", active_text(&device["desired"])));
-    rows.row(line("update", progress_text(&device["progress"])));
+    for (name, text) in updates(device) {
+        rows.row(line(&name, text));
+    }
     rows.row(line("revision", text_of(&device["revision"])));
     rows.row(line("labels", labels_text(&device["labels"])));
     rows.row(line(

@@ -7,7 +7,7 @@ use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::table::{self, Table, time_text};
-use dunlin_protocol::command::Probation;
+use dunlin_protocol::command::{Probation, Shadow};
 use dunlin_protocol::id::RolloutId;
 use dunlin_server::drift::gate::{Decision, Verdict};
 use dunlin_server::rollout::model::{PauseReason, RolloutState, StopReason};
@@ -120,9 +120,21 @@ fn probation(args: &CreateArgs) -> Option<Probation> {
         errors_permille_max: args.errors_permille_max,
         slow_permille_max: args.slow_permille_max,
         retry_rolled_back: args.retry_rolled_back,
+        shadow: shadow(args),
         ..usual
     };
     (wanted != usual).then_some(wanted)
+}
+
+fn shadow(args: &CreateArgs) -> Option<Shadow> {
+    let usual = Shadow::default();
+    Some(Shadow {
+        comparisons: args.shadow?,
+        sample_permille: args.shadow_sample.unwrap_or(usual.sample_permille),
+        agreement_permille_min: args.shadow_agreement,
+        net_losses_max: args.shadow_losses,
+        ..usual
+    })
 }
 
 fn policy(args: &CreateArgs) -> Result<Policy, Failure> {

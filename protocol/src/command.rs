@@ -80,6 +80,47 @@ pub struct Probation {
     /// that; a device does not try such a version again by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retry_rolled_back: bool,
+    /// What comes before it is activated, where another version serves: it runs in that one's shadow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
+
+/// A version runs in the shadow of the one that serves: on a sample of its inputs, off the way of
+/// requests, its answers compared and thrown away.
+///
+/// It goes on to be activated once `comparisons` are reached and neither bound is broken, and counts
+/// as failed when one is, when the worker dies of it twice, or when `deadline_ms` passes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shadow {
+    /// Least comparisons.
+    pub comparisons: u64,
+    /// Share of requests that are compared, in ‰.
+    pub sample_permille: u64,
+    /// Most computing time, in ‰ of one core; samples beyond are passed over, and counted.
+    pub cpu_permille: u64,
+    /// Least comparisons that agree, in ‰ of all; absent: counted only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement_permille_min: Option<u64>,
+    /// Of the requests whose label an application sent along: most that it lost, less those that it
+    /// won; absent: counted only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_losses_max: Option<u64>,
+    /// Longest time, in milliseconds.
+    pub deadline_ms: u64,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self {
+            comparisons: 200,
+            sample_permille: 100,
+            cpu_permille: 100,
+            agreement_permille_min: None,
+            net_losses_max: None,
+            deadline_ms: 24 * 3600 * 1000,
+        }
+    }
 }
 
 /// Half of all inferences, in ‰: as in a trial, the median has to keep the budget.
@@ -117,6 +158,7 @@ impl Default for Probation {
             errors_permille_max: None,
             slow_permille_max: None,
             retry_rolled_back: false,
+            shadow: None,
         }
     }
 }
@@ -139,6 +181,10 @@ pub struct DesiredBundle {
     /// What it must go through.
     #[serde(default)]
     pub probation: Probation,
+    /// The desired state that asked for this bundle first: under another one since, with the same in
+    /// here, nothing new is asked of the family. Absent: the desired state that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Revision>,
 }
 
 /// The state a device should reach (channel `desired`), republished at every connect.

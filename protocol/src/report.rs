@@ -92,7 +92,8 @@ impl Failure {
 /// Why a version that passed its golden cases is not activated yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// `window`: for the maintenance window; `hold`: somebody at the device holds updates back.
+    /// `window`: for the maintenance window; `hold`: somebody at the device holds updates back;
+    /// `shadow`: it runs in the shadow of the version that serves, and is being compared.
     pub code: String,
     /// For people; at most 500 characters.
     pub detail: String,
@@ -123,7 +124,74 @@ pub struct TrustedVersions {
     pub snapshot: u64,
 }
 
+/// What a version that runs in the shadow of another did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShadowReport {
+    /// Answers that were compared.
+    pub compared: u64,
+    /// Of those, how many agreed: the same class, or numbers within a hundredth of each other.
+    pub agreed: u64,
+    /// Of the labelled, how many it alone got right, or came closer with.
+    pub won: u64,
+    /// Of the labelled, how many only the serving version got right, or came closer with.
+    pub lost: u64,
+    /// Inputs that it failed on.
+    pub failed: u64,
+    /// Samples passed over: it was busy, or had used up its computing time.
+    pub passed_over: u64,
+    /// Its time for one answer, in microseconds: median since the worker started.
+    pub latency_us: u64,
+    /// The serving version's for the same inputs.
+    pub serving_latency_us: u64,
+}
+
+impl ShadowReport {
+    /// Both together, with the latencies of the other if it has any.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let latest = if other.compared > 0 { other } else { self };
+        Self {
+            compared: self.compared.saturating_add(other.compared),
+            agreed: self.agreed.saturating_add(other.agreed),
+            won: self.won.saturating_add(other.won),
+            lost: self.lost.saturating_add(other.lost),
+            failed: self.failed.saturating_add(other.failed),
+            passed_over: self.passed_over.saturating_add(other.passed_over),
+            latency_us: latest.latency_us,
+            serving_latency_us: latest.serving_latency_us,
+        }
+    }
+}
+
+/// How a device stands with one model family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// The family.
+    pub family: Family,
+    /// What the accepted desired state asks for of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Installed>,
+    /// The rollout that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutId>,
+    /// How far the device is.
+    pub progress: Progress,
+    /// Why it goes no further for now, if it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// What serves now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Installed>,
+    /// How the target did in the shadow of what serves, as long as it is the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowReport>,
+}
+
 /// The state a device is in (channel `reported`), sent at connect and at every change.
+///
+/// `target`, `rollout`, `progress`, `waiting` and `active` are those of one family, for readers that
+/// know no more than one: of one under way if any is, else of the first. `models` has all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
     /// Rises with every report of this device, over restarts: the server ignores older ones.
@@ -152,4 +220,51 @@ pub struct Reported {
     /// The metadata that it trusts; none before its first update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustedVersions>,
+    /// Every family that the device has something of, in order; agents of before leave it out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelReport>,
+}
+
+impl Reported {
+    /// How the device stands with every family that it speaks of.
+    #[must_use]
+    pub fn all(&self) -> Vec<ModelReport> {
+        if !self.models.is_empty() {
+            return self.models.clone();
+        }
+        let of = |installed: &Installed| installed.family.clone();
+        let target = self.target.as_ref().map(of);
+        let active = self.active.as_ref().map(of);
+        let mut all = Vec::new();
+        if let Some(family) = target.clone().or_else(|| active.clone()) {
+            all.push(ModelReport {
+                active: self.active.clone().filter(|a| a.family == family),
+                family,
+                target: self.target.clone(),
+                rollout: self.rollout.clone(),
+                progress: self.progress.clone(),
+                waiting: self.waiting.clone(),
+                shadow: None,
+            });
+        }
+        // An agent that runs one family alone may be on its way from one to another.
+        if let Some(family) = active.filter(|family| target.is_some_and(|t| t != *family)) {
+            all.push(ModelReport {
+                family,
+                target: None,
+                rollout: None,
+                progress: Progress::Idle,
+                waiting: None,
+                active: self.active.clone(),
+                shadow: None,
+            });
+        }
+        all
+    }
+
+    /// How the device stands with one family, if it speaks of it.
+    #[must_use]
+    pub fn of(&self, family: &Family) -> Option<ModelReport> {
+        self.all().into_iter().find(|model| model.family == *family)
+    }
 }

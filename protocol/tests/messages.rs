@@ -108,6 +108,7 @@ fn control_messages() {
                 digest: Digest::of(b"manifest"),
                 rollout: Some("r-1".parse().unwrap()),
                 probation: Probation::default(),
+                asked: None,
             }],
         },
     );
@@ -127,6 +128,7 @@ fn control_messages() {
                     retry_rolled_back: true,
                     ..Probation::default()
                 },
+                asked: None,
             }],
         },
     );
@@ -201,6 +203,7 @@ fn reports() {
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
                 trust: None,
+                models: Vec::new(),
             },
         );
     }
@@ -225,6 +228,7 @@ fn reports() {
             active: Some(installed()),
             agent_version: "0.1.0".to_owned(),
             trust: None,
+            models: Vec::new(),
         },
     );
     golden(
@@ -243,6 +247,7 @@ fn reports() {
                 timestamp: 12,
                 snapshot: 9,
             }),
+            models: Vec::new(),
         },
     );
 }

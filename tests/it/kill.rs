@@ -44,6 +44,7 @@ async fn publish(operator: &mut Operator, version: u64) -> DesiredBundle {
             retry_rolled_back: true,
             ..probation()
         },
+        asked: None,
     }
 }
 

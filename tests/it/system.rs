@@ -157,6 +157,7 @@ async fn refused(fleet: &Fleet, version: u64, digest: Digest, code: &str) {
         digest,
         rollout: None,
         probation: dunlin_tests::operator::probation(),
+        asked: None,
     };
     let desired = [(device.clone(), vec![bundle])];
     fleet.server().store.set_desired(&desired).await.unwrap();

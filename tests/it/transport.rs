@@ -118,7 +118,10 @@ fn state(settings: &Settings) -> State {
 }
 
 fn version(settings: &Settings) -> Option<u64> {
-    state(settings).active().map(|active| active.version)
+    state(settings)
+        .active()
+        .first()
+        .map(|active| active.version)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -272,7 +275,8 @@ async fn the_servers_next_word_wins_over_a_file() {
     let request = submit(&settings, &endless, &mut |_| {}).await.unwrap();
     eventually("it is on probation", async || {
         let state = state(&settings);
-        Ok(match &state.phase {
+        let model = state.models.into_values().next().unwrap_or_default();
+        Ok(match &model.phase {
             Phase::Probation { want, .. } if want.version == 2 => Ok(()),
             other => Err(format!("{other:?}")),
         })

@@ -12,3 +12,4 @@ pub mod mqtt;
 pub mod operator;
 pub mod process;
 pub mod random;
+pub mod worker;

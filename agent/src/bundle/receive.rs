@@ -267,24 +267,26 @@ impl Receiver {
         )
     }
 
-    /// As [`Self::gc`], and clears `spare`, a slot that does not serve, unless it holds one of
+    /// As [`Self::gc`], and clears `spares`, slots that do not serve, unless one holds one of
     /// `keep`. Nothing is done if `is_stale` says, once it is this one's turn, that `keep` is of the
     /// past. That it fails is only logged: space is short at worst.
     pub async fn tidy(
         &self,
         keep: &[Digest],
-        spare: Option<&Path>,
+        spares: &[PathBuf],
         is_stale: impl FnOnce() -> bool + Send,
     ) {
         let turn = self.turn.lock().await;
         if is_stale() {
             return;
         }
-        if let Some(slot) = spare
-            && !stage::claims(&self.disk, slot).is_some_and(|digest| keep.contains(&digest))
-            && let Err(error) = stage::clear(&self.disk, slot)
-        {
-            tracing::warn!(slot = %slot.display(), %error, "a slot that is of no use stays");
+        for slot in spares {
+            let held = stage::claims(&self.disk, slot);
+            if !held.is_some_and(|digest| keep.contains(&digest))
+                && let Err(error) = stage::clear(&self.disk, slot)
+            {
+                tracing::warn!(slot = %slot.display(), %error, "a slot that is of no use stays");
+            }
         }
         match self.gc_in_turn(&turn, keep) {
             Ok(0) => {}

@@ -1,11 +1,14 @@
 //! The section of the inference API.
 
-use super::Check;
+use super::{Check, ConfigError, Reader};
 use crate::clients::{Accounts, ClientRule, Clients, UnknownAccount};
 use crate::files::FileError;
 use crate::inference::GrpcAddress;
+use crate::inference::turns::{QUEUE_DEFAULT, Rules, RulesByModel, SHARE_DEFAULT};
+use dunlin_protocol::id::Family;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use toml::Value;
 
 /// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
@@ -23,10 +26,65 @@ pub struct InferenceSettings {
     pub socket_group: Option<String>,
     /// Which clients may ask for which models; none: everybody who reaches a socket, for every model.
     pub clients: Vec<ClientRule>,
+    /// How models are served of which there is something to say.
+    pub models: RulesByModel,
     /// Length of a telemetry window, 100 to 86,400,000 ms.
     pub window_ms: u64,
     /// Memory the worker may use, 16 to 1,048,576 MiB.
     pub memory_limit_mib: u64,
+}
+
+/// One table of `[inference.models]`, as written.
+pub(super) struct ModelInputs {
+    family: String,
+    queue: i64,
+    concurrency: Option<i64>,
+    priority: i64,
+    cpu_share: i64,
+}
+
+fn key_of(family: &str, key: &str) -> String {
+    format!("inference.models.{family}.{key}")
+}
+
+pub(super) fn read_models(from: &mut Reader) -> Vec<ModelInputs> {
+    let tables = match from.take("inference.models") {
+        None => return Vec::new(),
+        Some(Value::Table(tables)) => tables,
+        Some(other) => {
+            from.wrong("inference.models", "a section for each model", &other);
+            return Vec::new();
+        }
+    };
+    let mut all = Vec::new();
+    for (family, value) in tables {
+        let Value::Table(table) = value else {
+            from.wrong(&format!("inference.models.{family}"), "a section", &value);
+            continue;
+        };
+        let mut one = Reader {
+            table,
+            errors: Vec::new(),
+        };
+        let queue = i64::try_from(QUEUE_DEFAULT).unwrap_or(i64::MAX);
+        let concurrency = one.number("concurrency", 0);
+        all.push(ModelInputs {
+            queue: one.number("queue", queue),
+            concurrency: (concurrency != 0).then_some(concurrency),
+            priority: one.number("priority", 0),
+            cpu_share: one.number("cpu_share", i64::from(SHARE_DEFAULT)),
+            family: family.clone(),
+        });
+        for (name, value) in std::mem::take(&mut one.table) {
+            one.unknown(name, &value);
+        }
+        from.errors
+            .extend(one.errors.into_iter().map(|e| ConfigError {
+                key: key_of(&family, &e.key),
+                ..e
+            }));
+    }
+    all
 }
 
 /// Why it cannot be said who may reach the inference API.
@@ -118,6 +176,28 @@ impl Check<'_> {
         }
     }
 
+    pub(super) fn models(&mut self, all: Vec<ModelInputs>) -> RulesByModel {
+        let mut rules = RulesByModel::new();
+        for inputs in all {
+            let family = inputs.family;
+            if let Err(e) = family.parse::<Family>() {
+                self.wrong("inference.models", "names of model families", e.to_string());
+            }
+            let key = |name| key_of(&family, name);
+            let concurrency = inputs
+                .concurrency
+                .map(|n| self.range(&key("concurrency"), n, 1, 1024));
+            let of_model = Rules {
+                queue: small(self.range(&key("queue"), inputs.queue, 0, 65_536)),
+                concurrency: concurrency.map(small),
+                priority: self.between(&key("priority"), inputs.priority, -100, 100),
+                cpu_share: self.between(&key("cpu_share"), inputs.cpu_share, 1, 10_000),
+            };
+            rules.insert(family, of_model);
+        }
+        rules
+    }
+
     pub(super) fn clients(&mut self, lists: Vec<(String, Vec<String>)>) -> Vec<ClientRule> {
         let mut rules = Vec::new();
         for (who, models) in lists {
@@ -129,4 +209,9 @@ impl Check<'_> {
         }
         rules
     }
+}
+
+/// Of a number that was checked.
+fn small(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -14,7 +14,7 @@ fn the_default_file_says_what_no_file_says() {
         .lines()
         .filter(|l| cfg!(feature = "grpc") || !l.contains("grpc_listen"))
         .map(|l| match l.strip_prefix("# ") {
-            Some(key) if key.contains(" = ") || key.starts_with("[[") => format!("{key}\n"),
+            Some(key) if key.contains(" = ") || key.starts_with('[') => format!("{key}\n"),
             _ => format!("{l}\n"),
         })
         .collect();
@@ -22,6 +22,8 @@ fn the_default_file_says_what_no_file_says() {
     assert_eq!(settings.device.unwrap().as_str(), "edge-07");
     assert_eq!(settings.inference.listen.unwrap().port(), 8601);
     assert_eq!(settings.inference.clients.len(), 3);
+    let digits = settings.inference.models["digits"];
+    assert_eq!((digits.concurrency, digits.cpu_share), (Some(1), 100));
     assert_eq!(settings.pipelines[0].name, "anomaly");
     assert_eq!(
         settings.inference.socket,
@@ -52,6 +54,32 @@ fn what_is_wrong_with_clients_and_grpc_is_told() {
     let settings = parse("[inference]\nsocket_group = \"no-such-group-here\"").unwrap();
     let error = settings.inference.access().unwrap_err();
     assert!(error.to_string().contains("group \"no-such-group-here\""));
+}
+
+#[test]
+fn what_is_wrong_with_how_models_are_served_is_told() {
+    let errors = parse(
+        r#"
+        [inference.models."no such"]
+        [inference.models.digits]
+        queue = -1
+        concurrency = "two"
+        priority = 101
+        cpu_share = 0
+        colour = "green"
+        [inference.models]
+        faces = 3
+        "#,
+    )
+    .unwrap_err();
+    let mut keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+    keys.sort_unstable();
+    let of_digits = |key| format!("inference.models.digits.{key}");
+    let digits = ["colour", "concurrency", "cpu_share", "priority", "queue"].map(of_digits);
+    let mut expected: Vec<&str> = digits.iter().map(String::as_str).collect();
+    expected.extend(["inference.models.faces", "inference.models"]);
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
 }
 
 #[test]

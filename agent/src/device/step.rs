@@ -1,16 +1,22 @@
 //! The transitions. Each is named and reads on its own.
 
+mod deaths;
+mod device;
 mod probation;
+mod shadow;
 mod wanted;
+
+pub use device::step;
+pub(super) use shadow::in_shadow;
 
 use super::backoff::{BACKOFF_MAX_MS, backoff_ms};
 use super::{
-    ByHand, Consent, Count, Effect, Event, Held, Phase, ReceiveFailure, ReceiveFailureKind, State,
+    ByHand, Consent, Count, Effect, Held, Model, Phase, ReceiveFailure, ReceiveFailureKind, Slot,
     window,
 };
 use crate::pipe::TrialReport;
 use dunlin_protocol::command::DesiredBundle;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::report::{Failure, Progress, Waiting};
 
 /// Code of an update that was given up for want of a link.
@@ -19,8 +25,6 @@ pub(super) const UNREACHABLE: &str = "unreachable";
 pub(super) const ATTEMPTS_MAX: u32 = 20;
 /// Trials begun before a model that never finishes one is given up.
 const TRIAL_STARTS_MAX: u32 = 2;
-/// Worker deaths in probation that roll back.
-const DEATHS_MAX: u32 = 2;
 /// Supervisor starts in one probation, clean ends left out, that are borne: the model may take the whole device down.
 const RESTARTS_MAX: u32 = 5;
 /// Longest span one tick counts as time in service: clock jumps and suspends count no more.
@@ -35,52 +39,25 @@ const SLOT_DAMAGED: &str = "slot_damaged";
 /// Longest detail of an event, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
 
-/// One step. `now_ms` is the device's clock in milliseconds since 1970.
-#[must_use]
-pub fn step(state: State, event: Event, now_ms: i64) -> (State, Vec<Effect>) {
-    let mut next = Step {
-        state,
-        effects: Vec::new(),
-        now_ms,
-    };
-    match event {
-        Event::Started => next.started(),
-        Event::Desired(desired) => next.desired(desired),
-        Event::Install { id, want } => next.install(id, want),
-        Event::Received { digest, result } => next.received(digest, result),
-        Event::TrialDone { digest, report } => next.trial_done(digest, report),
-        Event::Activated { digest } => next.activated(digest),
-        Event::ActivateFailed {
-            slot,
-            digest,
-            detail,
-        } => next.activate_failed(slot, digest, Failure::new("load", detail)),
-        Event::SlotDamaged {
-            slot,
-            digest,
-            detail,
-        } => next.activate_failed(slot, digest, Failure::new(SLOT_DAMAGED, detail)),
-        Event::WorkerDied { detail, listened } => next.worker_died(&detail, listened),
-        Event::Counted { digest, count } => next.counted(digest, count),
-        Event::Consent(consent) => next.consent(consent),
-        Event::Tick => next.tick(),
-    }
-    (next.state, next.effects)
-}
-
-struct Step {
-    state: State,
-    effects: Vec<Effect>,
+/// One family's part of a step.
+struct Step<'a> {
+    family: &'a Family,
+    model: &'a mut Model,
     now_ms: i64,
+    jitter_seed: u64,
+    out: &'a mut Out,
 }
 
-impl Step {
-    fn report(&mut self) {
-        self.state.sequence = self.state.sequence.saturating_add(1);
-        self.effects.push(Effect::Report);
-    }
+/// What a step brings about.
+#[derive(Default)]
+struct Out {
+    effects: Vec<Effect>,
+    /// Whether there is something to tell the server.
+    told: bool,
+}
 
-    fn event(&mut self, code: &'static str, detail: String, bundle: Option<Digest>) {
+impl Out {
+    fn event(&mut self, code: &'static str, detail: &str, bundle: Option<Digest>) {
         let detail = detail.chars().take(DETAIL_MAX_CHARS).collect();
         self.effects.push(Effect::Event {
             code,
@@ -88,15 +65,44 @@ impl Step {
             bundle,
         });
     }
+}
+
+impl Step<'_> {
+    fn report(&mut self) {
+        self.out.told = true;
+    }
+
+    fn event(&mut self, code: &'static str, detail: &str, bundle: Option<Digest>) {
+        self.out.event(code, detail, bundle);
+    }
+
+    fn cancel(&mut self) {
+        let family = self.family.clone();
+        self.out.effects.push(Effect::Cancel { family });
+    }
+
+    fn serve(&mut self, slot: Slot, digest: Digest) {
+        let family = self.family.clone();
+        self.out.effects.push(Effect::Serve {
+            family,
+            slot,
+            digest,
+        });
+    }
+
+    fn serve_nothing(&mut self) {
+        let family = self.family.clone();
+        self.out.effects.push(Effect::ServeNothing { family });
+    }
 
     fn enter(&mut self, phase: Phase) {
-        self.state.phase = phase;
+        self.model.phase = phase;
         self.report();
     }
 
     fn idle(&mut self, last: Progress) {
         if last == Progress::Succeeded
-            && let Some(ByHand::Wanted { instead_of }) = &mut self.state.by_hand
+            && let Some(ByHand::Wanted { instead_of }) = &mut self.model.by_hand
         {
             *instead_of = None;
         }
@@ -104,25 +110,23 @@ impl Step {
     }
 
     fn serve_kept(&mut self) {
-        self.effects.push(match &self.state.kept {
-            Some(held) => Effect::Serve {
-                slot: held.slot,
-                digest: held.bundle.digest,
-            },
-            None => Effect::ServeNothing,
-        });
+        match &self.model.kept {
+            Some(held) => self.serve(held.slot, held.bundle.digest),
+            None => self.serve_nothing(),
+        }
     }
 
-    fn started(&mut self) {
-        let cleanly = std::mem::take(&mut self.state.ended_cleanly);
-        self.effects.extend(self.state.serve());
-        match self.state.phase.clone() {
+    /// The supervisor has started; the one before ended cleanly or not.
+    fn started(&mut self, cleanly: bool) {
+        self.out.effects.extend(self.model.serve(self.family));
+        match self.model.phase.clone() {
             Phase::Idle { .. } => self.report(),
             Phase::Receiving { want, .. } => self.receive(want, 0),
             Phase::Trial { want, starts } => {
                 self.trial(want, starts.saturating_sub(u32::from(cleanly)));
             }
             Phase::Waiting { .. } => self.report(),
+            Phase::Shadow { .. } => self.shadow_goes_on(),
             Phase::Probation { restarts: past, .. } => {
                 let counted = past.saturating_add(u32::from(!cleanly));
                 if let Phase::Probation {
@@ -132,7 +136,7 @@ impl Step {
                     live,
                     activated,
                     ..
-                } = &mut self.state.phase
+                } = &mut self.model.phase
                 {
                     *activated = false;
                     *restarts = counted;
@@ -151,11 +155,11 @@ impl Step {
     }
 
     fn receive(&mut self, want: DesiredBundle, attempts: u32) {
-        let slot = self.state.spare();
+        let slot = self.model.spare();
         // Its slot is about to be written to.
         let other = |h: &mut Held| h.bundle.digest != want.digest;
-        self.state.previous.take_if(other);
-        self.effects.push(Effect::Receive {
+        self.model.previous.take_if(other);
+        self.out.effects.push(Effect::Receive {
             want: want.clone(),
             slot,
         });
@@ -168,7 +172,7 @@ impl Step {
     }
 
     fn received(&mut self, digest: Digest, result: Result<(), ReceiveFailure>) {
-        let Phase::Receiving { want, attempts, .. } = self.state.phase.clone() else {
+        let Phase::Receiving { want, attempts, .. } = self.model.phase.clone() else {
             return;
         };
         if want.digest != digest {
@@ -184,7 +188,7 @@ impl Step {
                 ReceiveFailureKind::Refused => self.refuse(&want, failure),
                 ReceiveFailureKind::Failed => self.fail(&want, failure),
                 ReceiveFailureKind::Transient
-                    if !progressed && self.state.kept.is_some() && attempts + 1 >= ATTEMPTS_MAX =>
+                    if !progressed && self.model.kept.is_some() && attempts + 1 >= ATTEMPTS_MAX =>
                 {
                     let detail = format!("{} attempts, last: {}", attempts + 1, failure.detail);
                     self.fail(&want, Failure::new(UNREACHABLE, detail));
@@ -194,8 +198,8 @@ impl Step {
                     let attempts = (before + 1).min(ATTEMPTS_MAX);
                     let retry_at_ms = self
                         .now_ms
-                        .saturating_add(backoff_ms(attempts, self.state.jitter_seed));
-                    self.state.phase = Phase::Receiving {
+                        .saturating_add(backoff_ms(attempts, self.jitter_seed));
+                    self.model.phase = Phase::Receiving {
                         want,
                         attempts,
                         retry_at_ms,
@@ -209,11 +213,12 @@ impl Step {
     fn trial(&mut self, want: DesiredBundle, starts: u32) {
         if starts >= TRIAL_STARTS_MAX {
             let detail = format!("the trial was begun {starts} times and never ended");
-            self.remember(&want, "trial_interrupted");
+            self.remember(want.digest, want.version, "trial_interrupted");
             return self.fail(&want, Failure::new("trial_interrupted", detail));
         }
-        self.effects.push(Effect::Trial {
-            slot: self.state.spare(),
+        self.out.effects.push(Effect::Trial {
+            family: self.family.clone(),
+            slot: self.model.spare(),
             digest: want.digest,
         });
         self.enter(Phase::Trial {
@@ -223,7 +228,7 @@ impl Step {
     }
 
     fn trial_done(&mut self, digest: Digest, report: TrialReport) {
-        let Phase::Trial { want, .. } = self.state.phase.clone() else {
+        let Phase::Trial { want, .. } = self.model.phase.clone() else {
             return;
         };
         if want.digest != digest {
@@ -232,42 +237,37 @@ impl Step {
         match report {
             TrialReport::Failed { code, detail } => {
                 if !DEVICE_FAULTS.contains(&code.as_str()) {
-                    self.remember(&want, &code);
+                    self.remember(want.digest, want.version, &code);
                 }
                 self.fail(&want, Failure::new(&code, detail));
             }
+            TrialReport::Passed { .. } if self.is_to_be_shadowed(&want) => self.shadow(want),
             // The shell asks for consent next, so that there is nothing to tell yet.
-            TrialReport::Passed { .. } => self.state.phase = Phase::Waiting { want, why: None },
+            TrialReport::Passed { .. } => self.model.phase = Phase::Waiting { want, why: None },
         }
     }
 
-    fn consent(&mut self, consent: Consent) {
-        let mut told = self.state.hold != consent.hold;
-        self.state.hold.clone_from(&consent.hold);
-        if let Phase::Waiting { want, why } = self.state.phase.clone() {
+    fn consent(&mut self, consent: &Consent) {
+        if let Phase::Waiting { want, why } = self.model.phase.clone() {
             match self.withheld(&want, consent) {
-                None => return self.activate(want),
+                None => self.activate(want),
                 Some(new) if why.as_ref() != Some(&new) => {
-                    told = true;
                     let why = Some(new);
-                    self.state.phase = Phase::Waiting { want, why };
+                    self.enter(Phase::Waiting { want, why });
                 }
                 Some(_) => {}
             }
-        }
-        if told {
-            self.report();
         }
     }
 
     /// Why a version may not be activated now. Going back needs nobody's consent, and where nothing
     /// serves, the window has nothing to protect.
-    fn withheld(&self, want: &DesiredBundle, consent: Consent) -> Option<Waiting> {
-        let previous = self.state.previous.as_ref();
+    fn withheld(&self, want: &DesiredBundle, consent: &Consent) -> Option<Waiting> {
+        let previous = self.model.previous.as_ref();
         if previous.is_some_and(|h| h.bundle.digest == want.digest) {
             return None;
         }
-        if let Some(hold) = consent.hold {
+        if let Some(hold) = &consent.hold {
             return Some(Waiting {
                 code: "hold".to_owned(),
                 detail: format!("held back at the device: {}", hold.reason),
@@ -276,7 +276,7 @@ impl Step {
         }
         let opens_ms = consent
             .window_opens_ms
-            .filter(|_| self.state.kept.is_some())?;
+            .filter(|_| self.model.kept.is_some())?;
         Some(Waiting {
             code: "window".to_owned(),
             detail: window::opens_in_words(opens_ms),
@@ -285,10 +285,7 @@ impl Step {
     }
 
     fn activate(&mut self, want: DesiredBundle) {
-        self.effects.push(Effect::Serve {
-            slot: self.state.spare(),
-            digest: want.digest,
-        });
+        self.serve(self.model.spare(), want.digest);
         self.enter(Phase::Probation {
             want,
             served_ms: 0,
@@ -309,9 +306,9 @@ impl Step {
             "version {}, which is kept, cannot be served: {detail}",
             held.bundle.version
         );
-        self.event("serve_failed", detail.clone(), Some(held.bundle.digest));
-        self.effects.push(Effect::ServeNothing);
-        match self.state.phase.clone() {
+        self.event("serve_failed", &detail, Some(held.bundle.digest));
+        self.serve_nothing();
+        match self.model.phase.clone() {
             // The slot to fill is another one now.
             Phase::Receiving {
                 want,
@@ -319,16 +316,20 @@ impl Step {
                 busy: true,
                 ..
             } => {
-                self.effects.push(Effect::Cancel);
+                self.cancel();
                 self.receive(want, attempts);
             }
             Phase::Trial { want, .. } => {
-                self.effects.push(Effect::Cancel);
+                self.cancel();
                 self.receive(want, 0);
             }
             Phase::Waiting { want, .. } => self.receive(want, 0),
+            Phase::Shadow { want, .. } => {
+                self.end_shadow();
+                self.receive(want, 0);
+            }
             Phase::Idle { last } => {
-                let wanted = self.state.wanted.clone();
+                let wanted = self.model.wanted.clone();
                 match wanted.filter(|w| w.digest == held.bundle.digest) {
                     Some(want) => self.receive(want, 0),
                     None if last == Progress::Succeeded => {
@@ -344,7 +345,7 @@ impl Step {
     }
 
     fn tick(&mut self) {
-        match &mut self.state.phase {
+        match &mut self.model.phase {
             Phase::Receiving {
                 want,
                 attempts,
@@ -372,6 +373,17 @@ impl Step {
                 *looked_at_ms = self.now_ms;
                 self.judge();
             }
+            Phase::Shadow {
+                shadowed_ms,
+                looked_at_ms,
+                ..
+            } => {
+                let passed = self.now_ms.saturating_sub(*looked_at_ms);
+                let passed = passed.clamp(0, TICK_MAX_MS).unsigned_abs();
+                *shadowed_ms = shadowed_ms.saturating_add(passed);
+                *looked_at_ms = self.now_ms;
+                self.judge_shadow();
+            }
             _ => {}
         }
     }
@@ -379,7 +391,7 @@ impl Step {
     fn refuse(&mut self, want: &DesiredBundle, failure: Failure) {
         self.event(
             "update_refused",
-            format!("{}: {}", failure.code, failure.detail),
+            &format!("{}: {}", failure.code, failure.detail),
             Some(want.digest),
         );
         self.idle(Progress::Refused(failure.clone()));
@@ -389,7 +401,7 @@ impl Step {
     fn fail(&mut self, want: &DesiredBundle, failure: Failure) {
         self.event(
             "update_failed",
-            format!("{}: {}", failure.code, failure.detail),
+            &format!("{}: {}", failure.code, failure.detail),
             Some(want.digest),
         );
         self.idle(Progress::Failed(failure.clone()));

@@ -2,17 +2,30 @@
 use super::backoff::BACKOFF_MAX_MS;
 use super::step::{ATTEMPTS_MAX, LOADING_MAX_MS};
 use super::*;
-use dunlin_protocol::command::Probation;
-use proptest::prelude::*;
+use crate::pipe::TrialReport;
+use dunlin_protocol::command::{Desired, Probation};
+use dunlin_protocol::id::{Digest, Family, Revision};
+use dunlin_protocol::report::{Failure, Hold, Progress};
 
 mod by_hand;
+mod deaths;
+mod invariants;
+mod several;
+mod shadow;
 mod waiting;
 
+/// Versions from 100 on are of another family.
+fn family_of(version: u64) -> Family {
+    let name = if version < 100 { "digits" } else { "faces" };
+    name.parse().unwrap()
+}
+
 fn want(version: u64) -> DesiredBundle {
+    let family = family_of(version);
     DesiredBundle {
-        family: "digits".parse().unwrap(),
+        target: format!("{family}/{version}/manifest.json"),
+        family,
         version,
-        target: format!("digits/{version}/manifest.json"),
         digest: Digest::of(&version.to_be_bytes()),
         rollout: None,
         probation: Probation {
@@ -22,6 +35,7 @@ fn want(version: u64) -> DesiredBundle {
             deadline_ms: 20_000,
             ..Probation::default()
         },
+        asked: None,
     }
 }
 
@@ -95,12 +109,26 @@ fn died(listened: bool) -> Event {
     Event::WorkerDied {
         detail: "signal 9".to_owned(),
         listened,
+        killed: false,
+        at_work: None,
     }
 }
 
 fn serve(slot: Slot, version: u64) -> Effect {
     let digest = want(version).digest;
-    Effect::Serve { slot, digest }
+    Effect::Serve {
+        family: family_of(version),
+        slot,
+        digest,
+    }
+}
+
+fn nothing() -> Effect {
+    Effect::ServeNothing { family: family() }
+}
+
+fn cancel() -> Effect {
+    Effect::Cancel { family: family() }
 }
 
 fn failed(version: u64, kind: ReceiveFailureKind) -> Event {
@@ -132,6 +160,14 @@ fn counted(version: u64, inferences: u64, errors: u64) -> Event {
     }
 }
 
+fn family() -> Family {
+    "digits".parse().unwrap()
+}
+
+fn model_of(state: &State) -> Model {
+    state.models.get(&family()).cloned().unwrap_or_default()
+}
+
 struct Device {
     state: State,
     now_ms: i64,
@@ -161,14 +197,17 @@ impl Device {
             .feed(Event::Tick)
             .feed(counted(version, 10, 0))
     }
+    fn model(&self) -> Model {
+        model_of(&self.state)
+    }
     fn last(&self) -> Progress {
-        match &self.state.phase {
-            Phase::Idle { last } => last.clone(),
+        match self.model().phase {
+            Phase::Idle { last } => last,
             other => panic!("not idle: {other:?}"),
         }
     }
     fn version(&self) -> Option<u64> {
-        self.state.active().map(|a| a.version)
+        self.model().active().map(|a| a.version)
     }
 }
 
@@ -186,13 +225,13 @@ fn an_update_goes_through_trial_and_probation_before_it_is_kept() {
     assert!(d.effects.contains(&serve(Slot::A, 1)));
     d.feed(activated(1)).feed(counted(1, 10, 0));
     assert!(
-        matches!(d.state.phase, Phase::Probation { .. }),
+        matches!(d.model().phase, Phase::Probation { .. }),
         "too early"
     );
     d.feed(Event::Tick).feed(Event::Tick);
     assert_eq!(d.last(), Progress::Succeeded);
     d.install(2, 2);
-    assert_eq!((d.version(), d.state.serving()), (Some(2), Some(Slot::B)));
+    assert_eq!((d.version(), d.model().serving()), (Some(2), Some(Slot::B)));
     assert_eq!(d.last(), Progress::Succeeded);
 }
 
@@ -219,7 +258,7 @@ fn errors_deaths_and_deadline_roll_back() {
             }
         }),
         ("probation_deadline", |d| {
-            while matches!(d.state.phase, Phase::Probation { .. }) {
+            while matches!(d.model().phase, Phase::Probation { .. }) {
                 d.feed(Event::Tick);
             }
         }),
@@ -264,9 +303,9 @@ fn older_and_repeated_desired_states_change_nothing() {
     let mut d = Device::new();
     d.install(5, 1);
     for generation in [4, 5] {
-        let before = d.state.phase.clone();
+        let before = d.model().phase.clone();
         d.feed(desired(generation, 2));
-        assert_eq!(d.state.phase, before);
+        assert_eq!(d.model().phase, before);
         assert!(
             !d.effects
                 .iter()
@@ -282,9 +321,12 @@ fn install(id: &str, version: u64) -> Event {
     }
 }
 
-fn receiving(device: &Device) -> Option<&DesiredBundle> {
-    match &device.state.phase {
-        Phase::Receiving { want, .. } => Some(want),
+fn receiving(device: &Device) -> Option<DesiredBundle> {
+    match device.model().phase {
+        Phase::Receiving { want, .. } => Some(DesiredBundle {
+            asked: None,
+            ..want
+        }),
         _ => None,
     }
 }
@@ -325,7 +367,7 @@ fn clean_restarts_are_no_crashes() {
     d.install(1, 1).feed(desired(2, 2)).feed(received(2));
     for _ in 0..10 {
         restart(&mut d, true);
-        assert!(matches!(d.state.phase, Phase::Trial { starts: 1, .. }));
+        assert!(matches!(d.model().phase, Phase::Trial { starts: 1, .. }));
     }
     d.feed(passed(2)).feed(consent());
     for _ in 0..10 {
@@ -333,10 +375,10 @@ fn clean_restarts_are_no_crashes() {
     }
     for restarts in 1..=5 {
         restart(&mut d, false);
-        assert!(matches!(&d.state.phase, Phase::Probation { restarts: n, .. } if *n == restarts));
+        assert!(matches!(&d.model().phase, Phase::Probation { restarts: n, .. } if *n == restarts));
     }
     restart(&mut d, true);
-    assert!(matches!(d.state.phase, Phase::Probation { .. }));
+    assert!(matches!(d.model().phase, Phase::Probation { .. }));
     restart(&mut d, false);
     assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "crash_loop"));
 }
@@ -346,7 +388,7 @@ fn transient_failures_are_retried_later_and_not_for_ever() {
     let mut d = Device::new();
     d.install(1, 1).feed(desired(2, 2));
     let mut tries = 0;
-    while matches!(d.state.phase, Phase::Receiving { .. }) {
+    while matches!(d.model().phase, Phase::Receiving { .. }) {
         d.feed(failed(2, ReceiveFailureKind::Transient));
         tries += 1;
         d.feed(Event::Tick);
@@ -356,13 +398,13 @@ fn transient_failures_are_retried_later_and_not_for_ever() {
     assert_eq!(tries, ATTEMPTS_MAX);
     assert!(matches!(d.last(), Progress::Failed(f) if f.code == "unreachable"));
     // The same said again: it goes on from what is there.
-    assert!(d.state.is_resumable());
+    assert!(d.model().is_resumable());
     d.feed(desired(2, 2));
-    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(receiving(&d), Some(want(2)));
     // Other ends are ends.
     d.feed(failed(2, ReceiveFailureKind::Failed));
     d.feed(desired(2, 2));
-    assert_eq!((receiving(&d), d.state.is_resumable()), (None, false));
+    assert_eq!((receiving(&d), d.model().is_resumable()), (None, false));
 }
 
 #[test]
@@ -386,13 +428,13 @@ fn what_comes_slowly_or_is_all_there_would_be_is_never_given_up() {
         d.feed(failed(1, ReceiveFailureKind::Transient));
         d.now_ms += 2 * BACKOFF_MAX_MS;
         d.feed(Event::Tick);
-        assert_eq!(receiving(&d), Some(&want(1)));
+        assert_eq!(receiving(&d), Some(want(1)));
     }
     d.install(2, 1).feed(desired(3, 2));
     for _ in 0..3 * ATTEMPTS_MAX {
         d.feed(progress(2));
         assert!(matches!(
-            d.state.phase,
+            d.model().phase,
             Phase::Receiving { attempts: 1, .. }
         ));
         d.now_ms += 2 * BACKOFF_MAX_MS;
@@ -414,14 +456,14 @@ fn a_version_that_was_never_loaded_is_not_kept() {
         d.feed(Event::Tick);
     }
     assert!(matches!(
-        d.state.phase,
+        d.model().phase,
         Phase::Probation { served_ms: 0, .. }
     ));
     d.feed(activated(2)).feed(died(true));
     for _ in 0..10 {
         d.feed(Event::Tick);
     }
-    assert_eq!(d.state.kept.as_ref().unwrap().bundle.version, 1);
+    assert_eq!(d.model().kept.as_ref().unwrap().bundle.version, 1);
     d.feed(activated(2)).feed(Event::Tick).feed(Event::Tick);
     assert_eq!((d.version(), d.last()), (Some(2), Progress::Succeeded));
 
@@ -430,7 +472,7 @@ fn a_version_that_was_never_loaded_is_not_kept() {
         .feed(passed(3))
         .feed(consent());
     let began_ms = d.now_ms;
-    while matches!(d.state.phase, Phase::Probation { .. }) {
+    while matches!(d.model().phase, Phase::Probation { .. }) {
         d.feed(Event::Tick);
     }
     assert!((d.now_ms - began_ms).unsigned_abs() >= LOADING_MAX_MS);
@@ -450,7 +492,10 @@ fn deaths_before_the_worker_listened_are_not_the_models() {
     for _ in 0..5 {
         d.feed(died(false));
     }
-    assert!(matches!(d.state.phase, Phase::Probation { deaths: 1, .. }));
+    assert!(matches!(
+        d.model().phase,
+        Phase::Probation { deaths: 1, .. }
+    ));
 }
 
 #[test]
@@ -464,15 +509,15 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
         .feed(consent());
     d.feed(activate_failed(Slot::B, 2));
     d.feed(activate_failed(Slot::A, 1));
-    assert!(d.effects.contains(&Effect::ServeNothing));
+    assert!(d.effects.contains(&nothing()));
     assert!(d.effects.contains(&Effect::Report));
-    assert_eq!((d.version(), d.state.kept.clone()), (None, None));
+    assert_eq!((d.version(), d.model().kept.clone()), (None, None));
     assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "load"));
 
     // Still wanted: received again.
     let mut d = Device::new();
     d.install(1, 1).feed(activate_failed(Slot::A, 1));
-    assert_eq!(d.effects[1], Effect::ServeNothing);
+    assert_eq!(d.effects[1], nothing());
     assert!(matches!(&d.effects[2], Effect::Receive { want, slot: Slot::A } if want.version == 1));
     d.feed(received(1))
         .feed(passed(1))
@@ -485,7 +530,7 @@ fn a_kept_version_that_breaks_is_said_to_serve_no_more() {
 
     // While another one is on its way: that one goes to the slot that is free now.
     d.feed(desired(2, 2)).feed(activate_failed(Slot::A, 1));
-    assert!(d.effects.contains(&Effect::Cancel));
+    assert!(d.effects.contains(&cancel()));
     assert!(
         d.effects
             .iter()
@@ -514,125 +559,4 @@ fn only_counters_may_wait_for_the_disk() {
     assert!(!d.state.equals_but_for_counters(&began));
     d.feed(activated(1));
     assert!(!d.state.equals_but_for_counters(&began));
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        2 => (1_u64..40, 1_u64..4).prop_map(|(g, v)| desired(g, v)),
-        1 => ("[a-z]", 1_u64..4).prop_map(|(id, v)| install(&id, v)),
-        3 => (1_u64..4).prop_map(received),
-        3 => (1_u64..4).prop_map(passed),
-        1 => (1_u64..4).prop_map(|v| failed(v, ReceiveFailureKind::Refused)),
-        1 => (1_u64..4).prop_map(|v| failed(v, ReceiveFailureKind::Transient)),
-        1 => (1_u64..4).prop_map(failed_trial),
-        5 => (1_u64..4).prop_map(activated),
-        2 => (any::<bool>(), 1_u64..4)
-            .prop_map(|(b, v)| activate_failed(if b { Slot::B } else { Slot::A }, v)),
-        1 => (any::<bool>(), 1_u64..4)
-            .prop_map(|(b, v)| slot_damaged(if b { Slot::B } else { Slot::A }, v)),
-        3 => ((1_u64..4), 0_u64..20, 0_u64..3).prop_map(|(v, i, e)| counted(v, i, e)),
-        1 => any::<bool>().prop_map(died),
-        1 => Just(Event::Started),
-        3 => Just(Event::Tick),
-    ]
-}
-
-/// What the world around the device knows.
-#[derive(Default)]
-struct World {
-    /// What each slot holds, and what of it passed its trial.
-    content: [Option<Digest>; 2],
-    tried: [Option<Digest>; 2],
-    /// What the worker that lives now was last told to serve.
-    told: Option<(Slot, Digest)>,
-    /// What it said that it serves, since it was last told.
-    loaded: Option<Digest>,
-}
-
-fn at(slot: Slot) -> usize {
-    usize::from(slot == Slot::B)
-}
-
-impl World {
-    fn before(&mut self, event: &Event, state: &State) {
-        match event {
-            Event::Started | Event::WorkerDied { .. } => (self.told, self.loaded) = (None, None),
-            Event::Activated { digest } if self.told.is_some_and(|(_, d)| d == *digest) => {
-                self.loaded = Some(*digest);
-            }
-            Event::TrialDone {
-                digest,
-                report: TrialReport::Passed { .. },
-            } if matches!(&state.phase, Phase::Trial { want, .. } if want.digest == *digest) => {
-                self.tried[at(state.spare())] = Some(*digest);
-            }
-            _ => {}
-        }
-    }
-
-    fn carry_out(&mut self, effect: &Effect) {
-        match effect {
-            Effect::Receive { want, slot } => {
-                self.content[at(*slot)] = Some(want.digest);
-                self.tried[at(*slot)] = None;
-            }
-            Effect::Serve { slot, digest } => {
-                assert_eq!(
-                    self.content[at(*slot)],
-                    Some(*digest),
-                    "what is served is there"
-                );
-                assert_eq!(self.tried[at(*slot)], Some(*digest), "and was tried");
-                (self.told, self.loaded) = (Some((*slot, *digest)), None);
-            }
-            Effect::ServeNothing => (self.told, self.loaded) = (None, None),
-            _ => {}
-        }
-    }
-}
-
-proptest! {
-    /// Whatever happens: the serving slot is never written to, only a slot whose content passed
-    /// its trial is served, the worker was last told to serve what is reported as active, and a
-    /// version is kept only after a probation in which the worker said that it serves.
-    #[test]
-    fn invariants_hold_under_any_schedule(events in prop::collection::vec(any_event(), 1..120)) {
-        let mut d = Device::new();
-        let mut world = World::default();
-        for event in events {
-            let before = d.state.clone();
-            world.before(&event, &before);
-            let loaded = world.loaded;
-            d.feed(event.clone());
-            for effect in &d.effects {
-                if let Effect::Receive { slot, .. } = effect {
-                    prop_assert_ne!(Some(*slot), d.state.serving());
-                }
-                world.carry_out(effect);
-            }
-            if matches!(event, Event::WorkerDied { .. }) {
-                // The shell tells the next worker.
-                d.state.serve().iter().for_each(|effect| world.carry_out(effect));
-            }
-            prop_assert_eq!(world.told.map(|(slot, _)| slot), d.state.serving());
-            prop_assert_eq!(world.told.map(|(_, digest)| digest), d.state.active().map(|a| a.digest));
-            match (&d.state.kept, &before.kept) {
-                (Some(now), then) if then.as_ref() != Some(now) => {
-                    prop_assert!(matches!(before.phase, Phase::Probation { .. }), "kept without probation");
-                    prop_assert_eq!(loaded, Some(now.bundle.digest), "kept, never loaded");
-                    prop_assert_eq!(d.state.serving(), before.serving());
-                }
-                (None, Some(_)) => {
-                    let broke = matches!(
-                        event,
-                        Event::ActivateFailed { .. } | Event::SlotDamaged { .. }
-                    );
-                    prop_assert!(broke, "lost without cause");
-                }
-                _ => {}
-            }
-            prop_assert!(d.state.revision >= before.revision);
-            prop_assert!(d.state.sequence >= before.sequence);
-        }
-    }
 }

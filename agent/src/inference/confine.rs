@@ -4,7 +4,7 @@
 //! ```text
 //! no new privileges, no core dump, a limit of memory     always, or the worker does not start
 //! Landlock: reads its models, opens its sockets          Linux 5.13 and newer, whole since 6.12
-//! seccomp: no socket, no program, no other process       x86-64, ARM64, RISC-V
+//! seccomp: no socket, no program, no other process       x86-64, ARM, RISC-V
 //! ```
 //! What a kernel has not is left out and said: a model that takes the worker over finds no key, no
 //! telemetry and no way out on a kernel that has all of it.

@@ -5,6 +5,7 @@
 //! `observe → models → worker → pipe`. It holds no key, and it may die without harming the rest.
 
 mod api;
+mod at_work;
 pub mod confine;
 pub mod engine;
 mod fast;
@@ -18,11 +19,14 @@ pub mod mend;
 mod ml;
 mod models;
 mod observe;
+mod observe_bench;
 mod ops;
 mod serve;
+mod shadow;
 mod statistics;
 pub mod steps;
 pub mod tensor;
+pub mod turns;
 mod worker;
 #[cfg(test)]
 mod written;
@@ -30,4 +34,5 @@ mod written;
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};
-pub use worker::{WorkerArgs, WorkerError, main, run};
+pub use observe_bench::ObserveBench;
+pub use worker::{ModelRules, WorkerArgs, WorkerError, main, run};

@@ -1,8 +1,10 @@
-//! The bundle being served, found by its family, and its swap while requests are in flight.
+//! The bundles being served, found by their family, and their swap while requests are in flight.
 
 use super::api::signature::Signature;
+use super::at_work::AtWork;
 use super::engine::{Engine, EngineError, Inference};
 use super::observe::{Observation, Totals, Windows};
+use super::shadow::Challenger;
 use super::statistics::Statistics;
 use super::steps::Shaped;
 use super::tensor::Values;
@@ -10,7 +12,7 @@ use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -29,16 +31,18 @@ pub(crate) struct Served {
     windows: Mutex<Windows>,
     statistics: Statistics,
     in_flight: watch::Sender<()>,
+    at_work: AtWork,
 }
 
 impl Served {
-    pub(crate) fn new(engine: Engine, window_ms: i64) -> Self {
+    pub(crate) fn new(engine: Engine, window_ms: i64, at_work: AtWork) -> Self {
         let windows = Mutex::new(Windows::new(&engine, window_ms));
         Self {
             engine,
             windows,
             statistics: Statistics::default(),
             in_flight: watch::Sender::new(()),
+            at_work,
         }
     }
 
@@ -113,6 +117,7 @@ impl Served {
 #[derive(Debug)]
 pub(crate) struct Held {
     served: Arc<Served>,
+    challenger: Option<Arc<Challenger>>,
     _in_flight: watch::Receiver<()>,
 }
 
@@ -135,11 +140,17 @@ impl Held {
         latency: impl FnOnce() -> Duration,
     ) -> Result<Vec<Shaped>, EngineError> {
         let start = Instant::now();
+        let at_work = self.served.at_work.begin(self.served.bundle());
         let result = self.served.engine.infer(inputs, parameters, start);
+        drop(at_work);
         let computing = start.elapsed();
         match &result {
             Ok(inference) => {
-                let seen = Observation::of(&self.served.engine, inputs, inference);
+                let engine = &self.served.engine;
+                let seen = Observation::of(engine, inputs, inference);
+                if let Some(challenger) = &self.challenger {
+                    challenger.offer(engine, inputs, parameters, (inference, &seen), computing);
+                }
                 self.served.count(Some(&seen), latency(), computing);
             }
             // A picture that is none says nothing about the bundle.
@@ -168,27 +179,55 @@ fn is_number(text: &str, number: u64) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Models {
     current: RwLock<BTreeMap<Family, Arc<Served>>>,
+    /// What runs in their shadow.
+    challengers: RwLock<BTreeMap<Family, Arc<Challenger>>>,
 }
 
 impl Models {
-    /// Serves this bundle and no other from now on; gives back what served until now.
-    pub(crate) fn swap(&self, served: Arc<Served>) -> Vec<Arc<Served>> {
-        let only = BTreeMap::from([(served.engine().family().clone(), served)]);
+    /// Serves this bundle of its family from now on; gives back the one that was served until now.
+    pub(crate) fn swap(&self, served: Arc<Served>) -> Option<Arc<Served>> {
+        let family = served.engine().family().clone();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, only)
-            .into_values()
-            .collect()
+        current.insert(family, served)
     }
 
-    /// Serves of the present bundles only this one; gives back the others.
-    pub(crate) fn only(&self, bundle: Digest) -> Vec<Arc<Served>> {
+    /// Serves nothing of a family from now on; gives back what was served until now.
+    pub(crate) fn remove(&self, family: &Family) -> Option<Arc<Served>> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let (kept, retired) = std::mem::take(&mut *current)
-            .into_iter()
-            .partition(|(_, served)| served.bundle() == bundle);
-        *current = kept;
-        let retired: BTreeMap<_, _> = retired;
-        retired.into_values().collect()
+        current.remove(family)
+    }
+
+    /// Runs a version in the shadow of its family, instead of the one that did.
+    pub(crate) fn shadow(&self, challenger: Challenger) {
+        let family = challenger.family().clone();
+        self.challengers_mut().insert(family, Arc::new(challenger));
+    }
+
+    /// Runs nothing in the shadow of a family any more; what ran says no more.
+    pub(crate) fn end_shadow(&self, family: &Family) {
+        self.challengers_mut().remove(family);
+    }
+
+    /// Everything that runs in a shadow.
+    pub(crate) fn challengers(&self) -> Vec<Arc<Challenger>> {
+        let challengers = self.challengers.read();
+        let challengers = challengers.unwrap_or_else(PoisonError::into_inner);
+        challengers.values().cloned().collect()
+    }
+
+    fn challengers_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<Family, Arc<Challenger>>> {
+        let challengers = self.challengers.write();
+        challengers.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What runs in the shadow of a bundle; not in its own.
+    fn challenger_of(&self, served: &Served) -> Option<Arc<Challenger>> {
+        let challengers = self.challengers.read();
+        let challengers = challengers.unwrap_or_else(PoisonError::into_inner);
+        let challenger = challengers.get(served.engine.family());
+        challenger
+            .filter(|c| c.bundle() != served.bundle())
+            .cloned()
     }
 
     /// The bundle of a family, for one request; of a certain version if one is named.
@@ -205,6 +244,7 @@ impl Models {
         }
         // Under the lock: whoever swaps afterwards sees this request in flight.
         Ok(Held {
+            challenger: self.challenger_of(served),
             served: Arc::clone(served),
             _in_flight: served.in_flight.subscribe(),
         })

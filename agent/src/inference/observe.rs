@@ -56,6 +56,13 @@ impl Observation {
     }
 }
 
+impl Observation {
+    /// The class that was observed.
+    pub(crate) fn class(&self) -> Option<usize> {
+        self.class
+    }
+}
+
 fn top(values: &Values) -> (Option<usize>, f64, f64) {
     let mut best: (Option<usize>, f64) = (None, f64::NEG_INFINITY);
     let mut negative = false;

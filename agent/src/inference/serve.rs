@@ -12,6 +12,7 @@ use super::models::{Held, Models, NotServed, Served, now_ms};
 use super::statistics::{Phases, Writing};
 use super::steps::Shaped;
 use super::tensor::Values;
+use super::turns::{RulesByModel, Turns};
 use crate::clients::{Caller, Clients, Refusal};
 use bytes::Bytes;
 use encoding::Encoding;
@@ -58,7 +59,7 @@ pub(crate) struct Api {
     models: Arc<Models>,
     limits: Limits,
     clients: Clients,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     bodies: Arc<Semaphore>,
 }
 
@@ -109,12 +110,17 @@ struct Asked<'a> {
 }
 
 impl Api {
-    pub(crate) fn new(models: Arc<Models>, limits: Limits, clients: Clients) -> Self {
+    pub(crate) fn new(
+        models: Arc<Models>,
+        limits: Limits,
+        clients: Clients,
+        rules: RulesByModel,
+    ) -> Self {
         Self {
             models,
             limits,
             clients,
-            turns: Arc::new(Semaphore::new(limits.inferences_max.max(1))),
+            turns: Turns::new(limits.inferences_max, rules),
             bodies: Arc::new(Semaphore::new(units(
                 limits.bodies_max_bytes.max(limits.body_max_bytes),
             ))),
@@ -219,14 +225,13 @@ impl Api {
     /// Answers an inference request whose body is there, when its turn has come.
     async fn infer<F: Form>(&self, asked: Asked<'_>, form: F) -> Result<F::Answer, ApiError> {
         let start = Instant::now();
-        let turn = timeout(
-            self.limits.queue_timeout,
-            Arc::clone(&self.turns).acquire_owned(),
-        )
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or_else(|| busy("inferences"))?;
+        // What nobody serves has no queue.
+        drop(self.hold(asked)?);
+        let turn = self.turns.take(asked.name, self.limits.queue_timeout).await;
+        let turn = turn.map_err(|problem| {
+            let message = format!("model {}: {problem}", asked.name);
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+        })?;
         // A body may take its time: the bundle that answers is the one serving now.
         let held = self.hold(asked)?;
         let queue = start.elapsed();

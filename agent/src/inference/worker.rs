@@ -1,5 +1,6 @@
 //! The worker process: commands in, windows out, inference in between.
 
+use super::at_work::AtWork;
 use super::confine::{
     ConfineError, Confinement, Enforced, Needs, confine, offer_to_oom_killer, seal,
 };
@@ -9,9 +10,13 @@ use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
 use super::models::{Models, Served};
 use super::observe::Totals;
 use super::serve::{Api, Limits};
+use super::shadow::Challenger;
+use super::turns::RulesByModel;
 use crate::clients::Clients;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
+use dunlin_protocol::command::Shadow;
 use dunlin_protocol::id::Digest;
+use dunlin_protocol::report::ShadowReport;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -56,6 +61,9 @@ pub struct WorkerArgs {
     /// Which clients may ask for which models, as JSON; everybody for everything otherwise.
     #[arg(long, value_parser = clients_of_json)]
     pub clients: Option<Clients>,
+    /// Queue, concurrency, priority and share of models, as JSON by family.
+    #[arg(long, value_parser = rules_of_json)]
+    pub rules: Option<ModelRules>,
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
@@ -65,12 +73,25 @@ pub struct WorkerArgs {
     /// Most private writable memory this process may have, in bytes.
     #[arg(long)]
     pub memory_limit_bytes: Option<u64>,
+    /// Say on standard output what is being loaded or computed on, before it is.
+    #[arg(long)]
+    pub say_at_work: bool,
     /// Largest body of an inference request, in bytes.
     #[arg(long, default_value_t = 64 << 20)]
     pub body_max_bytes: usize,
     /// Try the bundle staged in this folder, print one JSON line about it and exit.
     #[arg(long, value_name = "DIR")]
     pub trial: Option<PathBuf>,
+}
+
+/// Rules by model, as an argument.
+#[derive(Debug, Clone, Default)]
+pub struct ModelRules(pub RulesByModel);
+
+fn rules_of_json(text: &str) -> Result<ModelRules, String> {
+    serde_json::from_str(text)
+        .map(ModelRules)
+        .map_err(|e| e.to_string())
 }
 
 fn clients_of_json(text: &str) -> Result<Clients, String> {
@@ -196,7 +217,12 @@ fn serve(args: WorkerArgs, landlock: Enforced) -> Result<(), WorkerError> {
         let seccomp = seal()?;
         Ok(Some(Confinement { landlock, seccomp }))
     };
-    let result = runtime.block_on(run_until_drained(args, commands, out, sealed));
+    let at_work = if args.say_at_work {
+        AtWork::said_by(write_word)
+    } else {
+        AtWork::silent()
+    };
+    let result = runtime.block_on(run_until_drained(args, commands, out, at_work, sealed));
     let _ = all_written.recv_timeout(LAST_WORDS_TIMEOUT);
     // A model that still computes must not hold the exit up.
     runtime.shutdown_background();
@@ -245,28 +271,32 @@ fn read_commands(commands: &mpsc::Sender<ToWorker>) {
 
 /// Writes words to standard output until there are no more, or nobody reads them.
 fn write_words(words: &mut mpsc::Receiver<FromWorker>) {
-    let mut output = std::io::stdout().lock();
     while let Some(word) = words.blocking_recv() {
-        let mut line = match serde_json::to_vec(&word) {
-            Ok(line) if line.len() < LINE_MAX_BYTES => line,
-            Ok(line) => {
-                tracing::error!(
-                    bytes = line.len(),
-                    "a line too long for the supervisor; dropped"
-                );
-                continue;
-            }
-            Err(error) => {
-                tracing::error!(%error, "a word that is no JSON; dropped");
-                continue;
-            }
-        };
-        line.push(b'\n');
-        if let Err(error) = output.write_all(&line).and_then(|()| output.flush()) {
+        if let Err(error) = write_word(&word) {
             tracing::error!(%error, "the supervisor does not read");
             return;
         }
     }
+}
+
+/// Writes one word whole; one that is too long for the supervisor is dropped.
+fn write_word(word: &FromWorker) -> std::io::Result<()> {
+    let mut line = match serde_json::to_vec(word) {
+        Ok(line) if line.len() < LINE_MAX_BYTES => line,
+        Ok(line) => {
+            let bytes = line.len();
+            tracing::error!(bytes, "a line too long for the supervisor; dropped");
+            return Ok(());
+        }
+        Err(error) => {
+            tracing::error!(%error, "a word that is no JSON; dropped");
+            return Ok(());
+        }
+    };
+    line.push(b'\n');
+    let mut output = std::io::stdout().lock();
+    output.write_all(&line)?;
+    output.flush()
 }
 
 /// Serves until `Drain`, SIGTERM or the end of `commands`, in a process that nothing is taken from.
@@ -279,7 +309,7 @@ pub async fn run(
     commands: mpsc::Receiver<ToWorker>,
     out: mpsc::Sender<FromWorker>,
 ) -> Result<(), WorkerError> {
-    run_until_drained(args, commands, out, || Ok(None)).await
+    run_until_drained(args, commands, out, AtWork::silent(), || Ok(None)).await
 }
 
 /// `sealed` is called once the sockets are open and before any model is read.
@@ -287,12 +317,14 @@ async fn run_until_drained(
     args: WorkerArgs,
     mut commands: mpsc::Receiver<ToWorker>,
     out: mpsc::Sender<FromWorker>,
+    at_work: AtWork,
     sealed: impl FnOnce() -> Result<Option<Confinement>, ConfineError>,
 ) -> Result<(), WorkerError> {
     let socket = args.socket.as_deref().ok_or(WorkerError::NoSocket)?;
     let models = Arc::new(Models::default());
     let clients = args.clients.clone().unwrap_or_default();
-    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args), clients));
+    let rules = args.rules.clone().unwrap_or_default().0;
+    let api = Arc::new(Api::new(Arc::clone(&models), limits(&args), clients, rules));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let sockets = Sockets {
@@ -314,7 +346,9 @@ async fn run_until_drained(
         models,
         out,
         window_ms: i64::from(args.window_ms),
+        at_work,
         told: BTreeMap::new(),
+        told_of_shadow: None,
         retiring: JoinSet::new(),
     };
     let window = Duration::from_millis(u64::from(args.window_ms));
@@ -326,6 +360,14 @@ async fn run_until_drained(
         tokio::select! {
             command = commands.recv() => match command {
                 Some(ToWorker::Activate { slot, bundle }) => desk.activate(slot, bundle).await?,
+                Some(ToWorker::Shadow { slot, bundle, rules }) => {
+                    desk.shadow(slot, bundle, rules).await?;
+                }
+                Some(ToWorker::EndShadow { family }) => desk.models.end_shadow(&family),
+                Some(ToWorker::Deactivate { family }) => {
+                    let retired = desk.models.remove(&family);
+                    desk.retire(retired);
+                }
                 Some(ToWorker::Flush) => desk.send_windows(true).await?,
                 Some(ToWorker::Drain) | None => break,
             },
@@ -360,8 +402,11 @@ struct Desk {
     models: Arc<Models>,
     out: mpsc::Sender<FromWorker>,
     window_ms: i64,
+    at_work: AtWork,
     /// Totals told last, by bundle.
     told: BTreeMap<Digest, Totals>,
+    /// What was last said of a version in the shadow.
+    told_of_shadow: Option<(Digest, ShadowReport)>,
     /// Replaced bundles that still answer requests.
     retiring: JoinSet<Result<(), WorkerError>>,
 }
@@ -371,18 +416,21 @@ impl Desk {
     async fn activate(&mut self, slot: PathBuf, bundle: Digest) -> Result<(), WorkerError> {
         let present: Vec<Digest> = self.models.all().iter().map(|s| s.bundle()).collect();
         let folder = slot.clone();
-        let loading = tokio::task::spawn_blocking(move || load(&folder, bundle, &present));
+        let at_work = self.at_work.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            let _guard = at_work.begin(bundle);
+            load(&folder, bundle, &present)
+        });
         let loaded = self.while_loading(loading).await?;
         match loaded {
-            Ok(Loaded::Serving) => {
-                let retired = self.models.only(bundle);
-                self.activated(bundle, retired).await
-            }
+            Ok(Loaded::Serving) => self.tell(FromWorker::Activated { bundle }).await,
             Ok(Loaded::Fresh(engine)) => {
-                let served = Arc::new(Served::new(*engine, self.window_ms));
-                let retired = self.models.swap(served);
+                let served = Served::new(*engine, self.window_ms, self.at_work.clone());
+                let retired = self.models.swap(Arc::new(served));
                 tracing::info!(%bundle, slot = %slot.display(), "activated");
-                self.activated(bundle, retired).await
+                self.tell(FromWorker::Activated { bundle }).await?;
+                self.retire(retired);
+                Ok(())
             }
             Err(detail) => {
                 tracing::error!(%detail, slot = %slot.display(), "not activated");
@@ -396,17 +444,59 @@ impl Desk {
         }
     }
 
-    async fn activated(
+    /// Loads a bundle and runs it in the shadow of the one that serves.
+    async fn shadow(
         &mut self,
+        slot: PathBuf,
         bundle: Digest,
-        retired: Vec<Arc<Served>>,
+        rules: Shadow,
     ) -> Result<(), WorkerError> {
-        self.tell(FromWorker::Activated { bundle }).await?;
-        for old in retired {
+        if self
+            .models
+            .challengers()
+            .iter()
+            .any(|c| c.bundle() == bundle)
+        {
+            return Ok(());
+        }
+        let (folder, at_work) = (slot.clone(), self.at_work.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let _guard = at_work.begin(bundle);
+            load(&folder, bundle, &[])
+        });
+        let started = match self.while_loading(loading).await? {
+            Ok(Loaded::Fresh(engine)) => {
+                let at_work = self.at_work.clone();
+                let challenger = Challenger::start(*engine, rules, at_work, STACK_BYTES);
+                challenger.map_err(|e| e.to_string())
+            }
+            Ok(Loaded::Serving) => Err("it serves already".to_owned()),
+            Err(detail) => Err(detail),
+        };
+        match started {
+            Ok(challenger) => {
+                tracing::info!(%bundle, slot = %slot.display(), "in the shadow");
+                self.models.shadow(challenger);
+                Ok(())
+            }
+            Err(detail) => {
+                tracing::error!(%detail, slot = %slot.display(), "not in the shadow");
+                let failed = FromWorker::ActivateFailed {
+                    slot,
+                    bundle,
+                    detail,
+                };
+                self.tell(failed).await
+            }
+        }
+    }
+
+    /// Lets go of a bundle once its requests are answered.
+    fn retire(&mut self, retired: Option<Arc<Served>>) {
+        if let Some(old) = retired {
             self.told.remove(&old.bundle());
             self.retiring.spawn(retire(old, self.out.clone()));
         }
-        Ok(())
     }
 
     /// Goes on telling windows and progress until a load is done.
@@ -449,6 +539,13 @@ impl Desk {
             if totals != self.told.get(&bundle).copied().unwrap_or_default() {
                 self.tell(progress(bundle, totals)).await?;
                 self.told.insert(bundle, totals);
+            }
+        }
+        for challenger in self.models.challengers() {
+            let (bundle, so_far) = (challenger.bundle(), challenger.report());
+            if self.told_of_shadow != Some((bundle, so_far)) {
+                self.tell(FromWorker::Shadowed { bundle, so_far }).await?;
+                self.told_of_shadow = Some((bundle, so_far));
             }
         }
         Ok(())

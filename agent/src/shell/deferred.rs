@@ -18,6 +18,14 @@ impl Deferred {
     pub(super) fn push(&mut self, event: Event) -> Option<Event> {
         match &event {
             Event::Tick | Event::Consent(_) if !self.events.is_empty() => return None,
+            Event::Shadowed { digest, .. } => {
+                let same =
+                    |e: &Event| matches!(e, Event::Shadowed { digest: d, .. } if d == digest);
+                if let Some(held) = self.events.back_mut().filter(|e| same(e)) {
+                    *held = event;
+                    return None;
+                }
+            }
             // Looked for again and again as well.
             Event::Install { .. } if self.events.contains(&event) => return None,
             Event::Counted { digest, .. } => {
@@ -96,6 +104,8 @@ mod tests {
         Event::WorkerDied {
             detail: String::new(),
             listened: true,
+            killed: false,
+            at_work: None,
         }
     }
 

@@ -2,7 +2,8 @@
 //! given up is told from the present one's.
 
 use crate::device::{Event, Slot};
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::command::Shadow;
+use dunlin_protocol::id::{Digest, Family};
 use tokio::task::AbortHandle;
 
 /// At most one job of a kind at a time.
@@ -47,6 +48,8 @@ impl Drop for Job {
 pub enum Done {
     /// A fetch or a trial ended.
     Update {
+        /// Of this family.
+        family: Family,
         /// Of the job.
         number: u64,
         /// What to tell the state machine.
@@ -61,12 +64,16 @@ pub enum Done {
     },
     /// The slot to be served was read.
     Checked {
+        /// Of this family.
+        family: Family,
         /// Of the job.
         number: u64,
         /// The slot.
         slot: Slot,
         /// The bundle that should be in it.
         digest: Digest,
+        /// How, if it is to run in the shadow.
+        shadow: Option<Shadow>,
         /// Or why it is not whole.
         whole: Result<(), String>,
     },

@@ -12,19 +12,32 @@ impl Shell {
         self.obey(orders).await;
     }
 
+    async fn tell(&self, message: ToWorker) {
+        if let Some(worker) = &self.worker {
+            worker.say(message).await;
+        }
+    }
+
     pub(super) async fn obey(&mut self, orders: Vec<Order>) {
         for order in orders {
             match order {
                 Order::Activate { slot, bundle } => {
-                    if let Some(worker) = &self.worker {
-                        worker.say(ToWorker::Activate { slot, bundle }).await;
-                    }
+                    self.tell(ToWorker::Activate { slot, bundle }).await;
                 }
-                Order::RestartWorker => {
-                    if let Some(worker) = &self.worker {
-                        worker.restart().await;
-                    }
+                Order::Deactivate { family } => self.tell(ToWorker::Deactivate { family }).await,
+                Order::Shadow {
+                    slot,
+                    bundle,
+                    rules,
+                } => {
+                    let shadow = ToWorker::Shadow {
+                        slot,
+                        bundle,
+                        rules,
+                    };
+                    self.tell(shadow).await;
                 }
+                Order::EndShadow { family } => self.tell(ToWorker::EndShadow { family }).await,
                 Order::Report => self.send_report(),
                 Order::Event {
                     code,

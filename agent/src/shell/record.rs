@@ -12,10 +12,10 @@ use std::time::Instant;
 pub(super) struct Live {
     started: Instant,
     workers: u64,
-    bundle: Option<Digest>,
     /// Of worker lives that ended, and of bundles served before.
     before: Count,
-    now: Count,
+    /// Totals of the bundles that the worker serves now.
+    now: BTreeMap<Digest, Count>,
     deaths: u64,
     records_dropped: u64,
     pub(super) pipelines: Tally,
@@ -26,9 +26,8 @@ impl Live {
         Self {
             started: Instant::now(),
             workers: 0,
-            bundle: None,
             before: Count::default(),
-            now: Count::default(),
+            now: BTreeMap::new(),
             deaths: 0,
             records_dropped: 0,
             pipelines: Tally::default(),
@@ -52,19 +51,23 @@ impl Live {
         self.records_dropped
     }
 
+    /// Totals of a bundle since it was activated.
     pub(super) fn counted(&mut self, bundle: Digest, count: Count) {
-        if self.bundle != Some(bundle) {
-            self.bank();
-            self.bundle = Some(bundle);
+        let before = self.now.insert(bundle, count).unwrap_or_default();
+        // It was activated anew.
+        if count.inferences < before.inferences || count.errors < before.errors {
+            self.before = self.before.plus(before);
         }
-        self.now = count;
     }
 
     fn bank(&mut self) {
-        let now = std::mem::take(&mut self.now);
-        self.before.inferences = self.before.inferences.saturating_add(now.inferences);
-        self.before.errors = self.before.errors.saturating_add(now.errors);
-        self.bundle = None;
+        self.before = self.all();
+        self.now.clear();
+    }
+
+    fn all(&self) -> Count {
+        let now = self.now.values();
+        now.fold(self.before, |sum, count| sum.plus(*count))
     }
 
     pub(super) fn metrics(&self, time_ms: i64, state: &State, buffer: &Stats) -> Record {
@@ -74,11 +77,9 @@ impl Live {
             values.insert(name.to_owned(), n);
         };
         put("uptime_s", self.started.elapsed().as_secs());
-        put(
-            "inferences",
-            self.before.inferences.saturating_add(self.now.inferences),
-        );
-        put("errors", self.before.errors.saturating_add(self.now.errors));
+        let all = self.all();
+        put("inferences", all.inferences);
+        put("errors", all.errors);
         put("worker_deaths", self.deaths);
         put("records_dropped", self.records_dropped);
         put("buffer_segments", buffer.segments);
@@ -87,7 +88,13 @@ impl Live {
         for (name, n) in self.pipelines.metrics() {
             put(&name, n);
         }
-        if let Some(active) = state.active() {
+        let active = state.active();
+        put("models", u64::try_from(active.len()).unwrap_or(u64::MAX));
+        for model in &active {
+            put(&format!("version_{}", model.family), model.version);
+        }
+        // Whoever knows of one model reads these; of several they would be one's by chance.
+        if let [active] = active.as_slice() {
             put("version", active.version);
             values.insert("family".to_owned(), Scalar::Text(active.family.to_string()));
             values.insert("bundle".to_owned(), Scalar::Text(active.digest.to_string()));

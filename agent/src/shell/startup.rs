@@ -1,5 +1,6 @@
 //! The supervisor as it is put together at start.
 
+use super::slots::models_dir;
 use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::BlockLink;
@@ -108,12 +109,13 @@ fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<Work
     let worker_settings = WorkerSettings {
         program: program.path,
         prefix: program.prefix,
-        models: settings.state_dir.join("slots"),
+        models: models_dir(&settings.state_dir),
         socket: settings.inference.socket.clone(),
         listen: settings.inference.listen,
         grpc_listen: settings.inference.grpc_listen.clone(),
         socket_gid,
         clients,
+        rules: settings.inference.models.clone(),
         window_ms: settings.inference.window_ms,
         memory_limit_bytes: settings.inference.memory_limit_mib << 20,
         trial_timeout: worker::TRIAL_TIMEOUT,

@@ -16,21 +16,22 @@ use crate::bundle::{Kind, Receiver, UpdateError};
 use crate::clock::Clock;
 use crate::device::window::Windows;
 use crate::device::{
-    self, Consent, Effect, Event, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
+    self, Consent, Effect, Event, Model, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
 };
 use crate::files::Disk;
 use crate::hold::HoldFile;
 use crate::inbox::Inbox;
 use crate::ledger::{Ledger, LedgerError};
 use crate::pipe::TrialReport;
-use dunlin_protocol::command::DesiredBundle;
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::command::{DesiredBundle, Shadow};
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::report::Failure;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 /// Most jobs' words that wait to be heard.
@@ -52,8 +53,26 @@ pub enum Order {
         /// The bundle.
         bundle: Digest,
     },
-    /// End the worker and start an empty one: nothing is fit to serve.
-    RestartWorker,
+    /// Tell the worker to run the bundle in this folder, which was found whole, in the shadow of the
+    /// one of its family that serves.
+    Shadow {
+        /// The folder.
+        slot: PathBuf,
+        /// The bundle.
+        bundle: Digest,
+        /// How.
+        rules: Shadow,
+    },
+    /// Tell the worker to drop what runs in the shadow of this family.
+    EndShadow {
+        /// The family.
+        family: Family,
+    },
+    /// Tell the worker to serve nothing of this family.
+    Deactivate {
+        /// The family.
+        family: Family,
+    },
     /// Publish [`State::reported`].
     Report,
     /// Record an event for the server.
@@ -85,6 +104,17 @@ pub struct Parts {
     pub jitter_seed: u64,
 }
 
+/// Work under way for one family.
+#[derive(Debug, Default)]
+struct Jobs {
+    /// A fetch or a trial.
+    update: Job,
+    /// The check of the slot that is to be served.
+    check: Job,
+    /// The check of the slot that is to run in the shadow.
+    shadow: Job,
+}
+
 /// See the module's text.
 pub struct Updater {
     ledger: Ledger,
@@ -102,10 +132,9 @@ pub struct Updater {
     /// Whether the ledger could not be written last time.
     unwritten: bool,
     deferred: Deferred,
-    /// A fetch or a trial.
-    update: Job,
-    /// The check of the slot that is to be served.
-    check: Job,
+    jobs: BTreeMap<Family, Jobs>,
+    /// One trial at a time: each may take as much memory as the worker.
+    trials: Arc<Semaphore>,
     done: mpsc::Receiver<Done>,
     done_sender: mpsc::Sender<Done>,
     garbage: Option<JoinHandle<()>>,
@@ -123,7 +152,7 @@ impl Updater {
     pub fn open(parts: Parts, now_ms: i64) -> Result<Self, LedgerError> {
         let (disk, state_dir) = (&parts.disk, &parts.state_dir);
         let (ledger, slots) = (Ledger::new(disk, state_dir), Slots::new(disk, state_dir));
-        sweep(disk, state_dir);
+        sweep(disk, state_dir, &slots);
         let mut orders = Vec::new();
         let state = match load(&ledger, &mut orders)? {
             Some(state) => state,
@@ -143,8 +172,8 @@ impl Updater {
             stored_at_ms: now_ms,
             unwritten: false,
             deferred: Deferred::default(),
-            update: Job::default(),
-            check: Job::default(),
+            jobs: BTreeMap::new(),
+            trials: Arc::new(Semaphore::new(1)),
             done,
             done_sender,
             garbage: None,
@@ -168,7 +197,7 @@ impl Updater {
         if ticks {
             self.look_into_inbox(now_ms);
         }
-        let waits = matches!(self.state.phase, Phase::Waiting { .. });
+        let waits = self.state.waits();
         if ticks || waits {
             // A clock that was never set knows no windows.
             let known_ms = now_ms.max(self.clock.now().as_millisecond());
@@ -205,7 +234,11 @@ impl Updater {
             for effect in effects {
                 self.carry_out(effect);
             }
-            if self.state.under_way().is_none() && before.under_way().is_some() {
+            let ended = |(family, model): (&Family, &Model)| {
+                let now = self.state.models.get(family).and_then(Model::under_way);
+                model.under_way().is_some() && now.is_none()
+            };
+            if before.models.iter().any(ended) {
                 self.collect_garbage();
             }
         }
@@ -224,9 +257,13 @@ impl Updater {
     }
 
     fn serve_persisted(&mut self) {
-        if let Some(effect) = self.state.serve() {
+        for effect in self.state.serve() {
             self.carry_out(effect);
         }
+    }
+
+    fn jobs(&mut self, family: &Family) -> &mut Jobs {
+        self.jobs.entry(family.clone()).or_default()
     }
 
     /// The next word of a fetch, a trial or a check.
@@ -237,19 +274,20 @@ impl Updater {
     /// Deals with a job's word; that of one that was given up meanwhile counts for nothing.
     pub async fn finished(&mut self, done: Done, now_ms: i64) -> Vec<Order> {
         match done {
-            Done::Update { number, event } if self.update.is_present(number) => {
-                self.feed(event, now_ms).await
-            }
+            Done::Update {
+                family,
+                number,
+                event,
+            } if self.jobs(&family).update.is_present(number) => self.feed(event, now_ms).await,
             Done::Checked {
+                family,
                 number,
                 slot,
                 digest,
+                shadow,
                 whole,
-            } if self.check.is_present(number) => match whole {
-                Ok(()) => vec![Order::Activate {
-                    slot: self.slots.folder(slot),
-                    bundle: digest,
-                }],
+            } if self.is_present(&family, shadow.is_some(), number) => match whole {
+                Ok(()) => vec![self.serve_whole(&family, slot, digest, shadow)],
                 Err(detail) => {
                     tracing::error!(%digest, %detail, "bundle cannot be served");
                     let damaged = Event::SlotDamaged {
@@ -280,8 +318,7 @@ impl Updater {
 
     /// Gives up what is under way and writes down the newest counters, and that it ended cleanly.
     pub fn close(&mut self) {
-        self.update.cancel();
-        self.check.cancel();
+        self.jobs.clear();
         self.state.ended_cleanly = true;
         if let Err(e) = tokio::task::block_in_place(|| self.ledger.store(&self.state)) {
             tracing::error!(error = %e, "the ledger cannot be written");
@@ -324,13 +361,31 @@ impl Updater {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Receive { want, slot } => self.receive(want, slot),
-            Effect::Cancel => self.update.cancel(),
-            Effect::Trial { slot, digest } => self.try_out(slot, digest),
-            Effect::Serve { slot, digest } => self.serve(slot, digest),
-            Effect::ServeNothing => {
-                self.check.cancel();
-                self.switch(None, None);
-                self.orders.push(Order::RestartWorker);
+            Effect::Cancel { family } => self.jobs(&family).update.cancel(),
+            Effect::Trial {
+                family,
+                slot,
+                digest,
+            } => self.try_out(family, slot, digest),
+            Effect::Serve {
+                family,
+                slot,
+                digest,
+            } => self.serve(family, slot, digest),
+            Effect::Shadow {
+                family,
+                slot,
+                digest,
+                rules,
+            } => self.shadow(family, slot, digest, rules),
+            Effect::EndShadow { family } => {
+                self.jobs(&family).shadow.cancel();
+                self.orders.push(Order::EndShadow { family });
+            }
+            Effect::ServeNothing { family } => {
+                self.jobs(&family).check.cancel();
+                self.switch(&family, None, None);
+                self.orders.push(Order::Deactivate { family });
             }
             Effect::Report => self.orders.push(Order::Report),
             Effect::Event {
@@ -348,77 +403,138 @@ impl Updater {
     fn receive(&mut self, want: DesiredBundle, slot: Slot) {
         let (receiver, sender) = (Arc::clone(&self.receiver), self.done_sender.clone());
         let clock = Arc::clone(&self.clock);
-        let dir = self.slots.folder(slot);
+        let family = want.family.clone();
+        let dir = self.slots.folder(&family, slot);
         self.fetches.fetch_add(1, Ordering::SeqCst);
         let in_use = self.state.in_use();
         let way = self.way_of(&want);
-        self.update.start(|number| async move {
-            tracing::info!(target_path = %want.target, ?way, "fetching");
-            let (mut first, mut progressed) = (None, false);
-            let progress = |done: u64, _| progressed |= done > *first.get_or_insert(done);
-            let result = way
-                .fetch(&receiver, &want, clock.now(), &dir, progress)
-                .await;
-            match &result {
-                Ok(spent) => {
-                    receiver.tidy(&in_use, None, || false).await;
-                    let (digest, detail) = (want.digest, cost(&want, spent));
-                    let _ = sender.send(Done::Fetched { digest, detail }).await;
+        self.jobs(&family.clone())
+            .update
+            .start(|number| async move {
+                tracing::info!(target_path = %want.target, ?way, "fetching");
+                let (mut first, mut progressed) = (None, false);
+                let progress = |done: u64, _| progressed |= done > *first.get_or_insert(done);
+                let result = way
+                    .fetch(&receiver, &want, clock.now(), &dir, progress)
+                    .await;
+                match &result {
+                    Ok(spent) => {
+                        receiver.tidy(&in_use, &[], || false).await;
+                        let (digest, detail) = (want.digest, cost(&want, spent));
+                        let _ = sender.send(Done::Fetched { digest, detail }).await;
+                    }
+                    // Room for the ledger and the telemetry is worth more than a resumed download.
+                    Err(e) if e.is_disk_full() => {
+                        let others: Vec<Digest> =
+                            in_use.into_iter().filter(|d| *d != want.digest).collect();
+                        receiver.tidy(&others, &[dir], || false).await;
+                    }
+                    Err(_) => {}
                 }
-                // Room for the ledger and the telemetry is worth more than a resumed download.
-                Err(e) if e.is_disk_full() => {
-                    let others: Vec<Digest> =
-                        in_use.into_iter().filter(|d| *d != want.digest).collect();
-                    receiver.tidy(&others, Some(&dir), || false).await;
-                }
-                Err(_) => {}
-            }
-            let result = result.map(drop).map_err(|e| {
-                tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
-                in_events_terms(e, progressed)
+                let result = result.map(drop).map_err(|e| {
+                    tracing::warn!(code = e.code, detail = %e.detail, "fetching failed");
+                    in_events_terms(e, progressed)
+                });
+                let digest = want.digest;
+                let event = Event::Received { digest, result };
+                let done = Done::Update {
+                    family,
+                    number,
+                    event,
+                };
+                let _ = sender.send(done).await;
             });
-            let digest = want.digest;
-            let event = Event::Received { digest, result };
-            let _ = sender.send(Done::Update { number, event }).await;
-        });
     }
 
-    fn try_out(&mut self, slot: Slot, digest: Digest) {
+    fn try_out(&mut self, family: Family, slot: Slot, digest: Digest) {
         let (slots, trial) = (self.slots.clone(), Arc::clone(&self.trial));
-        let sender = self.done_sender.clone();
-        self.update.start(|number| async move {
-            let report = match slots.whole(slot, &digest).await {
-                Ok(()) => trial(slots.folder(slot)).await,
-                Err(detail) => TrialReport::Failed {
-                    code: "staged".to_owned(),
-                    detail,
-                },
-            };
-            let event = Event::TrialDone { digest, report };
-            let _ = sender.send(Done::Update { number, event }).await;
-        });
+        let (sender, trials) = (self.done_sender.clone(), Arc::clone(&self.trials));
+        self.jobs(&family.clone())
+            .update
+            .start(|number| async move {
+                let turn = trials.acquire_owned().await;
+                let report = match slots.whole(&family, slot, &digest).await {
+                    Ok(()) => trial(slots.folder(&family, slot)).await,
+                    Err(detail) => TrialReport::Failed {
+                        code: "staged".to_owned(),
+                        detail,
+                    },
+                };
+                drop(turn);
+                let event = Event::TrialDone { digest, report };
+                let done = Done::Update {
+                    family,
+                    number,
+                    event,
+                };
+                let _ = sender.send(done).await;
+            });
     }
 
     /// A slot is served only if it is whole, whatever happened to the disk since. Reading it may
     /// take minutes, so a job does.
-    fn serve(&mut self, slot: Slot, digest: Digest) {
-        self.switch(Some(slot), Some(digest));
+    fn serve(&mut self, family: Family, slot: Slot, digest: Digest) {
+        self.switch(&family, Some(slot), Some(digest));
         let (slots, sender) = (self.slots.clone(), self.done_sender.clone());
-        self.check.start(|number| async move {
-            let whole = slots.whole(slot, &digest).await;
+        self.jobs(&family.clone()).check.start(|number| async move {
+            let whole = slots.whole(&family, slot, &digest).await;
             let done = Done::Checked {
+                family,
                 number,
                 slot,
                 digest,
+                shadow: None,
                 whole,
             };
             let _ = sender.send(done).await;
         });
     }
 
+    fn shadow(&mut self, family: Family, slot: Slot, digest: Digest, rules: Shadow) {
+        let (slots, sender) = (self.slots.clone(), self.done_sender.clone());
+        self.jobs(&family.clone())
+            .shadow
+            .start(|number| async move {
+                let whole = slots.whole(&family, slot, &digest).await;
+                let done = Done::Checked {
+                    family,
+                    number,
+                    slot,
+                    digest,
+                    shadow: Some(rules),
+                    whole,
+                };
+                let _ = sender.send(done).await;
+            });
+    }
+
+    fn is_present(&mut self, family: &Family, is_shadow: bool, number: u64) -> bool {
+        let jobs = self.jobs(family);
+        let job = if is_shadow { &jobs.shadow } else { &jobs.check };
+        job.is_present(number)
+    }
+
+    fn serve_whole(
+        &self,
+        family: &Family,
+        slot: Slot,
+        bundle: Digest,
+        shadow: Option<Shadow>,
+    ) -> Order {
+        let slot = self.slots.folder(family, slot);
+        match shadow {
+            None => Order::Activate { slot, bundle },
+            Some(rules) => Order::Shadow {
+                slot,
+                bundle,
+                rules,
+            },
+        }
+    }
+
     /// The link tells people, and a lost ledger, what serves; nothing else reads it.
-    fn switch(&mut self, to: Option<Slot>, bundle: Option<Digest>) {
-        if let Err(error) = self.slots.switch(to) {
+    fn switch(&mut self, family: &Family, to: Option<Slot>, bundle: Option<Digest>) {
+        if let Err(error) = self.slots.switch(family, to) {
             self.orders.push(Order::Event {
                 code: "link_failed",
                 detail: error.to_string(),
@@ -430,11 +546,17 @@ impl Updater {
     /// Removes, beside the loop, what no bundle here or on its way needs.
     fn collect_garbage(&mut self) {
         // What is half fetched is resumed.
-        if matches!(self.state.phase, Phase::Receiving { .. }) || self.state.is_resumable() {
+        let is_half =
+            |model: &Model| matches!(model.phase, Phase::Receiving { .. }) || model.is_resumable();
+        if self.state.models.values().any(is_half) {
             return;
         }
         let in_use = self.state.in_use();
-        let spare = self.slots.folder(self.state.spare());
+        let models = self.state.models.iter();
+        let spares: Vec<PathBuf> = models
+            .map(|(family, model)| self.slots.folder(family, model.spare()))
+            .collect();
+        self.remove_unknown();
         let receiver = Arc::clone(&self.receiver);
         // A fetch that begins meanwhile has a use for more.
         let (fetches, number) = (
@@ -447,16 +569,32 @@ impl Updater {
                 let _ = before.await;
             }
             let is_stale = || fetches.load(Ordering::SeqCst) != number;
-            receiver.tidy(&in_use, Some(&spare), is_stale).await;
+            receiver.tidy(&in_use, &spares, is_stale).await;
         }));
+    }
+
+    /// Removes the folders of families of which nothing is known any more. That it fails is only
+    /// logged.
+    fn remove_unknown(&self) {
+        let found = self.slots.families().unwrap_or_default();
+        for family in found {
+            if self.state.models.contains_key(&family) {
+                continue;
+            }
+            if let Err(error) = self.slots.remove(&family) {
+                tracing::warn!(%family, %error, "the folder of a family that is not known stays");
+            }
+        }
     }
 }
 
 /// Removes what writes left that were cut off half way. That it fails is only logged.
-fn sweep(disk: &Disk, state_dir: &Path) {
-    for folder in [Path::new(""), Path::new("trust"), Path::new("slots")] {
-        if let Err(error) = disk.remove_half_written(&state_dir.join(folder)) {
-            tracing::warn!(%error, "what was half written stays");
+fn sweep(disk: &Disk, state_dir: &Path, slots: &Slots) {
+    let folders = [Path::new(""), Path::new("trust")];
+    let swept = folders.map(|folder| disk.remove_half_written(&state_dir.join(folder)));
+    for result in swept.into_iter().chain([slots.sweep(), slots.take_over()]) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "what was half written or of before stays");
         }
     }
 }
@@ -481,21 +619,26 @@ fn load(ledger: &Ledger, orders: &mut Vec<Order>) -> Result<Option<State>, Ledge
 /// A new ledger. Its reports are numbered from the time on, so that the server takes them as newer
 /// than those of a ledger that was lost.
 fn begin(slots: &Slots, jitter_seed: u64, now_ms: i64, orders: &mut Vec<Order>) -> State {
-    let kept = slots.served_last();
-    if let Some(held) = &kept {
-        let (family, version) = (&held.bundle.family, held.bundle.version);
+    let mut state = State {
+        sequence: u64::try_from(now_ms).unwrap_or_default(),
+        ..State::new(jitter_seed)
+    };
+    for held in slots.served_last() {
+        let (family, version) = (held.bundle.family.clone(), held.bundle.version);
         let slot = held.slot.name();
         orders.push(Order::Event {
             code: "ledger_rebuilt",
-            detail: format!("slot {slot} served last: {family} version {version} is kept"),
+            detail: format!("slot {slot} of {family} served last: version {version} is kept"),
             bundle: Some(held.bundle.digest),
         });
+        let kept = Some(held);
+        let model = Model {
+            kept,
+            ..Model::default()
+        };
+        state.models.insert(family, model);
     }
-    State {
-        sequence: u64::try_from(now_ms).unwrap_or_default(),
-        kept,
-        ..State::new(jitter_seed)
-    }
+    state
 }
 
 /// What a fetch cost, in words.

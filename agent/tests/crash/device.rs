@@ -4,7 +4,7 @@
 use super::disk::SimDisk;
 use super::world::{FOLDER, World};
 use dunlin_agent::device::window::Windows;
-use dunlin_agent::device::{Count, Event, Phase};
+use dunlin_agent::device::{Count, Event, Model, Phase};
 use dunlin_agent::files::Disk;
 use dunlin_agent::ledger::Ledger;
 use dunlin_agent::pipe::TrialReport;
@@ -125,12 +125,13 @@ impl Script {
         assert!(ended, "{context} it ends in {end:?}\n{}", disk.trace());
         let state = Ledger::new(&Disk::new(disk.clone()), Path::new(FOLDER)).load();
         let state = state.unwrap().unwrap();
-        let kept = state.kept.as_ref().map(|h| h.bundle.version);
+        let model = state.models.into_values().next().unwrap_or_default();
+        let kept = model.kept.as_ref().map(|h| h.bundle.version);
         let expected = match self.health {
             Health::Good => Some(self.version),
             _ => (self.version > 1).then(|| self.version - 1),
         };
-        assert_eq!(kept, expected, "{context} {:?}", state.phase);
+        assert_eq!(kept, expected, "{context} {:?}", model.phase);
         world.nothing_is_left_over(disk, context, false);
         world.trust_holds(disk, context, self.published as u64);
     }
@@ -213,6 +214,12 @@ impl<'a> Device<'a> {
         self.told.contains(&code)
     }
 
+    /// How the device stands with the one family of these tests.
+    fn model(&self) -> Model {
+        let models = &self.updater.state().models;
+        models.values().next().cloned().unwrap_or_default()
+    }
+
     async fn feed(&mut self, event: Event) {
         let orders = self.updater.feed(event, self.now_ms).await;
         Box::pin(self.obey(orders)).await;
@@ -230,8 +237,8 @@ impl<'a> Device<'a> {
                         panic!("told to serve {}, which is not whole", slot.display());
                     }
                 }
-                Order::RestartWorker => self.serving = None,
-                Order::Report => {}
+                Order::Deactivate { .. } => self.serving = None,
+                Order::Report | Order::Shadow { .. } | Order::EndShadow { .. } => {}
                 Order::Event { code, .. } => self.told.push(code),
             }
         }
@@ -241,7 +248,7 @@ impl<'a> Device<'a> {
     async fn hear(&mut self) {
         let done = tokio::time::timeout(PATIENCE, self.updater.done());
         let Ok(Some(done)) = done.await else {
-            let phase = &self.updater.state().phase;
+            let phase = self.model().phase;
             panic!("no job ends in {phase:?}\n{}", self.disk.trace());
         };
         let orders = self.updater.finished(done, self.now_ms).await;
@@ -263,7 +270,7 @@ impl<'a> Device<'a> {
     /// says. What has never served need not serve yet.
     pub(crate) async fn serves_a_whole_version(&mut self, context: &str) {
         self.start().await;
-        let Some(wanted) = self.updater.state().active() else {
+        let Some(wanted) = self.model().active() else {
             return assert_eq!(self.serving, None, "{context}");
         };
         for _ in 0..STEPS_MAX {
@@ -275,7 +282,7 @@ impl<'a> Device<'a> {
                 assert!(whole.any(|v| v == Some(wanted.version)), "{context}");
                 return;
             }
-            if self.updater.state().active() != Some(wanted.clone()) {
+            if self.model().active() != Some(wanted.clone()) {
                 // It went on meanwhile; then that one has to serve.
                 return Box::pin(self.serves_a_whole_version(context)).await;
             }
@@ -305,8 +312,9 @@ impl<'a> Device<'a> {
                 continue;
             }
             let state = self.updater.state().clone();
-            let serves = self.serving == state.active().map(|a| a.digest);
-            match &state.phase {
+            let model = self.model();
+            let serves = self.serving == model.active().map(|a| a.digest);
+            match &model.phase {
                 Phase::Idle { last } => {
                     let is_heard = state.revision.generation == self.script.generation;
                     if is_heard && serves {
@@ -326,7 +334,7 @@ impl<'a> Device<'a> {
                     self.now_ms = self.now_ms.max(*retry_at_ms);
                     self.feed(Event::Tick).await;
                 }
-                Phase::Waiting { .. } => self.feed(Event::Tick).await,
+                Phase::Shadow { .. } | Phase::Waiting { .. } => self.feed(Event::Tick).await,
                 Phase::Probation {
                     activated: false, ..
                 } => self.hear().await,
@@ -344,7 +352,7 @@ impl<'a> Device<'a> {
                 Phase::RollingBack { .. } => self.feed(Event::Tick).await,
             }
         }
-        let phase = &self.updater.state().phase;
+        let phase = self.model().phase;
         panic!("no end in {phase:?}\n{}", self.disk.trace());
     }
 }

@@ -153,6 +153,27 @@ impl World {
             .await
     }
 
+    /// The same as an agent left it that ran one family.
+    pub(crate) fn as_of_before(&self, now: &SimDisk) -> SimDisk {
+        let disk = now.restart(Outcome::Everything);
+        let (handle, folder) = (Disk::new(disk.clone()), Path::new(FOLDER));
+        let slots = folder.join("models/digits");
+        handle.rename(&slots, &folder.join("slots")).unwrap();
+        handle.remove_tree(&folder.join("models")).unwrap();
+        let ledger = folder.join("ledger.json");
+        let text = handle.read_bounded(&ledger, 1 << 20).unwrap();
+        let mut document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        document["schema"] = "dunlin.ledger/1".into();
+        let state = document["state"].as_object_mut().unwrap();
+        let model = state.remove("models").unwrap()["digits"].clone();
+        state.extend(model.as_object().unwrap().clone());
+        handle
+            .write_atomic(&ledger, document.to_string().as_bytes(), 0o600)
+            .unwrap();
+        handle.sync_dir(folder).unwrap();
+        disk.restart(Outcome::Nothing)
+    }
+
     pub(crate) async fn after(&self, start: &SimDisk, script: &Script) -> SimDisk {
         let disk = start.restart(Outcome::Everything);
         self.begin(script);
@@ -185,7 +206,7 @@ impl World {
             allowed.insert(path);
             allowed.extend(named.map(|(_, b)| blobs.join(b.sha256.to_string())));
         }
-        let slots = Path::new(FOLDER).join("slots");
+        let slots = Path::new(FOLDER).join("models/digits");
         let known = ["ledger.json", "trust/floors.json", "trust/time_floor"];
         let trust = ["enrolled_root", "root", "timestamp", "snapshot", "targets"];
         allowed.extend(known.map(|n| Path::new(FOLDER).join(n)));
@@ -227,7 +248,7 @@ impl World {
     }
 
     pub(crate) fn slot_folders() -> [PathBuf; 2] {
-        ["a", "b"].map(|s| Path::new(FOLDER).join("slots").join(s))
+        ["a", "b"].map(|s| Path::new(FOLDER).join("models/digits").join(s))
     }
 }
 

@@ -189,6 +189,7 @@ impl Repository {
             digest: entry.sha256().unwrap(),
             rollout: None,
             probation: Probation::default(),
+            asked: None,
         };
         self.entries.push(entry);
         want

@@ -27,7 +27,7 @@ pub enum RolloutAction {
 Examples:
   dunlin rollout create digits 2 --stage 3 --stage 50% --stage rest --soak 60s
   dunlin rollout create digits 1 --stage rest --no-gate --soak 0s   # the first version: nothing to compare with")]
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List rollouts
     #[command(after_help = "Example:\n  dunlin rollout list")]
     List,
@@ -105,6 +105,20 @@ pub struct CreateArgs {
     /// Most failed inferences of the probation, in per mille (default: none may fail)
     #[arg(long, value_name = "PERMILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
     pub errors_permille_max: Option<u64>,
+    /// Before it is activated it runs in the shadow of the version that serves, until so many of its
+    /// answers were compared with that one's
+    #[arg(long, value_name = "N")]
+    pub shadow: Option<u64>,
+    /// Least answers in the shadow that must agree, in per mille (default: counted only)
+    #[arg(long, value_name = "PERMILLE", requires = "shadow", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub shadow_agreement: Option<u64>,
+    /// Most labelled answers in the shadow that it may lose, less those that it wins (default:
+    /// counted only)
+    #[arg(long, value_name = "N", requires = "shadow")]
+    pub shadow_losses: Option<u64>,
+    /// Share of requests that are compared in the shadow, in per mille (default: 100)
+    #[arg(long, value_name = "PERMILLE", requires = "shadow", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub shadow_sample: Option<u64>,
     /// Also devices on which this version did not hold before shall try it again
     #[arg(long)]
     pub retry_rolled_back: bool,

@@ -44,6 +44,7 @@ impl Captured {
                 deadline_ms: 60_000,
                 ..Probation::default()
             },
+            asked: None,
         };
         self.store
             .set_desired(&[(device.clone(), vec![bundle])])

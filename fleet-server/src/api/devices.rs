@@ -9,6 +9,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Family, Revision};
+use dunlin_protocol::report::Reported;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,7 +44,10 @@ pub struct DeviceView {
     /// Bundles that serve: family, version, digest.
     #[schema(value_type = Vec<Object>)]
     pub active: Vec<Value>,
-    /// How far it is with what was asked of it.
+    /// How it stands with each model family: family, target, rollout, progress, waiting, active.
+    #[schema(value_type = Vec<Object>)]
+    pub models: Vec<Value>,
+    /// How far it is with what was asked of it; of several families that of one, see `models`.
     #[schema(value_type = Option<Object>)]
     pub progress: Option<Value>,
     /// Its newest report, whole.
@@ -73,7 +77,8 @@ fn json<T: Serialize>(value: &T) -> Result<Value, ApiError> {
 
 fn view(row: &DeviceRow) -> Result<DeviceView, ApiError> {
     let reported = row.reported.as_ref();
-    let active = reported.and_then(|r| r.active.as_ref());
+    let models = reported.map(Reported::all).unwrap_or_default();
+    let active = models.iter().filter_map(|model| model.active.as_ref());
     let desired = row.desired.as_ref();
     let bundles = desired.map_or(&[][..], |d| &d.bundles);
     let text = |revision: Revision| revision.to_string();
@@ -87,7 +92,8 @@ fn view(row: &DeviceRow) -> Result<DeviceView, ApiError> {
         revoked: row.revoked,
         last_seen_ms: row.last_seen_ms,
         enrolled_ms: row.enrolled_ms,
-        active: active.into_iter().map(json).collect::<Result<_, _>>()?,
+        active: active.map(json).collect::<Result<_, _>>()?,
+        models: models.iter().map(json).collect::<Result<_, _>>()?,
         progress: reported.map(|r| json(&r.progress)).transpose()?,
         reported: reported.map(json).transpose()?,
         desired: bundles.iter().map(json).collect::<Result<_, _>>()?,
@@ -259,6 +265,7 @@ pub async fn pin(
         digest: bundle.digest,
         rollout: None,
         probation: pin.probation.unwrap_or_default(),
+        asked: None,
     };
     let pinned = app
         .store

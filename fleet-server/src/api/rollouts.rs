@@ -183,8 +183,9 @@ fn check_gate(
         return Ok(());
     }
     let runs_another = |device: &DeviceRow| {
-        let active = device.reported.as_ref().and_then(|r| r.active.as_ref());
-        active.is_some_and(|a| a.family == *family && a.version != version)
+        let model = device.reported.as_ref().and_then(|r| r.of(family));
+        let active = model.and_then(|model| model.active);
+        active.is_some_and(|a| a.version != version)
     };
     if !devices.iter().any(runs_another) {
         let message = format!(

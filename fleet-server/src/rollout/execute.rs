@@ -284,6 +284,7 @@ const WAY_BACK: Probation = Probation {
     slow_permille_max: Some(1000),
     // One try that did not hold must not close the way.
     retry_rolled_back: true,
+    shadow: None,
 };
 
 /// Everything one step looks at, typed.
@@ -462,6 +463,7 @@ impl<'a> View<'a> {
             digest: self.rollout.digest,
             rollout: Some(self.rollout.id.clone()),
             probation: self.rollout.probation,
+            asked: None,
         };
         self.want(at, Some(asked), wanted);
         self.fleet[at].assigned_at_ms = Some(now_ms);
@@ -478,6 +480,7 @@ impl<'a> View<'a> {
             before.map(|before| DesiredBundle {
                 rollout: None,
                 probation: WAY_BACK,
+                asked: None,
                 ..before
             }),
             wanted,

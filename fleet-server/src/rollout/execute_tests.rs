@@ -67,6 +67,7 @@ fn asked(version: u64) -> DesiredBundle {
         digest,
         rollout: None,
         probation: Probation::default(),
+        asked: None,
     }
 }
 
@@ -250,6 +251,7 @@ impl World {
             active: Some(installed),
             agent_version: "0.1.0".into(),
             trust: None,
+            models: Vec::new(),
         };
         assert!(
             self.store

@@ -3,7 +3,7 @@
 use super::model::{DeviceObservation, DeviceState, WayBack};
 use crate::store::{DeviceRow, RolloutDeviceRow, RolloutRow};
 use dunlin_protocol::command::DesiredBundle;
-use dunlin_protocol::report::{Failure, Progress, Reported};
+use dunlin_protocol::report::{Failure, ModelReport, Progress, Reported};
 
 /// Least and longest wait before a device that could not go back is asked again.
 const RETURN_RETRY_MIN_MS: i64 = 30_000;
@@ -45,16 +45,18 @@ pub fn observe(
     let Some(reported) = &device.reported else {
         return seen;
     };
+    let model = reported.of(&rollout.family);
     if seen.assigned_at_ms.is_some() {
         // A silent device's old report says nothing: it must have been heard of since.
         let was_silent = matches!(noted.state, DeviceState::TimedOut | DeviceState::NotStarted);
         let heard_since = seen.last_seen_ms > Some(noted.state_since_ms);
-        if let Some(state) = progress(rollout, reported).filter(|_| !was_silent || heard_since) {
-            seen.waits_for = waits_for(&state, reported);
+        let state = model.as_ref().and_then(|model| progress(rollout, model));
+        if let Some(state) = state.filter(|_| !was_silent || heard_since) {
+            seen.waits_for = model.as_ref().and_then(|model| waits_for(&state, model));
             enter(&mut seen, state, now_ms);
         }
     } else if seen.is_on_the_way_back() {
-        match way_back(row, device, reported) {
+        match way_back(row, device, reported, model.as_ref()) {
             Return::Underway => {}
             Return::Arrived => {
                 let reason = match &row.before {
@@ -79,7 +81,8 @@ fn had_version(
 ) -> bool {
     let before = row.before.as_ref();
     let reported = device.reported.as_ref();
-    let active = reported.and_then(|reported| reported.active.as_ref());
+    let model = reported.and_then(|reported| reported.of(&rollout.family));
+    let active = model.and_then(|model| model.active);
     before.is_some_and(|before| before.digest == rollout.digest)
         || (noted.state == DeviceState::Waiting
             && active.is_some_and(|active| active.digest == rollout.digest))
@@ -119,7 +122,7 @@ fn asks_for(rollout: &RolloutRow, device: &DeviceRow) -> bool {
 }
 
 /// What the newest report says about this rollout's version, if it is about that at all.
-fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
+fn progress(rollout: &RolloutRow, reported: &ModelReport) -> Option<DeviceState> {
     let is_ours = reported.rollout.as_ref() == Some(&rollout.id)
         && reported
             .target
@@ -147,7 +150,7 @@ fn progress(rollout: &RolloutRow, reported: &Reported) -> Option<DeviceState> {
 }
 
 /// What the device itself says it waits for.
-fn waits_for(state: &DeviceState, reported: &Reported) -> Option<String> {
+fn waits_for(state: &DeviceState, reported: &ModelReport) -> Option<String> {
     let waiting = reported.waiting.as_ref()?;
     (*state == DeviceState::Working).then(|| format!("{}: {}", waiting.code, waiting.detail))
 }
@@ -161,7 +164,12 @@ enum Return {
 
 /// A report counts only once it answers the newest desired state. Without a version before there
 /// is nothing to install: the device keeps serving what it has, and accepting is all.
-fn way_back(row: &RolloutDeviceRow, device: &DeviceRow, reported: &Reported) -> Return {
+fn way_back(
+    row: &RolloutDeviceRow,
+    device: &DeviceRow,
+    reported: &Reported,
+    model: Option<&ModelReport>,
+) -> Return {
     let desired = device.desired.as_ref();
     if desired.is_some_and(|desired| reported.revision < desired.revision) {
         return Return::Underway;
@@ -169,11 +177,11 @@ fn way_back(row: &RolloutDeviceRow, device: &DeviceRow, reported: &Reported) -> 
     let Some(before) = &row.before else {
         return Return::Arrived;
     };
-    let target = reported.target.as_ref();
-    if target.is_none_or(|target| target.digest != before.digest) {
+    let target = model.and_then(|model| model.target.as_ref());
+    let Some(model) = model.filter(|_| target.is_some_and(|t| t.digest == before.digest)) else {
         return Return::Underway;
-    }
-    match &reported.progress {
+    };
+    match &model.progress {
         Progress::Succeeded => Return::Arrived,
         Progress::Refused(failure) | Progress::Failed(failure) | Progress::RolledBack(failure) => {
             Return::Failed(format!("{}: {}", failure.code, failure.detail))

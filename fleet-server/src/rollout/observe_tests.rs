@@ -31,6 +31,7 @@ fn bundle(version: u64, rollout: Option<&str>) -> DesiredBundle {
         digest,
         rollout,
         probation: Probation::default(),
+        asked: None,
     }
 }
 
@@ -105,6 +106,7 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
             active: Some(installed(active)),
             agent_version: "0.1.0".into(),
             trust: None,
+            models: Vec::new(),
         }),
         desired: Some(Desired {
             revision,

@@ -77,6 +77,24 @@ pub(super) async fn change_desired(
     write_desired(tx, epoch, &wanted).await.map(drop)
 }
 
+/// The revision after `current` in an epoch.
+fn following(epoch: u64, current: Option<Revision>) -> Revision {
+    let same = current.filter(|current| current.epoch == epoch);
+    Revision {
+        epoch,
+        generation: same.map_or(1, |current| current.generation.saturating_add(1)),
+    }
+}
+
+/// Bundles that are asked for anew are so by this revision.
+fn stamped(bundles: &[DesiredBundle], revision: Revision) -> Vec<DesiredBundle> {
+    let mut bundles = bundles.to_vec();
+    for bundle in &mut bundles {
+        bundle.asked.get_or_insert(revision);
+    }
+    bundles
+}
+
 /// Writes desired states, each one generation above the device's last.
 pub(super) async fn write_desired(
     tx: &mut Transaction<'static, Sqlite>,
@@ -85,6 +103,9 @@ pub(super) async fn write_desired(
 ) -> Result<Vec<Revision>> {
     let mut revisions = Vec::with_capacity(wanted.len());
     for (device, bundles) in wanted {
+        let current = read_desired(tx, device).await?;
+        let next = following(epoch, current.map(|desired| desired.revision));
+        let bundles = stamped(bundles, next);
         let generation: i64 = sqlx::query_scalar(
             "INSERT INTO desired (device, epoch, generation, bundles) VALUES (?1, ?2, 1, ?3)
              ON CONFLICT (device) DO UPDATE SET
@@ -94,7 +115,7 @@ pub(super) async fn write_desired(
         )
         .bind(device.as_str())
         .bind(super::int(epoch))
-        .bind(to_json("desired bundles", bundles)?)
+        .bind(to_json("desired bundles", &bundles)?)
         .fetch_one(&mut **tx)
         .await?;
         revisions.push(Revision {
@@ -161,7 +182,10 @@ impl Store {
     pub async fn desired_unfinished(&self) -> Result<Vec<(DeviceId, Desired)>> {
         self.desired_where(
             "(reported_epoch, reported_generation) = (epoch, generation)
-               AND json_extract(reported, '$.progress.state') IN ('receiving', 'trial', 'probation')",
+               AND (json_extract(reported, '$.progress.state') IN ('receiving', 'trial', 'probation')
+                 OR EXISTS (SELECT 1 FROM json_each(reported, '$.models') AS model
+                   WHERE json_extract(model.value, '$.progress.state')
+                     IN ('receiving', 'trial', 'probation')))",
         )
         .await
     }

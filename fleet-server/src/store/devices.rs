@@ -5,7 +5,7 @@ use dunlin_protocol::command::Desired;
 use dunlin_protocol::id::{DeviceId, Digest, Family, Revision};
 use dunlin_protocol::report::{Presence, Reported};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row, Sqlite};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A device and the newest that is known of it.
@@ -82,6 +82,31 @@ fn device_row(row: &SqliteRow) -> Result<DeviceRow> {
     })
 }
 
+/// Devices that run such a bundle, whatever else they run. Agents of before report one alone.
+fn push_active(query: &mut QueryBuilder<Sqlite>, filter: &DeviceFilter) {
+    let condition = |query: &mut QueryBuilder<Sqlite>, family: &str, version: &str| {
+        query.push("1 = 1");
+        if let Some(wanted) = &filter.family {
+            query.push(format!(" AND {family} = "));
+            query.push_bind(wanted.to_string());
+        }
+        if let Some(wanted) = filter.version {
+            query.push(format!(" AND {version} = "));
+            query.push_bind(int(wanted));
+        }
+    };
+    query.push(" AND ((");
+    condition(query, "active_family", "active_version");
+    query
+        .push(") OR EXISTS (SELECT 1 FROM json_each(devices.reported, '$.models') AS model WHERE ");
+    condition(
+        query,
+        "json_extract(model.value, '$.active.family')",
+        "json_extract(model.value, '$.active.version')",
+    );
+    query.push("))");
+}
+
 impl Store {
     /// One device.
     ///
@@ -115,13 +140,8 @@ impl Store {
         if let Some(online) = filter.online {
             query.push(" AND online = ").push_bind(online);
         }
-        if let Some(family) = &filter.family {
-            query
-                .push(" AND active_family = ")
-                .push_bind(family.as_str());
-        }
-        if let Some(version) = filter.version {
-            query.push(" AND active_version = ").push_bind(int(version));
+        if filter.family.is_some() || filter.version.is_some() {
+            push_active(&mut query, filter);
         }
         if let Some(after) = &filter.after {
             query.push(" AND id > ").push_bind(after.as_str());

@@ -3,9 +3,9 @@
 mod certificates;
 
 use super::*;
-use dunlin_protocol::command::DesiredBundle;
+use dunlin_protocol::command::{Desired, DesiredBundle};
 use dunlin_protocol::id::{BootId, DeviceId, Family, Revision};
-use dunlin_protocol::report::{Installed, Presence, Progress, Reported};
+use dunlin_protocol::report::{Installed, ModelReport, Presence, Progress, Reported};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Event, Gap, Record, Segment, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +55,13 @@ fn labels(key: &str, value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(key.to_owned(), value.to_owned())])
 }
 
+/// What is asked for, whenever that was.
+fn plain(desired: Desired) -> Vec<DesiredBundle> {
+    let mut bundles = desired.bundles;
+    bundles.iter_mut().for_each(|bundle| bundle.asked = None);
+    bundles
+}
+
 fn wanted(version: u64) -> DesiredBundle {
     DesiredBundle {
         family: family(),
@@ -63,6 +70,7 @@ fn wanted(version: u64) -> DesiredBundle {
         digest: Digest::of(&version.to_be_bytes()),
         rollout: None,
         probation: dunlin_protocol::command::Probation::default(),
+        asked: None,
     }
 }
 
@@ -85,6 +93,7 @@ fn reported(sequence: u64, generation: u64) -> Reported {
         }),
         agent_version: "0.1.0".to_owned(),
         trust: None,
+        models: Vec::new(),
     }
 }
 
@@ -207,7 +216,7 @@ async fn a_revoked_device_is_refused_until_it_enrols_again() {
     );
     let row = store.device(&id("a")).await.unwrap().unwrap();
     assert!(!row.revoked);
-    assert_eq!(row.desired.unwrap().bundles, [wanted(1)]);
+    assert_eq!(plain(row.desired.unwrap()), [wanted(1)]);
 }
 
 #[tokio::test]
@@ -362,7 +371,7 @@ async fn desired_states_rise_by_one_and_pend_until_accepted() {
         .await
         .unwrap();
     let pending = store.desired_pending().await.unwrap();
-    assert_eq!(pending[0].1.bundles, [wanted(2)]);
+    assert_eq!(plain(pending[0].1.clone()), [wanted(2)]);
     store
         .set_reported(&id("a"), &reported(1, 2), 2)
         .await
@@ -533,7 +542,7 @@ async fn a_plan_is_applied_whole_and_one_rollout_runs_a_family() {
     );
     assert_eq!(store.rollout_verdicts(&r1.id).await.unwrap().len(), 1);
     assert_eq!(
-        store.desired(&id("a")).await.unwrap().unwrap().bundles,
+        plain(store.desired(&id("a")).await.unwrap().unwrap()),
         [wanted(2)]
     );
     store.insert_rollout(&r2, &[]).await.unwrap();
@@ -599,13 +608,82 @@ async fn desired_states_of_families_do_not_overwrite_each_other() {
         .await
         .unwrap();
     let desired = store.desired(&id("a")).await.unwrap().unwrap();
-    assert_eq!(desired.bundles, [wanted(1), letters.clone()]);
+    // Each says since when it is asked for.
+    let since = desired.bundles.iter().map(|b| b.asked.unwrap().generation);
+    assert_eq!(since.collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(plain(desired), [wanted(1), letters.clone()]);
     store
         .set_desired_family(&id("a"), &family(), None)
         .await
         .unwrap();
     let desired = store.desired(&id("a")).await.unwrap().unwrap();
-    assert_eq!(desired.bundles, [letters]);
+    assert_eq!(desired.bundles[0].asked.unwrap().generation, 2);
+    assert_eq!(plain(desired), std::slice::from_ref(&letters));
+    // Asked for once more, it is asked for anew.
+    store
+        .set_desired_family(&id("a"), &other, Some(letters))
+        .await
+        .unwrap();
+    let desired = store.desired(&id("a")).await.unwrap().unwrap();
+    assert_eq!(desired.bundles[0].asked, Some(desired.revision));
+}
+
+#[tokio::test]
+async fn devices_are_found_by_any_of_their_models() {
+    let Fixture { store, _dir } = open().await;
+    for (name, key) in [("a", 1), ("b", 2)] {
+        let device = new_device(name, key);
+        store
+            .insert_device(&device, &labels("k", "v"), 0)
+            .await
+            .unwrap();
+    }
+    let model = |family: &str, version, progress| ModelReport {
+        family: family.parse().unwrap(),
+        target: None,
+        rollout: None,
+        progress,
+        waiting: None,
+        active: Some(Installed {
+            family: family.parse().unwrap(),
+            version,
+            digest: Digest::of(b"x"),
+        }),
+        shadow: None,
+    };
+    let needed = 3;
+    let inferences = 1;
+    let several = Reported {
+        models: vec![
+            model("digits", 1, Progress::Succeeded),
+            model("faces", 7, Progress::Probation { inferences, needed }),
+        ],
+        ..reported(1, 1)
+    };
+    store.set_reported(&id("a"), &several, 2).await.unwrap();
+    let found = async |family: Option<&str>, version| {
+        let filter = DeviceFilter {
+            family: family.map(|f| f.parse().unwrap()),
+            version,
+            ..DeviceFilter::default()
+        };
+        store.list_devices(&filter).await.unwrap().len()
+    };
+    assert_eq!(found(Some("faces"), None).await, 1);
+    assert_eq!(found(Some("faces"), Some(7)).await, 1);
+    assert_eq!(found(None, Some(7)).await, 1);
+    // Not one's family with the other's version.
+    assert_eq!(found(Some("digits"), Some(7)).await, 0);
+    // What one model of several is still at work on is asked for again.
+    store
+        .set_desired(&[(id("a"), vec![wanted(1)])])
+        .await
+        .unwrap();
+    store
+        .set_presence(&id("a"), &presence(true, "x"), Some(3))
+        .await
+        .unwrap();
+    assert_eq!(store.desired_unfinished().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -637,5 +715,5 @@ async fn a_database_set_back_opens_a_higher_epoch() {
     assert_eq!(store.epoch(), 5);
     let pending = store.desired_pending().await.unwrap();
     assert_eq!(pending[0].1.revision.epoch, 5);
-    assert_eq!(pending[0].1.bundles, [wanted(1)]);
+    assert_eq!(plain(pending[0].1.clone()), [wanted(1)]);
 }

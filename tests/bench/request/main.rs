@@ -4,20 +4,16 @@
 //! `bench-request AGENT FOLDER [SECONDS]`: AGENT is a program that runs as `AGENT agent infer`, FOLDER has a
 //! staged bundle and an `input.bin` in each of its folders. Prints Markdown.
 
-mod client;
-mod worker;
-
 use anyhow::{Context as _, bail, ensure};
-use client::{Client, requests};
 use dunlin_agent::inference::graph::Graph;
 use dunlin_agent::inference::tensor::Values;
 use dunlin_protocol::bundle::{DType, Manifest};
+use dunlin_tests::worker::{Client, Worker, chunks, requests};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use worker::Worker;
 
 /// Rounds before the first that counts.
 const WARM_UP: usize = 300;
@@ -57,7 +53,7 @@ impl Bare {
         let [spec] = &manifest.inputs[..] else {
             bail!("a model with one input was expected");
         };
-        let numbers = input.as_chunks::<4>().0.iter().copied();
+        let numbers = chunks(input);
         let input = match spec.dtype {
             DType::FP32 => Values::FP32(numbers.map(f32::from_le_bytes).collect()),
             DType::INT32 => Values::INT32(numbers.map(i32::from_le_bytes).collect()),
@@ -104,7 +100,8 @@ fn measure(agent: &Path, slot: &Path, time: Duration) -> anyhow::Result<String> 
     let input = std::fs::read(slot.join("input.bin"))?;
     let bare = Bare::load(slot, &manifest, &input)?;
     let expected = bare.run()?;
-    let worker = Worker::start(agent, slot)?;
+    let mut worker = Worker::start(agent, slot)?;
+    worker.activate(slot)?;
     let (binary, json) = requests(&manifest, &input);
     let tcp = TcpStream::connect(worker.tcp)?;
     tcp.set_nodelay(true)?;

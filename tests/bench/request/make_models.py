@@ -1,4 +1,4 @@
-"""Stages the models that requests are timed with: `make_models.py FOLDER`."""
+"""Stages the models that requests are timed with: `make_models.py FOLDER [swaps]`."""
 
 import hashlib
 import importlib.metadata
@@ -34,14 +34,14 @@ def dense(sizes: list) -> onnx.ModelProto:
     return model
 
 
-def stage(folder: Path, model: bytes, given: dict, got: dict, values: np.ndarray):
+def stage(folder: Path, model: bytes, given: dict, got: dict, values: np.ndarray, family="", version=1):
     folder.mkdir(parents=True)
     blob = lambda data: {"sha256": hashlib.sha256(data).hexdigest(), "length": len(data)}
     manifest = {
         "schema": "dunlin.manifest/1",
         "kind": "model",
-        "family": folder.name,
-        "version": 1,
+        "family": family or folder.name,
+        "version": version,
         "inputs": [given],
         "outputs": [got],
         "limits": {"tolerance_abs": 0.0, "latency_budget_ms": 1000},
@@ -57,8 +57,19 @@ def stage(folder: Path, model: bytes, given: dict, got: dict, values: np.ndarray
     (folder / "input.bin").write_bytes(values.tobytes())
 
 
+def swaps(folder: Path):
+    """Two versions of one family, three megabytes of weights each."""
+    tensor = lambda name, size: {"name": name, "dtype": "FP32", "shape": [1, size]}
+    for version in (1, 2):
+        values = RANDOM.standard_normal(256, dtype=np.float32)
+        model = dense([256, 1024, 512, 10]).SerializeToString()
+        stage(folder / str(version), model, tensor("x", 256), tensor("y", 10), values, "swap", version)
+
+
 def main():
     folder = Path(sys.argv[1])
+    if sys.argv[2:] == ["swaps"]:
+        return swaps(folder)
     tensor = lambda name, dtype, size: {"name": name, "dtype": dtype, "shape": [1, size]}
     for name, sizes in [("add-1k", [256]), ("dense-1k", [256, 128, 10]), ("dense-16k", [4096, 64, 4096])]:
         values = RANDOM.standard_normal(sizes[0], dtype=np.float32)

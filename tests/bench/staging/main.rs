@@ -91,6 +91,7 @@ impl Bundle {
             digest: entry.sha256()?,
             rollout: None,
             probation: Probation::default(),
+            asked: None,
         };
         let metadata = metadata(&entry)?;
         let root = metadata["1.root.json"].clone();
@@ -389,12 +390,11 @@ fn measure_memory(
         peak_pss = peak_pss.max(pss(pid)?);
         samples += 1;
         // A slot that failed its trial is cleared soon after.
-        staged |= state.join("slots/a/complete").exists();
+        staged |= state.join("models/bench/a/complete").exists();
         // Noise is no model: the trial says so, once all is received and staged.
         let ended = ledger.load()?.filter(|state| state.install.is_some());
-        if ended
-            .is_some_and(|state| matches!(state.phase, dunlin_agent::device::Phase::Idle { .. }))
-        {
+        let model = ended.and_then(|state| state.models.into_values().next());
+        if model.is_some_and(|model| model.under_way().is_none()) {
             break;
         }
         ensure!(begun.elapsed() < LIMIT, "not installed within {LIMIT:?}");

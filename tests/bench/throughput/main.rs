@@ -3,18 +3,12 @@
 //! `bench-throughput AGENT SLOT [ROUNDS [SECONDS]]`: AGENT is a program that runs as `AGENT agent infer`,
 //! SLOT a staged bundle with an `input.bin` in it. Prints Markdown.
 
-#[path = "../request/client.rs"]
-mod client;
-#[path = "../request/worker.rs"]
-mod worker;
-
 use anyhow::{Context as _, bail, ensure};
-use client::{Client, requests};
 use dunlin_protocol::bundle::Manifest;
+use dunlin_tests::worker::{Client, Worker, requests};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use worker::Worker;
 
 const CLIENTS: [usize; 3] = [1, 2, 4];
 
@@ -29,9 +23,11 @@ fn main() -> anyhow::Result<()> {
     let manifest = Manifest::parse(&std::fs::read(slot.join("manifest.json"))?)?;
     let input = std::fs::read(slot.join("input.bin"))?;
     let (request, _) = requests(&manifest, &input);
-    let worker = Worker::start(Path::new(agent), slot)?;
+    let mut worker = Worker::start(Path::new(agent), slot)?;
+    worker.activate(slot)?;
     let time = Duration::from_secs(seconds);
-    let measure = |clients| answered_a_second(&worker, &request, clients, time);
+    let socket = worker.socket.clone();
+    let measure = |clients| answered_a_second(&socket, &request, clients, time);
     CLIENTS.into_iter().try_for_each(|n| measure(n).map(drop))?;
     let mut table = Vec::new();
     for _ in 0..rounds {
@@ -51,14 +47,14 @@ fn main() -> anyhow::Result<()> {
 
 /// Requests a second that so many clients get answered, each one after the other.
 fn answered_a_second(
-    worker: &Worker,
+    socket: &Path,
     request: &[u8],
     clients: usize,
     time: Duration,
 ) -> anyhow::Result<f64> {
     let start = Instant::now();
     let counts: anyhow::Result<Vec<usize>> = std::thread::scope(|scope| {
-        let asking = (0..clients).map(|_| scope.spawn(|| repeat(worker, request, start + time)));
+        let asking = (0..clients).map(|_| scope.spawn(|| repeat(socket, request, start + time)));
         let asking: Vec<_> = asking.collect();
         let joined = asking.into_iter().map(|thread| match thread.join() {
             Ok(count) => count,
@@ -72,8 +68,8 @@ fn answered_a_second(
     Ok(f64::from(u32::try_from(answered)?) / took)
 }
 
-fn repeat(worker: &Worker, request: &[u8], until: Instant) -> anyhow::Result<usize> {
-    let stream = UnixStream::connect(&worker.socket).context("the worker's socket")?;
+fn repeat(socket: &Path, request: &[u8], until: Instant) -> anyhow::Result<usize> {
+    let stream = UnixStream::connect(socket).context("the worker's socket")?;
     let mut client = Client::new(stream, request);
     let mut count = 0;
     while Instant::now() < until {

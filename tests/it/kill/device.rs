@@ -129,19 +129,23 @@ impl Device {
 
     fn progress(&self, revision: Revision) -> Option<u64> {
         let state = self.ledger().load().ok()??;
-        (state.revision == revision).then_some(match state.phase {
+        let model = state.models.into_values().next().unwrap_or_default();
+        (state.revision == revision).then_some(match model.phase {
             Phase::Receiving { .. } => 1,
-            Phase::Trial { .. } => 2,
+            Phase::Trial { .. } | Phase::Shadow { .. } => 2,
             Phase::Waiting { .. } | Phase::Probation { .. } => 3,
             Phase::RollingBack { .. } | Phase::Idle { .. } => 4,
         })
     }
 
     fn note_phase(&mut self) {
-        let phase = match self.ledger().load().unwrap().map(|s| s.phase) {
+        let state = self.ledger().load().unwrap();
+        let model = state.and_then(|s| s.models.into_values().next());
+        let phase = match model.map(|model| model.phase) {
             None => "new",
             Some(Phase::Receiving { .. }) => "receiving",
             Some(Phase::Trial { .. }) => "trial",
+            Some(Phase::Shadow { .. }) => "shadow",
             Some(Phase::Waiting { .. }) => "waiting",
             Some(Phase::Probation { .. }) => "probation",
             Some(Phase::RollingBack { .. }) => "rolling back",
@@ -180,20 +184,21 @@ impl Device {
         Ledger::new(&Disk::native(), &self.settings.state_dir)
     }
 
-    /// The ledger reads, and what it and `slots/current` say is served is whole.
+    /// The ledger reads, and what it and `current` say is served is whole.
     fn slots_are_whole(&self) {
         let state = self.ledger().load().unwrap();
-        let slots = self.settings.state_dir.join("slots");
+        let slots = self.settings.state_dir.join("models/digits");
         let current = std::fs::read_link(slots.join("current")).ok();
         if let Some(current) = &current {
             let found = stage::check(&Disk::native(), &slots.join(current));
             assert!(
                 matches!(found, Ok(Some(_))),
-                "{}: slots/current -> {current:?}: {found:?}; {state:?}",
+                "{}: current -> {current:?}: {found:?}; {state:?}",
                 self.id
             );
         }
-        if let Some(kept) = state.as_ref().and_then(|s| s.kept.as_ref()) {
+        let model = state.as_ref().and_then(|s| s.models.values().next());
+        if let Some(kept) = model.and_then(|model| model.kept.as_ref()) {
             let found = stage::check(&Disk::native(), &slots.join(kept.slot.name())).unwrap();
             assert_eq!(
                 found.map(|s| s.digest),

@@ -1,12 +1,13 @@
 //! A version that serves and is watched: kept or rolled back.
 
-use super::{DEATHS_MAX, LOADING_MAX_MS, SLOT_DAMAGED, Step};
+use super::deaths::DEATHS_MAX;
+use super::{LOADING_MAX_MS, SLOT_DAMAGED, Step};
 use crate::device::{Count, Held, Phase, Slot, installed};
 use dunlin_protocol::command::SLOW_PERMILLE_MAX;
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::{Failure, Progress};
 
-impl Step {
+impl Step<'_> {
     pub(super) fn activated(&mut self, digest: Digest) {
         if let Phase::Probation {
             want,
@@ -14,7 +15,7 @@ impl Step {
             activated,
             loading_ms,
             ..
-        } = &mut self.state.phase
+        } = &mut self.model.phase
             && want.digest == digest
             && !*activated
         {
@@ -25,14 +26,20 @@ impl Step {
 
     /// What is not about a version that serves, or should, is late news of one that was given up.
     pub(super) fn activate_failed(&mut self, slot: Slot, digest: Digest, failure: Failure) {
-        if let Phase::Probation { want, .. } = &self.state.phase {
-            if want.digest == digest && slot == self.state.spare() {
+        if let Phase::Probation { want, .. } = &self.model.phase {
+            if want.digest == digest && slot == self.model.spare() {
                 self.roll_back(failure);
             }
             return;
         }
+        if let Phase::Shadow { want, .. } = &self.model.phase
+            && want.digest == digest
+            && slot == self.model.spare()
+        {
+            return self.shadow_failed(failure);
+        }
         if let Some(held) = self
-            .state
+            .model
             .kept
             .take_if(|h| h.slot == slot && h.bundle.digest == digest)
         {
@@ -40,12 +47,8 @@ impl Step {
         }
     }
 
-    pub(super) fn worker_died(&mut self, detail: &str, listened: bool) {
-        self.event(
-            "worker_died",
-            detail.to_owned(),
-            self.state.active().map(|a| a.digest),
-        );
+    /// The worker died; `blamed`: for all that is known, this version may be the cause.
+    pub(super) fn worker_died(&mut self, detail: &str, blamed: bool) {
         let mut rolled = None;
         if let Phase::Probation {
             before,
@@ -53,11 +56,11 @@ impl Step {
             deaths,
             activated,
             ..
-        } = &mut self.state.phase
+        } = &mut self.model.phase
         {
             *activated = false;
             *before = before.plus(std::mem::take(live));
-            if listened {
+            if blamed {
                 *deaths += 1;
             }
             if *deaths >= DEATHS_MAX {
@@ -67,12 +70,13 @@ impl Step {
         if let Some(detail) = rolled {
             self.roll_back(Failure::new("crash_loop", detail));
         }
+        self.worker_died_of_shadow(detail, blamed);
     }
 
     pub(super) fn counted(&mut self, digest: Digest, count: Count) {
         if let Phase::Probation {
             want, before, live, ..
-        } = &mut self.state.phase
+        } = &mut self.model.phase
             && want.digest == digest
         {
             let needed = want.probation.inferences.max(1);
@@ -84,7 +88,7 @@ impl Step {
             *live = count;
             self.judge();
             // Whoever watches sees it move, four times a probation at most.
-            if moved && matches!(self.state.phase, Phase::Probation { .. }) {
+            if moved && matches!(self.model.phase, Phase::Probation { .. }) {
                 self.report();
             }
         }
@@ -99,7 +103,7 @@ impl Step {
             before,
             live,
             ..
-        } = &self.state.phase
+        } = &self.model.phase
         else {
             return;
         };
@@ -142,34 +146,34 @@ impl Step {
     }
 
     pub(super) fn keep(&mut self) {
-        let Phase::Probation { want, .. } = &self.state.phase else {
+        let Phase::Probation { want, .. } = &self.model.phase else {
             return;
         };
         let (held, digest) = (
             Held {
-                slot: self.state.spare(),
+                slot: self.model.spare(),
                 bundle: installed(want),
             },
             want.digest,
         );
         let detail = format!("version {} is kept", want.version);
-        self.state.previous = self.state.kept.replace(held);
+        self.model.previous = self.model.kept.replace(held);
         self.forget(digest);
-        self.event("update_succeeded", detail, Some(digest));
+        self.event("update_succeeded", &detail, Some(digest));
         self.idle(Progress::Succeeded);
     }
 
     pub(super) fn roll_back(&mut self, failure: Failure) {
-        if let Phase::Probation { want, .. } = self.state.phase.clone() {
+        if let Phase::Probation { want, .. } = self.model.phase.clone() {
             self.event(
                 "update_rolled_back",
-                format!("{}: {}", failure.code, failure.detail),
+                &format!("{}: {}", failure.code, failure.detail),
                 Some(want.digest),
             );
             if failure.code != SLOT_DAMAGED {
-                self.remember(&want, &failure.code);
+                self.remember(want.digest, want.version, &failure.code);
             }
-            self.state.phase = Phase::RollingBack {
+            self.model.phase = Phase::RollingBack {
                 want,
                 failure: failure.clone(),
             };

@@ -15,15 +15,15 @@ fn what_is_brought_by_hand_stays_until_the_server_wants_something_newer() {
     assert!(d.effects.is_empty());
     d.feed(desired(5, 1));
     assert_eq!(d.effects, [Effect::Report]);
-    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(receiving(&d), Some(want(2)));
     assert_eq!(d.state.revision.generation, 5);
-    assert_eq!(d.state.target.as_ref().unwrap().version, 2);
+    assert_eq!(d.model().target.as_ref().unwrap().version, 2);
     // Its next one wins, and a new call after it wins over that.
     d.feed(desired(6, 3));
-    assert!(d.effects.contains(&Effect::Cancel));
-    assert_eq!(receiving(&d), Some(&want(3)));
+    assert!(d.effects.contains(&cancel()));
+    assert_eq!(receiving(&d), Some(want(3)));
     d.feed(install("y", 2));
-    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(receiving(&d), Some(want(2)));
 }
 
 #[test]
@@ -37,24 +37,24 @@ fn what_was_brought_by_hand_and_did_not_hold_gives_way_to_what_the_server_asked_
     };
     let mut d = Device::new();
     d.install(1, 1).feed(desired(2, 2)).feed(install("x", 3));
-    assert_eq!(receiving(&d), Some(&want(3)));
+    assert_eq!(receiving(&d), Some(want(3)));
     d.feed(received(3)).feed(failed_trial());
-    assert_eq!(receiving(&d), Some(&want(2)));
-    assert_eq!(d.state.target.as_ref().unwrap().version, 2);
-    let gave_way = |state: &State| matches!(&state.by_hand, Some(ByHand::GaveWay { failure }) if failure.code == "golden");
-    assert!(gave_way(&d.state));
+    assert_eq!(receiving(&d), Some(want(2)));
+    assert_eq!(d.model().target.as_ref().unwrap().version, 2);
+    let gave_way = |model: &Model| matches!(&model.by_hand, Some(ByHand::GaveWay { failure }) if failure.code == "golden");
+    assert!(gave_way(&d.model()));
     // Over a restart too; and a second one by hand stands in for the first.
     d.feed(Event::Started);
-    assert!(gave_way(&d.state) && receiving(&d) == Some(&want(2)));
+    assert!(gave_way(&d.model()) && receiving(&d) == Some(want(2)));
     d.feed(install("y", 4)).feed(install("z", 3));
     d.feed(failed(3, ReceiveFailureKind::Refused));
-    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(receiving(&d), Some(want(2)));
 
     // What the server brings too is the server's again.
     d.feed(install("v", 4)).feed(install("w", 2));
     assert_eq!(
-        (d.state.by_hand.is_none(), receiving(&d)),
-        (true, Some(&want(2)))
+        (d.model().by_hand.is_none(), receiving(&d)),
+        (true, Some(want(2)))
     );
     d.feed(failed(2, ReceiveFailureKind::Refused));
     assert!(matches!(d.last(), Progress::Refused(_)));
@@ -66,7 +66,7 @@ fn what_was_brought_by_hand_and_did_not_hold_gives_way_to_what_the_server_asked_
     d.feed(desired(3, 5))
         .feed(install("t", 4))
         .feed(desired(4, 1));
-    assert_eq!((d.last(), &d.state.by_hand), (Progress::Succeeded, &None));
+    assert_eq!((d.last(), &d.model().by_hand), (Progress::Succeeded, &None));
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn what_the_server_wants_too_stays_the_servers() {
     }));
     d.feed(failed(2, ReceiveFailureKind::Failed))
         .feed(install("x", 2));
-    assert_eq!(receiving(&d), Some(&of_rollout));
-    assert_eq!(d.state.rollout, of_rollout.rollout);
+    assert_eq!(receiving(&d), Some(of_rollout.clone()));
+    assert_eq!(d.model().rollout, of_rollout.rollout);
     // What is kept already is not received once more.
     d.install(2, 2).feed(install("y", 2));
     assert_eq!((receiving(&d), d.last()), (None, Progress::Succeeded));

@@ -32,7 +32,7 @@ fn what_is_ready_waits_for_the_window_and_the_hold() {
     let mut d = Device::new();
     d.install(1, 1);
     ready(&mut d, 2, 2);
-    assert!(matches!(d.state.phase, Phase::Waiting { why: None, .. }));
+    assert!(matches!(d.model().phase, Phase::Waiting { why: None, .. }));
     d.feed(consents(Some(hold("a test")), Some(9_000)));
     assert_eq!(
         (waits_for(&d).as_deref(), d.version()),
@@ -63,7 +63,7 @@ fn waiting_survives_restarts_and_newer_wishes() {
     d.feed(desired(3, 2));
     assert_eq!(waits_for(&d).as_deref(), Some("window"));
     d.feed(desired(4, 3));
-    assert!(matches!(d.state.phase, Phase::Receiving { .. }));
+    assert!(matches!(d.model().phase, Phase::Receiving { .. }));
     // Nothing is wanted any more: what is kept stays.
     ready(&mut d, 5, 2);
     d.feed(Event::Desired(Desired {
@@ -104,7 +104,7 @@ fn going_back_waits_for_nobody() {
     d.install(1, 1).install(2, 2);
     ready(&mut d, 3, 1);
     d.feed(consents(Some(hold("x")), Some(9_000)));
-    assert!(matches!(d.state.phase, Phase::Probation { .. }));
+    assert!(matches!(d.model().phase, Phase::Probation { .. }));
     // An older one still was not kept before this one: that is an update.
     let mut d = Device::new();
     d.install(1, 1).install(2, 2).install(3, 3);
@@ -145,13 +145,16 @@ fn what_did_not_hold_is_not_tried_again_by_itself() {
     );
     // Another version is another matter, and so is an explicit wish.
     d.feed(desired(4, 3));
-    assert!(matches!(d.state.phase, Phase::Receiving { .. }));
+    assert!(matches!(d.model().phase, Phase::Receiving { .. }));
     ready(&mut d, 5, 2);
     d.feed(consent()).feed(activated(2));
     d.feed(Event::Tick)
         .feed(Event::Tick)
         .feed(counted(2, 10, 0));
-    assert_eq!((d.last(), d.state.not_held.len()), (Progress::Succeeded, 0));
+    assert_eq!(
+        (d.last(), d.model().not_held.len()),
+        (Progress::Succeeded, 0)
+    );
 }
 
 #[test]
@@ -177,7 +180,7 @@ fn failed_golden_cases_are_remembered_and_the_devices_own_faults_are_not() {
             });
         d.feed(desired(2, 1));
         let is_refused = matches!(
-            d.state.phase,
+            d.model().phase,
             Phase::Idle {
                 last: Progress::Refused(_)
             }
@@ -194,13 +197,13 @@ fn a_slot_that_is_damaged_after_the_trial_is_not_the_models_fault() {
     d.feed(consent()).feed(slot_damaged(Slot::B, 2));
     assert!(matches!(d.last(), Progress::RolledBack(f) if f.code == "slot_damaged"));
     assert!(d.effects.contains(&serve(Slot::A, 1)));
-    assert_eq!(d.state.not_held, []);
+    assert_eq!(d.model().not_held, []);
     d.feed(desired(3, 2));
-    assert_eq!(receiving(&d), Some(&want(2)));
+    assert_eq!(receiving(&d), Some(want(2)));
     // Of a kept version: it is received again.
     let mut d = Device::new();
     d.install(1, 1).feed(slot_damaged(Slot::A, 1));
-    assert_eq!((d.version(), receiving(&d)), (None, Some(&want(1))));
+    assert_eq!((d.version(), receiving(&d)), (None, Some(want(1))));
 }
 
 #[test]
@@ -212,9 +215,9 @@ fn of_what_did_not_hold_the_newest_are_remembered() {
             .feed(received(version))
             .feed(failed_trial(version));
     }
-    assert_eq!(d.state.not_held.len(), NOT_HELD_MAX);
-    assert_eq!(d.state.not_held[0].version, 6);
-    assert_eq!(d.state.not_held[NOT_HELD_MAX - 1].version, many);
+    assert_eq!(d.model().not_held.len(), NOT_HELD_MAX);
+    assert_eq!(d.model().not_held[0].version, 6);
+    assert_eq!(d.model().not_held[NOT_HELD_MAX - 1].version, many);
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn too_many_slow_or_failed_answers_roll_back() {
         d.install(1, 1);
         ready(&mut d, 2, 2);
         d.feed(consent()).feed(activated(2)).feed(event);
-        let got = match &d.state.phase {
+        let got = match &d.model().phase {
             Phase::Idle {
                 last: Progress::RolledBack(f),
             } => Some(f.code.clone()),

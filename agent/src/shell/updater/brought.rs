@@ -23,9 +23,10 @@ impl Updater {
             let Request { id, want } = request;
             return self.step(Event::Install { id, want }, now_ms);
         }
+        let model = self.state.models.get(&request.want.family);
         let is_needed = matches!(
-            &self.state.phase,
-            Phase::Receiving { want, .. } if want.digest == request.want.digest
+            model.map(|model| &model.phase),
+            Some(Phase::Receiving { want, .. }) if want.digest == request.want.digest
         );
         if !is_needed {
             let removed = tokio::task::block_in_place(|| self.inbox.remove(&request.id));
@@ -58,7 +59,9 @@ impl Updater {
             .filter(|request| request.want.digest == want.digest)
             .filter(|request| self.state.install.as_ref() == Some(&request.id))
             .map(|request| self.inbox.archive(&request.id));
-        let by_hand = matches!(self.state.by_hand, Some(ByHand::Wanted { .. }));
+        let model = self.state.models.get(&want.family);
+        let by_hand = model.and_then(|model| model.by_hand.as_ref());
+        let by_hand = matches!(by_hand, Some(ByHand::Wanted { .. }));
         match archive {
             None => Way::Network,
             Some(archive) if by_hand => Way::Archive(archive),
