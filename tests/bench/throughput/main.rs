@@ -17,8 +17,8 @@ fn main() -> anyhow::Result<()> {
     let [agent, slot, rest @ ..] = &arguments[..] else {
         bail!("usage: bench-throughput AGENT SLOT [ROUNDS [SECONDS]]");
     };
-    let rounds = rest.first().map_or(Ok(7), |n| n.parse::<usize>())?;
-    let seconds = rest.get(1).map_or(Ok(4), |n| n.parse())?;
+    let rounds = rest.first().map_or(Ok(5), |n| n.parse::<usize>())?;
+    let seconds = rest.get(1).map_or(Ok(2), |n| n.parse())?;
     let slot = Path::new(slot);
     let manifest = Manifest::parse(&std::fs::read(slot.join("manifest.json"))?)?;
     let input = std::fs::read(slot.join("input.bin"))?;
