@@ -4,8 +4,9 @@
 //! trust, so that a bad archive is refused while somebody still stands there. Then the archive goes
 //! into the [`Inbox`], where the supervisor verifies it again and installs it like any other bundle.
 
+use crate::bundle::receive::ram_of_others;
 use crate::bundle::source::Source;
-use crate::bundle::{Local, TrustStore, UpdateError, host_facts, receive, verify};
+use crate::bundle::{Local, TrustStore, UpdateError, host_facts, receive, stage, verify};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::device::{ByHand, MODELS_MAX, Phase, State};
@@ -185,11 +186,14 @@ async fn examine(
         .open_manifest(&bytes)
         .map_err(UpdateError::from)
         .map_err(refused)?;
-    let host = host_facts(
+    let mut host = host_facts(
         disk,
         &settings.state_dir,
         settings.inference.memory_limit_mib,
     );
+    let models_dir = stage::models_dir(&settings.state_dir);
+    let others = ram_of_others(disk, &models_dir, &want.family);
+    host.ram_bytes = host.ram_bytes.saturating_sub(others);
     check_fit(manifest.get(), &host).map_err(|e| {
         anyhow::anyhow!(
             "this device cannot run {} version {}: it {e}",

@@ -15,7 +15,7 @@ mod meter;
 mod patch;
 
 pub(crate) use fit::DISK_RESERVE_BYTES;
-pub use fit::{HostFactsProvider, host_facts};
+pub use fit::{HostFactsProvider, host_facts, ram_of_others};
 pub use meter::Spent;
 
 use super::source::{Auto, BlockLink, Https, Local, Source};
@@ -229,7 +229,7 @@ impl Receiver {
         let missing = self.missing(turn, &manifest).await?;
         self.make_room(turn, slot, want.digest, &manifest, &missing)
             .await?;
-        self.check_fit(&manifest, &missing)?;
+        self.check_fit(slot, &manifest, &missing)?;
         let mut meter = Meter::new(&manifest, &missing, progress);
         for file in &missing {
             if !self

@@ -11,11 +11,17 @@ use dunlin_protocol::bundle::{Blob, MANIFEST_MAX_BYTES, Manifest, ManifestError}
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::Verified;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name of the manifest in a slot.
 pub const MANIFEST: &str = "manifest.json";
 const COMPLETE: &str = "complete";
+
+/// Folder of all slots in a state folder, by family.
+#[must_use]
+pub fn models_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("models")
+}
 
 /// What a whole slot holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

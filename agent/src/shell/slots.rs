@@ -17,12 +17,6 @@ const CURRENT: &str = "current";
 /// Where agents up to 0.1 had the two slots of their one family.
 const BEFORE: &str = "slots";
 
-/// Folder of all slots in a state folder.
-#[must_use]
-pub(super) fn models_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("models")
-}
-
 /// The slots of a state folder.
 #[derive(Debug, Clone)]
 pub(super) struct Slots {
@@ -35,7 +29,7 @@ impl Slots {
     pub(super) fn new(disk: &Disk, state_dir: &Path) -> Self {
         Self {
             disk: disk.clone(),
-            folder: models_dir(state_dir),
+            folder: stage::models_dir(state_dir),
             before: state_dir.join(BEFORE),
         }
     }

@@ -1,10 +1,9 @@
 //! The supervisor as it is put together at start.
 
-use super::slots::models_dir;
 use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
-use crate::bundle::BlockLink;
 use crate::bundle::receive::Receiver;
+use crate::bundle::{BlockLink, stage};
 use crate::config::Settings;
 use crate::files::Disk;
 use crate::identity::Identity;
@@ -109,7 +108,7 @@ fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<Work
     let worker_settings = WorkerSettings {
         program: program.path,
         prefix: program.prefix,
-        models: models_dir(&settings.state_dir),
+        models: stage::models_dir(&settings.state_dir),
         socket: settings.inference.socket.clone(),
         listen: settings.inference.listen,
         grpc_listen: settings.inference.grpc_listen.clone(),

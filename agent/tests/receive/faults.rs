@@ -192,6 +192,31 @@ async fn other_hardware_and_too_small_devices_are_refused_before_any_download() 
 }
 
 #[tokio::test]
+async fn a_device_counts_the_memory_of_its_other_models() {
+    let most = Release {
+        ram_bytes: (1 << 30) - (1 << 19),
+        ..Release::version(2)
+    };
+    let (fleet, wants) = Fleet::with(&[Release::version(1), most]).await;
+    let models = fleet.dir.path().join("models");
+    let receive = async |want, slot: &str| {
+        let slot = models.join(slot);
+        let received = fleet
+            .receiver
+            .receive(want, Timestamp::now(), &slot, |_, _| {});
+        received.await
+    };
+    // It fits alone, and not beside another one that serves.
+    receive(&wants[0], "faces/a").await.unwrap();
+    receive(&wants[1], "digits/a").await.unwrap();
+    std::os::unix::fs::symlink("a", models.join("faces/current")).unwrap();
+    let error = receive(&wants[1], "digits/b").await.unwrap_err();
+    assert_eq!(kind_and_code(&error), (Kind::Refused, "unfit"));
+    let beside = "(1048576 bytes of memory are the other models')";
+    assert!(error.detail.contains(beside), "{error}");
+}
+
+#[tokio::test]
 async fn an_update_leaves_disk_to_the_rest_of_the_device() {
     let (fleet, wants) = Fleet::with(&[Release::version(1)]).await;
     let slot = fleet.slot("a");

@@ -4,8 +4,8 @@ use super::fetch::Missing;
 use super::{Receiver, Turn, UpdateError, blocking, remove_others};
 use crate::bundle::stage;
 use crate::files::{Disk, FileError, Kind};
-use dunlin_protocol::bundle::{Blob, HostFacts, Manifest, check_fit};
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::bundle::{Blob, HostFacts, MANIFEST_MAX_BYTES, Manifest, check_fit};
+use dunlin_protocol::id::{Digest, Family};
 use std::path::{Path, PathBuf};
 
 /// Free disk that an update leaves to the ledger, the telemetry and the rest of the device, in bytes.
@@ -27,6 +27,23 @@ pub fn host_facts(disk: &Disk, state_dir: &Path, memory_limit_mib: u64) -> HostF
         ram_bytes: memory_limit_mib.saturating_mul(1 << 20),
         disk_free_bytes,
     }
+}
+
+/// Memory that the models of other families need, of those that serve in the slots of `models_dir`,
+/// in bytes, by their signed manifests.
+#[must_use]
+pub fn ram_of_others(disk: &Disk, models_dir: &Path, family: &Family) -> u64 {
+    let found = disk.list(models_dir).unwrap_or_default();
+    let others = found
+        .into_iter()
+        .filter(|(name, found)| found.kind == Kind::Folder && name != family.as_str());
+    let needs = others.filter_map(|(name, _)| {
+        let manifest = models_dir.join(name).join("current").join(stage::MANIFEST);
+        let max = u64::try_from(MANIFEST_MAX_BYTES).unwrap_or(u64::MAX);
+        let bytes = disk.read_if_there(&manifest, max).ok()??;
+        Some(Manifest::parse(&bytes).ok()?.resources.ram_bytes)
+    });
+    needs.fold(0, u64::saturating_add)
 }
 
 impl Receiver {
@@ -65,6 +82,7 @@ impl Receiver {
 
     pub(super) fn check_fit(
         &self,
+        slot: &Path,
         manifest: &Manifest,
         missing: &[Missing<'_>],
     ) -> Result<(), UpdateError> {
@@ -85,8 +103,16 @@ impl Receiver {
         let all: u64 = manifest.files.named().iter().map(|(_, b)| b.length).sum();
         let needed: u64 = missing.iter().map(|m| m.blob.length).sum();
         host.disk_free_bytes = host.disk_free_bytes.saturating_add(all - needed);
-        check_fit(manifest, &host)
-            .map_err(|e| UpdateError::refused("unfit", format!("{bundle} {e}")))
+        let models_dir = slot.parent().and_then(Path::parent);
+        let others = models_dir.map_or(0, |dir| ram_of_others(&self.disk, dir, &manifest.family));
+        host.ram_bytes = host.ram_bytes.saturating_sub(others);
+        check_fit(manifest, &host).map_err(|e| {
+            let beside = match others {
+                0 => String::new(),
+                bytes => format!(" ({bytes} bytes of memory are the other models')"),
+            };
+            UpdateError::refused("unfit", format!("{bundle} {e}{beside}"))
+        })
     }
 
     /// Bytes that the missing blobs take while they are fetched and unpacked, less what is fetched
@@ -140,20 +166,24 @@ impl Unneeded {
         Ok(removed + remove_others(disk, &self.partials, is_begun)?)
     }
 
+    /// Of this family and of all others.
     fn in_other_slots(&self) -> Result<Vec<Digest>, FileError> {
-        let Some(folder) = self.slot.parent() else {
+        let family = self.slot.parent();
+        let Some(models) = family.and_then(Path::parent) else {
             return Ok(Vec::new());
         };
-        if self.disk.look(folder)?.is_none() {
-            return Ok(Vec::new());
+        let mut held = Vec::new();
+        for family in self.folders(models)? {
+            let slots = self.folders(&family)?.into_iter();
+            let others = slots.filter(|slot| *slot != self.slot);
+            held.extend(others.filter_map(|slot| stage::claims(&self.disk, &slot)));
         }
-        let found = self.disk.list(folder)?.into_iter();
+        Ok(held)
+    }
+
+    fn folders(&self, of: &Path) -> Result<Vec<PathBuf>, FileError> {
+        let found = self.disk.list(of)?.into_iter();
         let folders = found.filter(|(_, found)| found.kind == Kind::Folder);
-        let others = folders
-            .map(|(name, _)| folder.join(name))
-            .filter(|other| *other != self.slot);
-        Ok(others
-            .filter_map(|other| stage::claims(&self.disk, &other))
-            .collect())
+        Ok(folders.map(|(name, _)| of.join(name)).collect())
     }
 }

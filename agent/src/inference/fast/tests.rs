@@ -1,4 +1,5 @@
 //! The kernels against tract's own, on random cases.
+#![allow(clippy::unwrap_used)]
 
 use super::operator::Fused;
 use super::optimised;
