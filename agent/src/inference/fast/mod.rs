@@ -24,7 +24,6 @@ mod tile;
 mod wide;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 
 use branch::Branch;
