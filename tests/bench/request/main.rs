@@ -1,22 +1,19 @@
-//! What the agent adds to a request: the same model on the same input, bare in this process and asked of a
-//! worker over its sockets, one of each in turn.
+//! What the agent adds to a request: the same model on the same input, in this process by the engine alone
+//! and asked of a worker over its sockets, one of each in turn.
 //!
 //! `bench-request AGENT FOLDER [SECONDS]`: AGENT is a program that runs as `AGENT agent infer`, FOLDER has a
 //! staged bundle and an `input.bin` in each of its folders. Prints Markdown.
 
 use anyhow::{Context as _, bail, ensure};
+use dunlin_agent::inference::graph::Graph;
+use dunlin_agent::inference::tensor::Values;
 use dunlin_protocol::bundle::{DType, Manifest};
 use dunlin_tests::worker::{Client, Worker, chunks, requests};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tract_onnx::prelude::{
-    DatumType, Framework as _, InferenceFact, InferenceModelExt as _, IntoRunnable as _,
-    IntoTValue as _, Tensor, TypedRunnableModel, tvec,
-};
 
 /// Rounds before the first that counts.
 const WARM_UP: usize = 300;
@@ -35,7 +32,7 @@ fn main() -> anyhow::Result<()> {
         "Medians in µs, one of each in turn. *Echo*: as many bytes there and back over a Unix socket, to a thread that does nothing else.\n"
     );
     println!(
-        "| model | bytes in, out | rounds | bare tract | Unix, binary | added | share | Unix, JSON | TCP, binary | echo |"
+        "| model | bytes in, out | rounds | bare engine | Unix, binary | added | share | Unix, JSON | TCP, binary | echo |"
     );
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
     for slot in folders {
@@ -45,10 +42,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The model as tract runs it, without an agent.
+/// The model as the worker's engine runs it, without an agent.
 struct Bare {
-    plan: Arc<TypedRunnableModel>,
-    input: Tensor,
+    graph: Graph,
+    input: Values,
 }
 
 impl Bare {
@@ -56,37 +53,23 @@ impl Bare {
         let [spec] = &manifest.inputs[..] else {
             bail!("a model with one input was expected");
         };
-        let dtype = match spec.dtype {
-            DType::FP32 => DatumType::F32,
-            DType::INT32 => DatumType::I32,
+        let numbers = chunks(input);
+        let input = match spec.dtype {
+            DType::FP32 => Values::FP32(numbers.map(f32::from_le_bytes).collect()),
+            DType::INT32 => Values::INT32(numbers.map(i32::from_le_bytes).collect()),
             other => bail!("{other:?} was not expected"),
         };
-        let mut model = tract_onnx::onnx()
-            .with_ignore_value_info(true)
-            .with_ignore_output_shapes(true)
-            .model_for_path(slot.join("model.onnx"))?;
-        model.set_input_fact(0, InferenceFact::dt_shape(dtype, &spec.shape))?;
-        model.set_output_fact(0, InferenceFact::default())?;
-        // As the machine has them, which is as the worker reads them on a little-endian one.
-        let input = match spec.dtype {
-            DType::FP32 => {
-                let values: Vec<f32> = chunks(input).map(f32::from_le_bytes).collect();
-                Tensor::from_shape(&spec.shape, &values)?
-            }
-            _ => {
-                let values: Vec<i32> = chunks(input).map(i32::from_le_bytes).collect();
-                Tensor::from_shape(&spec.shape, &values)?
-            }
-        };
-        Ok(Self {
-            plan: model.into_optimized()?.into_runnable()?,
-            input,
-        })
+        let onnx = std::fs::read(slot.join("model.onnx"))?;
+        let graph = Graph::load(&onnx, &manifest.inputs, &manifest.outputs)?;
+        Ok(Self { graph, input })
     }
 
     fn run(&self) -> anyhow::Result<Vec<u8>> {
-        let outputs = self.plan.run(tvec!(self.input.clone().into_tvalue()))?;
-        Ok(outputs[0].as_bytes().to_vec())
+        let outputs = self.graph.run(std::slice::from_ref(&self.input))?;
+        let [Values::FP32(numbers)] = &outputs[..] else {
+            bail!("one output of FP32 was expected");
+        };
+        Ok(numbers.iter().flat_map(|n| n.to_le_bytes()).collect())
     }
 }
 

@@ -6,6 +6,7 @@ use super::panels::PackedRows;
 use super::product::{Columns, Gather, Product};
 use super::simd::{Lanes, Vectorised, vectorised};
 use super::spread::Spread;
+use super::wide::{self, Wide};
 use pulp::Simd;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,8 +14,17 @@ use std::ops::Range;
 /// Most columns that are gathered at once: two vectors of the widest instruction set.
 const PANEL_MAX: usize = 32;
 
+const _: () = assert!(PANEL_MAX >= Wide::BEHIND);
+
 thread_local! {
     static SPREAD: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The kernels in one of two forms.
+#[derive(Debug)]
+enum Kernels {
+    Rows(PackedRows),
+    Wide(Wide),
 }
 
 /// A convolution made ready for images of one size.
@@ -22,7 +32,7 @@ thread_local! {
 pub(super) struct Convolution {
     spread: Spread,
     channels: usize,
-    kernels: PackedRows,
+    kernels: Kernels,
     bias: Vec<f32>,
     /// Where the first column's number of the inner dimension lies in the spread image.
     offsets: Vec<usize>,
@@ -35,7 +45,20 @@ impl Convolution {
         let inner = channels * taps.len();
         let plane = spread.plane();
         let offsets = (0..channels).flat_map(|c| taps.iter().map(move |t| c * plane + t));
-        let kernels = PackedRows::new(bias.len(), inner, |kernel, at| weights[kernel * inner + at]);
+        let (lines, length) = (spread.rows.output, spread.columns.output);
+        let is_plain = spread.pitch() == length;
+        let kernels = if Wide::pays(inner, bias.len(), is_plain) {
+            let row = (lines, length, spread.pitch());
+            let row = if is_plain {
+                (1, lines * length, lines * length)
+            } else {
+                row
+            };
+            Kernels::Wide(Wide::new(weights, inner, row, !spread.is_idle()))
+        } else {
+            let at = |kernel: usize, at: usize| weights[kernel * inner + at];
+            Kernels::Rows(PackedRows::new(bias.len(), inner, at))
+        };
         Self {
             spread,
             channels,
@@ -60,23 +83,52 @@ impl Convolution {
         self.bias.len() * self.plane()
     }
 
-    /// Convolves one image of [`input`](Self::input) numbers.
-    pub(super) fn run(&self, image: &[f32], chain: &Chain, tensors: &[&[f32]], out: &mut [f32]) {
-        if self.spread.is_idle() {
+    /// Whether it can compute from what stands where its result goes.
+    pub(super) fn overwrites(&self) -> bool {
+        !self.spread.is_idle() && self.input() == self.output()
+    }
+
+    /// Convolves one image of [`input`](Self::input) numbers, or what stands in `out`.
+    pub(super) fn run(
+        &self,
+        image: Option<&[f32]>,
+        chain: &Chain,
+        tensors: &[&[f32]],
+        out: &mut [f32],
+    ) {
+        if let Some(image) = image.filter(|_| self.spread.is_idle()) {
             return self.product(image, chain, tensors, out);
         }
         SPREAD.with_borrow_mut(|room| {
             let plane = self.spread.plane();
-            if room.len() < plane * self.channels {
-                room.resize(plane * self.channels, 0.0);
+            // A panel of columns more, so that the last are read like all others.
+            let length = plane * self.channels + PANEL_MAX;
+            if room.len() < length {
+                room.resize(length, 0.0);
             }
             let (spread, to) = (self.spread, &mut room[..plane * self.channels]);
+            let image = image.unwrap_or(out);
             vectorised(SpreadAll { spread, image, to });
-            self.product(&room[..plane * self.channels], chain, tensors, out);
+            self.product(&room[..length], chain, tensors, out);
         });
     }
 
     fn product(&self, spread: &[f32], chain: &Chain, tensors: &[&[f32]], out: &mut [f32]) {
+        let rows = match &self.kernels {
+            Kernels::Rows(rows) => rows,
+            Kernels::Wide(wide) => {
+                let (offsets, bias) = (self.offsets.as_slice(), self.bias.as_slice());
+                let numbers = spread;
+                return wide.run(wide::Image {
+                    numbers,
+                    offsets,
+                    bias,
+                    chain,
+                    tensors,
+                    out,
+                });
+            }
+        };
         let image = Image {
             numbers: spread,
             offsets: &self.offsets,
@@ -88,7 +140,7 @@ impl Convolution {
             count: self.plane(),
             from: image,
         };
-        let (rows, bias) = (&self.kernels, self.bias.as_slice());
+        let bias = self.bias.as_slice();
         Product {
             rows,
             columns,
@@ -177,17 +229,49 @@ impl Gather for Image<'_> {
     ) {
         let mut runs = [Run::default(); PANEL_MAX];
         let count = self.runs(first, width, &mut runs);
-        for (at, offset) in self.offsets[inner].iter().enumerate() {
-            let out = &mut out[at * width..];
-            for run in &runs[..count] {
-                let from = &self.numbers[offset + run.from..];
-                let to = &mut out[run.to..];
-                // Whole vectors: what is too much is written over by what follows.
-                let mut done = 0;
-                while done < run.length {
-                    lanes.store(&mut to[done..], lanes.load(&from[done..]));
-                    done += Lanes::<S, FUSED>::WIDTH;
+        let offsets = &self.offsets[inner];
+        let (lines, _) = S::as_mut_simd_f32s(&mut out[..offsets.len() * width]);
+        match runs[..count] {
+            [Run { from, length, .. }] if length == width => {
+                if width == Lanes::<S, FUSED>::WIDTH {
+                    self.copy::<S, 1>(offsets, from, lines);
+                } else {
+                    self.copy::<S, 2>(offsets, from, lines);
                 }
+            }
+            _ => {
+                for (at, offset) in offsets.iter().enumerate() {
+                    let out = &mut out[at * width..];
+                    for run in &runs[..count] {
+                        let from = &self.numbers[offset + run.from..];
+                        let to = &mut out[run.to..];
+                        // Whole vectors: what is too much is written over by what follows.
+                        let mut done = 0;
+                        while done < run.length {
+                            lanes.store(&mut to[done..], lanes.load(&from[done..]));
+                            done += Lanes::<S, FUSED>::WIDTH;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Image<'_> {
+    /// Copies `COLUMNS` vectors for each offset.
+    #[inline(always)]
+    fn copy<S: Simd, const COLUMNS: usize>(
+        &self,
+        offsets: &[usize],
+        from: usize,
+        lines: &mut [S::f32s],
+    ) {
+        let lines = lines.as_chunks_mut::<COLUMNS>().0;
+        for (offset, line) in offsets.iter().zip(lines) {
+            let numbers = S::as_simd_f32s(&self.numbers[offset + from..]).0;
+            if let Some(numbers) = numbers.first_chunk::<COLUMNS>() {
+                *line = *numbers;
             }
         }
     }

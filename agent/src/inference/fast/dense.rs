@@ -41,11 +41,19 @@ impl Dense {
         self.rows.rows * self.weights.count()
     }
 
-    pub(super) fn run(&self, given: &[f32], chain: &Chain, tensors: &[&[f32]], out: &mut [f32]) {
+    /// Multiplies what is given, or stands in `out`.
+    pub(super) fn run(
+        &self,
+        given: Option<&[f32]>,
+        chain: &Chain,
+        tensors: &[&[f32]],
+        out: &mut [f32],
+    ) {
         let Rows {
             rows, inner, pitch, ..
         } = self.rows;
         ROOM.with_borrow_mut(|room| {
+            let given = given.unwrap_or(out);
             let packed = PackedRows::of_rows(rows, inner, pitch, given, std::mem::take(room));
             let columns = Columns::<Nowhere>::Packed(&self.weights);
             Product {

@@ -51,8 +51,19 @@ impl Depthwise {
         self.bias.len() * self.spread.rows.output * self.spread.columns.output
     }
 
-    /// Convolves one image of [`input`](Self::input) numbers.
-    pub(super) fn run(&self, image: &[f32], chain: &Chain, tensors: &[&[f32]], out: &mut [f32]) {
+    /// Whether it can compute from what stands where its result goes.
+    pub(super) fn overwrites(&self) -> bool {
+        self.multiplier == 1 && self.input() == self.output()
+    }
+
+    /// Convolves one image of [`input`](Self::input) numbers, or what stands in `out`.
+    pub(super) fn run(
+        &self,
+        image: Option<&[f32]>,
+        chain: &Chain,
+        tensors: &[&[f32]],
+        out: &mut [f32],
+    ) {
         ROOM.with_borrow_mut(|[spread, sums]| {
             let (plane, rows) = (self.spread.plane(), self.spread.rows.output);
             spread.resize(plane + SLACK, 0.0);
@@ -73,7 +84,7 @@ impl Depthwise {
 
 struct Run<'a> {
     depthwise: &'a Depthwise,
-    image: &'a [f32],
+    image: Option<&'a [f32]>,
     chain: &'a Chain,
     tensors: &'a [&'a [f32]],
     out: &'a mut [f32],
@@ -103,7 +114,8 @@ impl Vectorised for Run<'_> {
         let outs = self.out.chunks_exact_mut(rows * columns);
         for (row, ((kernel, bias), out)) in kernels.zip(outs).enumerate() {
             if row % multiplier == 0 {
-                let image = &self.image[row / multiplier * channel..][..channel];
+                let at = row / multiplier * channel;
+                let image = self.image.map_or(&*out, |image| &image[at..][..channel]);
                 spread.fill(lanes, image, &mut self.spread[..plane]);
             }
             convolve(

@@ -3,10 +3,10 @@
 //! tract multiplies matrices well, but it gathers, pads, adds biases and applies activations in
 //! passes of their own over memory, and convolves channel by channel with short vectors. Here a
 //! convolution or a product with known weights, and what follows it number by number, is one
-//! operator. [`shape`] says what can be computed so, [`follow`] what goes with it; [`convolution`],
-//! [`depthwise`] and [`dense`] compute, the latter two of the three forms by [`product`]; [`simd`]
-//! chooses the instruction set when the program runs. What does not fit stays with tract. [`branch`]
-//! plans the two sides of an `If` once instead of on every run.
+//! operator. [`shape`] says what can be computed so, [`follow`] what goes with it; [`convolution`] (by
+//! [`wide`] or [`product`]), [`depthwise`] and [`dense`] (by [`product`]) compute; [`simd`] chooses the
+//! instruction set when the program runs. What does not fit stays with tract. [`branch`] plans the two
+//! sides of an `If` once instead of on every run.
 
 mod branch;
 mod chain;
@@ -20,6 +20,8 @@ mod product;
 mod shape;
 mod simd;
 mod spread;
+mod tile;
+mod wide;
 
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,25 @@ impl Kernel {
         }
     }
 
+    /// Whether it can compute from what stands where its result goes.
+    fn overwrites(&self) -> bool {
+        self.input() == self.output()
+            && match self {
+                Self::Convolution(kernel) => kernel.overwrites(),
+                Self::Depthwise(kernel) => kernel.overwrites(),
+                Self::Dense(_) => true,
+            }
+    }
+
+    /// Computes, from what stands in `out` if nothing is given.
+    fn run(&self, given: Option<&[f32]>, chain: &Chain, tensors: &[&[f32]], out: &mut [f32]) {
+        match self {
+            Self::Convolution(kernel) => kernel.run(given, chain, tensors, out),
+            Self::Depthwise(kernel) => kernel.run(given, chain, tensors, out),
+            Self::Dense(kernel) => kernel.run(given, chain, tensors, out),
+        }
+    }
+
     fn output(&self) -> usize {
         match self {
             Self::Convolution(kernel) => kernel.output(),
@@ -77,50 +96,58 @@ impl Op for Fused {
 impl EvalOp for Fused {
     op_out_of_plan!();
 
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let Parts {
-            kernel,
-            chain,
-            shape,
-        } = &*self.0;
-        let views: TVec<_> = inputs
+    fn eval(&self, _ctx: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let Parts { kernel, shape, .. } = &*self.0;
+        let Some(given) = inputs.first() else {
+            bail!("expected inputs, got none");
+        };
+        ensure!(given.datum_type() == f32::datum_type());
+        // Nobody else reads it, and the result fits: no other memory is needed.
+        let over = kernel.overwrites() && given.is_exclusive() && given.shape() == shape.as_slice();
+        let (mut out, others) = if over {
+            (inputs.remove(0).into_tensor(), inputs.as_slice())
+        } else {
+            (Tensor::zero::<f32>(shape)?, &inputs[1..])
+        };
+        let given = inputs.first().filter(|_| !over);
+        let given = given.map(|g| g.try_as_plain_ram()).transpose()?;
+        let given = given.as_ref().map(|g| g.as_slice::<f32>()).transpose()?;
+        let views: TVec<_> = others
             .iter()
             .map(|i| i.try_as_plain_ram())
             .collect::<TractResult<_>>()?;
-        let slices: TVec<&[f32]> = views
+        let tensors: TVec<&[f32]> = views
             .iter()
             .map(|v| v.as_slice::<f32>())
             .collect::<TractResult<_>>()?;
-        let Some((given, tensors)) = slices.split_first() else {
-            bail!("expected inputs, got none");
-        };
-        let mut out = Tensor::zero::<f32>(shape)?;
-        let mut view = out.try_as_plain_ram_mut()?;
-        let results = view.as_slice_mut::<f32>()?;
-        let (input, output) = (kernel.input(), kernel.output());
-        let times = results.len() / output.max(1);
+        self.0
+            .run(given, &tensors, out.try_as_plain_ram_mut()?.as_slice_mut()?)?;
+        Ok(tvec!(out.into_tvalue()))
+    }
+}
+
+impl Parts {
+    /// Computes one image, or lot of rows, after the other; from what stands in `out` if nothing is
+    /// given.
+    fn run(&self, given: Option<&[f32]>, tensors: &[&[f32]], out: &mut [f32]) -> TractResult<()> {
+        let (input, output) = (self.kernel.input(), self.kernel.output());
+        let times = out.len() / output.max(1);
+        let length = given.map_or(out.len(), <[f32]>::len);
         ensure!(
-            given.len() == times * input && results.len() == times * output,
-            "expected {} numbers, got {}",
-            times * input,
-            given.len()
+            length == times * input && out.len() == times * output,
+            "expected {} numbers, got {length}",
+            times * input
         );
-        if let Some(other) = tensors.iter().find(|t| t.len() != results.len()) {
-            bail!("expected {} numbers, got {}", results.len(), other.len());
+        if let Some(other) = tensors.iter().find(|t| t.len() != out.len()) {
+            bail!("expected {} numbers, got {}", out.len(), other.len());
         }
-        let each = given
-            .chunks_exact(input)
-            .zip(results.chunks_exact_mut(output));
-        for (at, (given, out)) in each.enumerate() {
+        for (at, out) in out.chunks_exact_mut(output).enumerate() {
+            let given = given.map(|g| &g[at * input..][..input]);
             let tensors = tensors.iter().map(|t| &t[at * output..][..output]);
             let tensors: TVec<&[f32]> = tensors.collect();
-            match kernel {
-                Kernel::Convolution(kernel) => kernel.run(given, chain, &tensors, out),
-                Kernel::Depthwise(kernel) => kernel.run(given, chain, &tensors, out),
-                Kernel::Dense(kernel) => kernel.run(given, chain, &tensors, out),
-            }
+            self.kernel.run(given, &self.chain, &tensors, out);
         }
-        Ok(tvec!(out.into_tvalue()))
+        Ok(())
     }
 }
 

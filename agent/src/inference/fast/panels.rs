@@ -1,10 +1,18 @@
 //! Matrices packed for [`product`](super::product): panels one after the other within a block of
 //! the inner dimension, and within a panel number by number of the inner dimension.
 
-use super::product::{BLOCK, LINE, aligned};
+use super::product::{LINE, aligned};
 use super::simd::{Lanes, Vectorised, vectorised};
 use pulp::Simd;
 use std::ops::Range;
+
+/// Longest block of the inner dimension.
+const BLOCK_MAX: usize = 384;
+
+/// Length of the blocks of an inner dimension: no short one at the end.
+pub(super) fn block(inner: usize) -> usize {
+    inner.div_ceil(inner.div_ceil(BLOCK_MAX).max(1)).max(1)
+}
 
 /// How large the panels are that the registers hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +104,7 @@ impl PackedRows {
     /// Packs `count` rows of `inner` numbers each; `at(row, inner)` gives them.
     pub(super) fn new(count: usize, inner: usize, at: impl Fn(usize, usize) -> f32) -> Self {
         let panels = Geometry::here().row_panels(count);
-        let (padded, numbers) = packed(&panels, inner, at);
+        let (padded, numbers) = packed(&panels, inner, block(inner), at);
         Self {
             inner,
             panels,
@@ -118,8 +126,9 @@ impl PackedRows {
         let mut numbers = old;
         numbers.resize(padded * inner, 0.0);
         let mut at = 0;
-        for start in (0..inner).step_by(BLOCK) {
-            let block = start..(start + BLOCK).min(inner);
+        let step = block(inner);
+        for start in (0..inner).step_by(step) {
+            let block = start..(start + step).min(inner);
             for panel in &panels {
                 let to = &mut numbers[at..][..block.len() * panel.width];
                 at += to.len();
@@ -153,6 +162,7 @@ impl PackedRows {
         &self.panels
     }
 
+    /// A panel of one of the blocks.
     #[inline(always)]
     pub(super) fn panel(&self, inner: Range<usize>, panel: Panel) -> &[f32] {
         let at = inner.start * self.padded + inner.len() * panel.before;
@@ -174,8 +184,22 @@ pub(super) struct PackedColumns {
 impl PackedColumns {
     /// Packs `count` columns of `inner` numbers each; `at(column, inner)` gives them.
     pub(super) fn new(count: usize, inner: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        Self::in_blocks(count, inner, block(inner), at)
+    }
+
+    /// As [`new`](Self::new), in one block.
+    pub(super) fn whole(count: usize, inner: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        Self::in_blocks(count, inner, inner.max(1), at)
+    }
+
+    fn in_blocks(
+        count: usize,
+        inner: usize,
+        block: usize,
+        at: impl Fn(usize, usize) -> f32,
+    ) -> Self {
         let panels = Geometry::here().column_panels(count);
-        let (padded, mut numbers) = packed(&panels, inner, at);
+        let (padded, mut numbers) = packed(&panels, inner, block, at);
         let length = numbers.len();
         numbers.reserve_exact(LINE);
         let start = aligned(&numbers);
@@ -206,12 +230,17 @@ impl PackedColumns {
     }
 }
 
-fn packed(panels: &[Panel], inner: usize, at: impl Fn(usize, usize) -> f32) -> (usize, Vec<f32>) {
+fn packed(
+    panels: &[Panel],
+    inner: usize,
+    step: usize,
+    at: impl Fn(usize, usize) -> f32,
+) -> (usize, Vec<f32>) {
     let padded: usize = panels.iter().map(|p| p.width).sum();
     let mut numbers = Vec::with_capacity(padded * inner);
     let mut from = 0;
     while from < inner {
-        let block = from..(from + BLOCK).min(inner);
+        let block = from..(from + step).min(inner);
         for panel in panels {
             for k in block.clone() {
                 let given = (panel.first..panel.end).map(|i| at(i, k));

@@ -6,14 +6,12 @@
 //! it is still in the first.
 
 use super::chain::{Chain, PIECE_MAX, Place};
-use super::panels::{Geometry, PackedColumns, PackedRows, Panel};
+use super::panels::{Geometry, PackedColumns, PackedRows, Panel, block};
 use super::simd::{Lanes, Vectorised, vectorised};
+use super::tile::Tile;
 use pulp::Simd;
 use std::cell::RefCell;
 use std::ops::Range;
-
-/// Length of a block of the inner dimension.
-pub(super) const BLOCK: usize = 256;
 
 /// Numbers in a line of the cache.
 pub(super) const LINE: usize = 16;
@@ -112,6 +110,7 @@ impl<G: Gather> Vectorised for Run<'_, '_, G> {
             out,
         } = self.product;
         let mut kept = [0.0; PIECE_MAX];
+        let step = block(rows.inner());
         let gathered;
         let (panels, count) = match &columns {
             Columns::Packed(packed) => (packed.panels(), packed.count()),
@@ -124,12 +123,12 @@ impl<G: Gather> Vectorised for Run<'_, '_, G> {
             let (first, width) = span(strip);
             let mut from = 0;
             loop {
-                let inner = from..(from + BLOCK).min(rows.inner());
+                let inner = from..(from + step).min(rows.inner());
                 let block = match &columns {
                     Columns::Packed(packed) => packed.block(inner.clone(), strip_at * STRIP),
                     Columns::Gathered { from: source, .. } => {
                         // A vector more at the end, which a gatherer may write over.
-                        let needed = width * BLOCK + 2 * Lanes::<S, FUSED>::WIDTH + LINE;
+                        let needed = width * step + 2 * Lanes::<S, FUSED>::WIDTH + LINE;
                         if self.room.len() < needed {
                             self.room.resize(needed, 0.0);
                         }
@@ -233,11 +232,7 @@ impl Strip<'_> {
                 column: columns.first..columns.end,
                 count: self.count,
             };
-            if columns.width > Lanes::<S, FUSED>::WIDTH {
-                tile.sized::<S, FUSED, 2>(lanes, panel.width, out);
-            } else {
-                tile.sized::<S, FUSED, 1>(lanes, panel.width, out);
-            }
+            tile.compute(lanes, panel.width, columns.width, out);
         }
     }
 }
@@ -275,74 +270,4 @@ fn row<S: Simd, const FUSED: bool>(
         }
     }
     *to = sums;
-}
-
-struct Tile<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    /// What the sums begin with; with what stands there already if it is not the first block.
-    bias: Option<&'a [f32]>,
-    row: Range<usize>,
-    column: Range<usize>,
-    count: usize,
-}
-
-impl Tile<'_> {
-    #[inline(always)]
-    fn sized<S: Simd, const FUSED: bool, const COLUMNS: usize>(
-        &self,
-        lanes: Lanes<S, FUSED>,
-        rows: usize,
-        out: &mut [f32],
-    ) {
-        match rows {
-            1 => self.compute::<S, FUSED, 1, COLUMNS>(lanes, out),
-            2 => self.compute::<S, FUSED, 2, COLUMNS>(lanes, out),
-            4 => self.compute::<S, FUSED, 4, COLUMNS>(lanes, out),
-            6 => self.compute::<S, FUSED, 6, COLUMNS>(lanes, out),
-            8 if S::REGISTER_COUNT >= 32 => self.compute::<S, FUSED, 8, COLUMNS>(lanes, out),
-            _ if S::REGISTER_COUNT >= 32 => self.compute::<S, FUSED, 12, COLUMNS>(lanes, out),
-            _ => self.compute::<S, FUSED, 6, COLUMNS>(lanes, out),
-        }
-    }
-
-    #[inline(always)]
-    fn compute<S: Simd, const FUSED: bool, const ROWS: usize, const COLUMNS: usize>(
-        &self,
-        lanes: Lanes<S, FUSED>,
-        out: &mut [f32],
-    ) {
-        let zero = lanes.splat(0.0);
-        let mut sums = [[zero; COLUMNS]; ROWS];
-        for (row, sums) in self.row.clone().zip(&mut sums) {
-            match self.bias {
-                Some(bias) => *sums = [lanes.splat(bias.get(row).copied().unwrap_or(0.0)); COLUMNS],
-                None => {
-                    let from = &out[row * self.count..][self.column.clone()];
-                    for (at, sum) in sums.iter_mut().enumerate() {
-                        let from = from.get(at * Lanes::<S, FUSED>::WIDTH..);
-                        *sum = from.map_or(zero, |from| lanes.load(from));
-                    }
-                }
-            }
-        }
-        let a = self.a.as_chunks::<ROWS>().0;
-        let b = S::as_simd_f32s(self.b).0.as_chunks::<COLUMNS>().0;
-        for (a, b) in a.iter().zip(b) {
-            for row in 0..ROWS {
-                let factor = lanes.splat(a[row]);
-                for column in 0..COLUMNS {
-                    sums[row][column] = lanes.mul_add(factor, b[column], sums[row][column]);
-                }
-            }
-        }
-        for (row, sums) in self.row.clone().zip(&sums) {
-            let to = &mut out[row * self.count..][self.column.clone()];
-            for (at, sum) in sums.iter().enumerate() {
-                if let Some(to) = to.get_mut(at * Lanes::<S, FUSED>::WIDTH..) {
-                    lanes.store(to, *sum);
-                }
-            }
-        }
-    }
 }

@@ -80,6 +80,17 @@ pub(super) const AVAILABLE: bool = !cfg!(target_arch = "arm");
 
 /// Runs a computation with the instruction set of this processor.
 pub(super) fn vectorised<V: Vectorised>(computation: V) -> V::Output {
+    #[cfg(test)]
+    match narrow::chosen() {
+        narrow::Set::Widest => {}
+        narrow::Set::Portable => return Scalar128b.vectorize(Separate(computation)),
+        #[cfg(target_arch = "x86_64")]
+        narrow::Set::Avx2 => {
+            if let Some(avx2) = pulp::x86::V3::try_new() {
+                return Simd::vectorize(avx2, Fused(computation));
+            }
+        }
+    }
     match Arch::new() {
         Arch::Scalar => Scalar128b.vectorize(Separate(computation)),
         #[allow(unreachable_patterns, reason = "some processors have nothing else")]
@@ -106,5 +117,44 @@ impl<V: Vectorised> WithSimd for Separate<V> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> V::Output {
         self.0.run::<S, false>(Lanes(simd))
+    }
+}
+
+/// Narrower instruction sets than this processor's, for tests.
+#[cfg(test)]
+pub(super) mod narrow {
+    use std::cell::Cell;
+
+    #[derive(Debug, Clone, Copy)]
+    pub(in crate::inference::fast) enum Set {
+        Widest,
+        #[cfg(target_arch = "x86_64")]
+        Avx2,
+        Portable,
+    }
+
+    impl Set {
+        pub(in crate::inference::fast) const ALL: &[Self] = &[
+            Self::Widest,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2,
+            Self::Portable,
+        ];
+    }
+
+    thread_local! {
+        static CHOSEN: Cell<Set> = const { Cell::new(Set::Widest) };
+    }
+
+    pub(super) fn chosen() -> Set {
+        CHOSEN.get()
+    }
+
+    /// Does something on this thread with an instruction set.
+    pub(in crate::inference::fast) fn with<T>(set: Set, work: impl FnOnce() -> T) -> T {
+        CHOSEN.set(set);
+        let result = work();
+        CHOSEN.set(Set::Widest);
+        result
     }
 }

@@ -3,9 +3,11 @@
 
 use super::operator::Fused;
 use super::optimised;
+use super::simd::narrow;
 use proptest::prelude::*;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PaddingSpec, PoolSpec};
 use tract_onnx::tract_core::ops::einsum::EinSum;
+use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::math::{add, max, min, mul, sub};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 use tract_onnx::tract_hir::internal::*;
@@ -24,30 +26,36 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_shape(shape, &numbers).unwrap()
 }
 
-/// Runs a model as tract would and as we do; `fused` is the number of our operators in it.
+/// Runs a model as tract would and as we do, with each instruction set; `fused` is the number of our
+/// operators in it.
 fn compare(model: TypedModel, inputs: &[Tensor], fused: usize) {
-    let ours = optimised(model.clone()).unwrap();
-    let found = ours.nodes().iter().filter(|n| n.op_is::<Fused>()).count();
-    assert_eq!(found, fused, "{ours}");
     let run = |model: TypedModel| {
         let inputs = inputs.iter().map(|i| i.clone().into_tvalue()).collect();
         model.into_runnable().unwrap().run(inputs).unwrap()
     };
-    let (ours, theirs) = (run(ours), run(model.into_optimized().unwrap()));
-    assert_eq!(ours.len(), theirs.len());
-    for (ours, theirs) in ours.iter().zip(&theirs) {
-        assert_eq!(ours.shape(), theirs.shape());
-        let (ours, theirs) = (
-            ours.to_plain_array_view::<f32>().unwrap(),
-            theirs.to_plain_array_view::<f32>().unwrap(),
-        );
-        for (at, (ours, theirs)) in ours.iter().zip(theirs.iter()).enumerate() {
-            let close = (ours - theirs).abs() <= 1e-4 * (1.0 + theirs.abs());
-            assert!(
-                close || ours.is_nan() && theirs.is_nan(),
-                "{at}: {ours}, not {theirs}"
-            );
+    let theirs = run(model.clone().into_optimized().unwrap());
+    for &set in narrow::Set::ALL {
+        let ours = narrow::with(set, || {
+            let ours = optimised(model.clone()).unwrap();
+            let found = ours.nodes().iter().filter(|n| n.op_is::<Fused>()).count();
+            assert_eq!(found, fused, "{ours}");
+            run(ours)
+        });
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            close(set, ours, theirs);
         }
+    }
+}
+
+fn close(set: narrow::Set, ours: &Tensor, theirs: &Tensor) {
+    assert_eq!(ours.shape(), theirs.shape());
+    let ours = ours.to_plain_array_view::<f32>().unwrap();
+    let theirs = theirs.to_plain_array_view::<f32>().unwrap();
+    for (at, (ours, theirs)) in ours.iter().zip(theirs.iter()).enumerate() {
+        let close = (ours - theirs).abs() <= 1e-4 * (1.0 + theirs.abs());
+        let equal = close || ours.is_nan() && theirs.is_nan();
+        assert!(equal, "{set:?}: {at}: {ours}, not {theirs}");
     }
 }
 
@@ -212,6 +220,23 @@ proptest! {
     }
 
     #[test]
+    fn a_product_over_channels_is_tracts(
+        channels in 2..300usize, places in 2..300usize, kernels in 2..60usize, seed: u16,
+    ) {
+        let seed = u64::from(seed);
+        let mut model = TypedModel::default();
+        let given = model.add_source("given", f32::fact([channels, places])).unwrap();
+        let weights = constant(&mut model, "weights", numbers(seed, &[kernels, channels]));
+        let product = EinSum::new("in,oi->on".parse().unwrap(), f32::datum_type());
+        let out = model.wire_node("product", product, &[given, weights]).unwrap()[0];
+        let zero = Tensor::from_shape(&[1, 1], &[0.0f32]).unwrap();
+        let zero = constant(&mut model, "zero", zero);
+        let out = model.wire_node("relu", max(), &[out, zero]).unwrap()[0];
+        model.select_output_outlets(&[out]).unwrap();
+        compare(model, &[numbers(seed + 2, &[channels, places])], 1);
+    }
+
+    #[test]
     fn a_product_with_weights_is_tracts(
         rows in 1..40usize, inner in 2..600usize, columns in 2..90usize,
         transposed: bool, first: bool, seed: u16,
@@ -256,6 +281,44 @@ fn what_others_read_as_well_stays() {
     let relu = model.wire_node("relu", max(), &[out, zero]).unwrap()[0];
     model.select_output_outlets(&[out, relu]).unwrap();
     compare(model, &[case.image()], 1);
+}
+
+/// A graph that computes `x · factor + x`, for the sides of an `If`.
+fn side(factor: f32) -> TypedModel {
+    let mut model = TypedModel::default();
+    let x = model.add_source("x", f32::fact([3])).unwrap();
+    let factor = Tensor::from_shape(&[1], &[factor]).unwrap();
+    let factor = model.add_const("factor", factor).unwrap();
+    let product = model.wire_node("product", mul(), &[x, factor]).unwrap()[0];
+    let sum = model.wire_node("sum", add(), &[product, x]).unwrap()[0];
+    model.select_output_outlets(&[sum]).unwrap();
+    model
+}
+
+#[test]
+fn a_condition_chooses_its_side() {
+    let mut model = TypedModel::default();
+    let condition = model
+        .add_source("condition", bool::fact([0usize; 0]))
+        .unwrap();
+    let x = model.add_source("x", f32::fact([3])).unwrap();
+    let choice = IfThenElse {
+        then_body: side(2.0),
+        then_input_mapping: vec![1],
+        else_body: side(-3.0),
+        else_input_mapping: vec![1],
+    };
+    let out = model.wire_node("if", choice, &[condition, x]).unwrap()[0];
+    model.select_output_outlets(&[out]).unwrap();
+    let plan = optimised(model).unwrap().into_runnable().unwrap();
+    for (condition, factor) in [(true, 3.0f32), (false, -2.0)] {
+        let condition = Tensor::from(condition).into_tvalue();
+        let x = Tensor::from_shape(&[3], &[1.0f32, -2.0, 0.5]).unwrap();
+        let out = plan.run(tvec![condition, x.into_tvalue()]).unwrap();
+        let out = out[0].to_plain_array_view::<f32>().unwrap();
+        let out: Vec<f32> = out.iter().copied().collect();
+        assert_eq!(out, [factor, -2.0 * factor, 0.5 * factor]);
+    }
 }
 
 #[test]
