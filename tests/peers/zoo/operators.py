@@ -3,9 +3,9 @@
     operators.py [--all] [RESULTS]
 
 The onnx package holds a case or more for each operator: a graph of one node, inputs and the outputs that
-the specification asks for. Those of tensors that a manifest can name are run by `run_graph`, with all
-inputs but the first as constants of the graph, as models have them, and where that fails with all
-inputs given at the call. What fails is compared with `operators.expected`, a list of cases each: exit
+the specification asks for. Those of tensors that a manifest can name are run by `run_graph` in three
+ways, one of which must do: with all inputs but the first as constants of the graph, as models have them,
+with all inputs given at the call, and with none. What fails is compared with `operators.expected`, a list of cases each: exit
 status 0 only if they are the same, so that nothing is lost, and what is won is written down. `--all`
 prints why each fails; RESULTS takes the counts by operator, as JSON.
 """
@@ -65,17 +65,21 @@ def spec(name, array):
     return {"name": name, "dtype": NAMES[array.dtype], "shape": list(array.shape)}
 
 
-def write(folder, model, given, expected, constant):
-    """The case as `run_graph` reads it."""
+def write(folder, model, given, expected, kept):
+    """The case as `run_graph` reads it, the first so many inputs given at the call."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     names = list(given)
-    kept = names[:1] if constant else names
-    for name in names[len(kept) :]:
+    for name in names[kept:]:
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(given[name]), name))
+    inputs = {name: given[name] for name in names[:kept]}
+    if not inputs:
+        # A manifest names an input at least; nothing takes this one.
+        inputs = {"unused": np.zeros(1, np.float32)}
+        unused = onnx.helper.make_tensor_value_info("unused", onnx.TensorProto.FLOAT, [1])
+        model.graph.input.append(unused)
     folder.mkdir()
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     specs = lambda arrays: [spec(n, np.asarray(a)) for n, a in arrays.items()]
-    inputs = {name: given[name] for name in kept}
     text = json.dumps({"inputs": specs(inputs), "outputs": specs(expected)})
     (folder / "case.json").write_text(text)
     data = b"".join(np.ascontiguousarray(a).tobytes() for a in inputs.values())
@@ -120,11 +124,11 @@ def main(arguments):
         return 64
     found = list(cases())
     with tempfile.TemporaryDirectory() as folder:
-        ways = {way: Path(folder) / way for way in ("constant", "given")}
-        for way, place in ways.items():
+        ways = {1: Path(folder) / "one", None: Path(folder) / "all", 0: Path(folder) / "none"}
+        for kept, place in ways.items():
             place.mkdir()
             for at, (case, given, expected) in enumerate(found):
-                write(place / str(at), case.model, given, expected, way == "constant")
+                write(place / str(at), case.model, given, expected, kept)
             run([place / str(at) for at in range(len(found))])
         failed, by_operator = {}, defaultdict(lambda: [0, 0])
         for at, (case, _, expected) in enumerate(found):

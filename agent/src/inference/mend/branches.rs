@@ -5,6 +5,7 @@
 //! value, say a sample rate, between branches of which one makes no sense for inputs of these shapes:
 //! there the other is kept, and a run whose condition chooses the first is an error.
 
+use super::loops;
 use super::names::{Fresh, Renamed, graphs_of_mut, rename_in};
 use super::part::Parts;
 use crate::inference::ops;
@@ -20,6 +21,8 @@ pub(super) struct Folded {
     pub known: usize,
     /// Their other branch cannot be computed for inputs of these shapes.
     pub only: usize,
+    /// Loops whose number of rounds follows from the inputs' shapes.
+    pub loops: usize,
 }
 
 /// Folds the branches of a model.
@@ -27,10 +30,13 @@ pub(super) fn fold(engine: &Onnx, model: &mut ModelProto, inputs: &[TensorSpec])
     let Some(mut graph) = model.graph.take() else {
         return Folded::default();
     };
-    let parts = Parts::of(engine, model, inputs);
+    let imports = &mut model.opset_import.iter();
+    let version = imports.find(|o| matches!(o.domain.as_str(), "" | "ai.onnx"));
     let mut folding = Folding {
-        parts,
+        version: version.map_or(1, |o| o.version),
+        parts: Parts::of(engine, model, inputs),
         folded: Folded::default(),
+        nodes: 0,
     };
     folding.known_in(&mut graph, &[]);
     folding.only_in(&mut graph);
@@ -40,8 +46,12 @@ pub(super) fn fold(engine: &Onnx, model: &mut ModelProto, inputs: &[TensorSpec])
 }
 
 struct Folding<'a> {
+    /// Of the standard operators.
+    version: i64,
     parts: Parts<'a>,
     folded: Folded,
+    /// That loops became.
+    nodes: usize,
 }
 
 impl Folding<'_> {
@@ -58,6 +68,10 @@ impl Folding<'_> {
                 // What was written there is looked at next.
                 continue;
             }
+            if graph.node[at].op_type == "Loop" && self.write_loop(graph, outer, at) {
+                self.folded.loops += 1;
+                continue;
+            }
             let mut node = std::mem::take(&mut graph.node[at]);
             let mut around = outer.to_vec();
             around.push(graph);
@@ -67,6 +81,19 @@ impl Folding<'_> {
             graph.node[at] = node;
             at += 1;
         }
+    }
+
+    fn write_loop(&mut self, graph: &mut GraphProto, outer: &[&GraphProto], at: usize) -> bool {
+        let mut layers = outer.to_vec();
+        layers.push(graph);
+        let Some(rounds) = loops::rounds(&mut self.parts, &layers, at) else {
+            return false;
+        };
+        let most = loops::NODES_MAX - self.nodes;
+        let written = loops::write_in_place(graph, outer, at, rounds, self.version, most);
+        // Beside the rounds' nodes there is one for each output.
+        self.nodes = (self.nodes + written.unwrap_or(0)).min(loops::NODES_MAX);
+        written.is_some()
     }
 
     fn condition(&mut self, graph: &GraphProto, outer: &[&GraphProto], at: usize) -> Option<bool> {

@@ -7,6 +7,7 @@
 
 mod branches;
 mod functions;
+mod loops;
 mod names;
 mod part;
 mod quantised;
@@ -29,6 +30,8 @@ pub enum Mend {
     /// `If` nodes one branch of which cannot be computed for the inputs' shapes, replaced by the other;
     /// a run whose condition chooses the first fails.
     OnlyBranches(usize),
+    /// `Loop` nodes whose number of rounds follows from the inputs' shapes, written out.
+    Loops(usize),
 }
 
 impl fmt::Display for Mend {
@@ -58,6 +61,11 @@ impl fmt::Display for Mend {
                  the other, the condition checked on each run",
                 many(n)
             ),
+            Self::Loops(n) => write!(
+                f,
+                "wrote out {n} Loop{} whose rounds the inputs' shapes decide",
+                many(n)
+            ),
         }
     }
 }
@@ -68,7 +76,7 @@ pub(super) const ALWAYS: &str =
 
 /// What is looked for, told when a model is refused and none of it is there.
 pub(super) const LOOKED_FOR: &str = "functions of the model's own, operators of ONNX Runtime's \
-     quantiser, and Ifs of which the inputs' shapes leave one branch";
+     quantiser, Ifs of which the inputs' shapes leave one branch, and Loops whose rounds they decide";
 
 /// Writes out what the engine takes, but computes otherwise than the specification says.
 pub(super) fn correct(model: &mut ModelProto) {
@@ -91,6 +99,7 @@ pub(super) fn mend(
         Mend::Contributed(contributed),
         Mend::Branches(folded.known),
         Mend::OnlyBranches(folded.only),
+        Mend::Loops(folded.loops),
     ];
     let done: Vec<Mend> = done.into_iter().filter(Mend::did_something).collect();
     (!done.is_empty()).then_some((model, done))
@@ -101,7 +110,8 @@ impl Mend {
         let (Self::Functions(count)
         | Self::Contributed(count)
         | Self::Branches(count)
-        | Self::OnlyBranches(count)) = self;
+        | Self::OnlyBranches(count)
+        | Self::Loops(count)) = self;
         *count > 0
     }
 }

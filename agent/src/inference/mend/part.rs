@@ -5,6 +5,7 @@ use crate::inference::graph::guarded;
 use crate::inference::tensor::datum_type;
 use dunlin_protocol::bundle::TensorSpec;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use tract_onnx::Onnx;
 use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
 use tract_onnx::tract_hir::internal::*;
@@ -34,9 +35,17 @@ impl<'a> Parts<'a> {
     /// The value of a tensor, if it is the same for all inputs of these shapes. `layers`: the graph
     /// that it is in and those around that, outermost first.
     pub(super) fn condition(&mut self, layers: &[&GraphProto], tensor: &str) -> Option<bool> {
+        self.value(layers, tensor)?.cast_to_scalar::<bool>().ok()
+    }
+
+    /// As [`condition`](Self::condition), for a whole number.
+    pub(super) fn whole_number(&mut self, layers: &[&GraphProto], tensor: &str) -> Option<i64> {
+        self.value(layers, tensor)?.cast_to_scalar::<i64>().ok()
+    }
+
+    fn value(&mut self, layers: &[&GraphProto], tensor: &str) -> Option<Arc<Tensor>> {
         let model = self.prepare(layers, &[tensor])?.ok()?;
-        let value = model.output_fact(0).ok()?.konst.clone()?;
-        value.cast_to_scalar::<bool>().ok()
+        model.output_fact(0).ok()?.konst.clone()
     }
 
     /// Whether these tensors can be computed; nothing if that cannot be told.

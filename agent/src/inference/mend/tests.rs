@@ -208,6 +208,81 @@ fn functions_that_call_themselves_end() {
     assert!(refused.contains("Twice"), "{refused}");
 }
 
+/// Sums of the rows of `x` from the first on, and with each the number of its row: as often as there
+/// are rows, or as `times` says.
+fn sums_of_rows(version: i64, times: &str, goes_on: &str) -> Written {
+    let unsqueezed = match version {
+        13.. => node("Unsqueeze", &["row", "zero"], &["rows"]),
+        _ => node("Identity", &["row"], &["rows"]),
+    };
+    let mut loop_body = body(
+        vec![
+            node("Identity", &["go"], &["on"]),
+            node("Gather", &["x", "at"], &["picked"]).with(int("axis", 0)),
+            node("Add", &["sum", "picked"], &["t"]),
+            node("Cast", &["at"], &["row"]).with(int("to", 1)),
+            unsqueezed,
+        ],
+        &["on", "t", "rows", "t"],
+    );
+    loop_body.input = body(vec![], &["at", "go", "sum"]).output;
+    let nodes = vec![
+        node("Shape", &["x"], &["shape"]),
+        node("Gather", &["shape", "first"], &["length"]),
+        node(
+            "Loop",
+            &[times, goes_on, "none"],
+            &["total", "rows_all", "sums"],
+        )
+        .with(graph("body", loop_body)),
+        // The name that the body uses for another tensor.
+        node("Neg", &["sums"], &["t"]),
+        node("Neg", &["t"], &["y"]),
+    ];
+    let mut first = ints("first", &[0]);
+    first.dims.clear();
+    let weights = vec![first, ints("zero", &[0]), floats("none", &[2], &[0.0, 0.0])];
+    let inputs = vec![
+        spec("x", DType::FP32, &[3, 2]),
+        spec("often", DType::INT64, &[]),
+    ];
+    let outputs = vec![
+        spec("y", DType::FP32, &[3, 2]),
+        spec("total", DType::FP32, &[2]),
+        spec(
+            "rows_all",
+            DType::FP32,
+            if version < 13 { &[3] } else { &[3, 1] },
+        ),
+    ];
+    Written::new(version, inputs, nodes, weights, outputs)
+}
+
+#[test]
+fn loops_whose_rounds_shapes_decide_are_written_out() {
+    for version in [11, 13] {
+        let graph = sums_of_rows(version, "length", "").load();
+        let graph = graph.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(graph.mends(), [Mend::Loops(1)]);
+        let x = Values::FP32(vec![1.0, 10.0, 2.0, 20.0, 4.0, 40.0]);
+        let answers = graph.run(&[x, Values::INT64(vec![9])]).unwrap();
+        let sums = Values::FP32(vec![1.0, 10.0, 3.0, 30.0, 7.0, 70.0]);
+        assert_eq!(answers[0], sums);
+        assert_eq!(answers[1], Values::FP32(vec![7.0, 70.0]));
+        assert_eq!(answers[2], Values::FP32(vec![0.0, 1.0, 2.0]));
+    }
+}
+
+#[test]
+fn loops_whose_rounds_an_input_decides_are_refused() {
+    let refused = sums_of_rows(13, "often", "")
+        .load()
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("Loop (node \"n_total\")"), "{refused}");
+    assert!(refused.contains("Loops whose rounds"), "{refused}");
+}
+
 /// Scales and zero points of `a`, `b` and the result.
 fn quantisation() -> Vec<tract_onnx::pb::TensorProto> {
     let scale = |name, value| floats(name, &[], &[value]);
@@ -298,15 +373,14 @@ fn standard_operators_on_integers_are_computed_on_floats() {
     assert_eq!(y, Values::UINT8(vec![102, 104, 102, 102]));
 }
 
-/// `h = x + h` of the step after, with weights of one: sums from behind.
+/// `h = tanh(x + h of the step behind)`.
 #[test]
 fn what_runs_backwards_begins_at_the_end() {
     for layout in [0, 1] {
-        let sums = node("RNN", &["x", "w", "r"], &["y", "last"])
+        let node = node("RNN", &["x", "w", "r"], &["y", "last"])
             .with(text("direction", "reverse"))
             .with(int("hidden_size", 1))
-            .with(int("layout", layout))
-            .with(strings("activations", &["Relu"]));
+            .with(int("layout", layout));
         let one = |name| floats(name, &[1, 1, 1], &[1.0]);
         let shape = if layout == 0 { [3, 1, 1] } else { [1, 3, 1] };
         let out = [shape[0], if layout == 0 { 1 } else { 3 }, 1, 1];
@@ -315,15 +389,19 @@ fn what_runs_backwards_begins_at_the_end() {
             spec("last", DType::FP32, &[1, 1, 1]),
         ];
         let x = spec("x", DType::FP32, &shape);
-        let written = Written::new(14, vec![x], vec![sums], vec![one("w"), one("r")], outputs);
+        let written = Written::new(14, vec![x], vec![node], vec![one("w"), one("r")], outputs);
         let graph = written.load().unwrap_or_else(|e| panic!("{e}"));
-        let answers = graph.run(&[Values::FP32(vec![1.0, 2.0, 4.0])]).unwrap();
-        assert_eq!(
-            answers[0],
-            Values::FP32(vec![7.0, 6.0, 4.0]),
-            "layout {layout}"
-        );
-        assert_eq!(answers[1], Values::FP32(vec![7.0]));
+        let answers = graph.run(&[Values::FP32(vec![0.1, 0.2, 0.4])]).unwrap();
+        let third = 0.4_f64.tanh();
+        let second = (0.2 + third).tanh();
+        let first = (0.1 + second).tanh();
+        let near = |got: &Values, expected: &[f64]| {
+            let pairs = got.iter_f64().zip(expected);
+            assert_eq!(got.len(), expected.len());
+            pairs.for_each(|(g, e)| assert!((g - e).abs() < 1e-6, "{got:?}, layout {layout}"));
+        };
+        near(&answers[0], &[first, second, third]);
+        near(&answers[1], &[first]);
     }
 }
 

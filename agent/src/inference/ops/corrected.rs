@@ -12,17 +12,22 @@ type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 /// What tract's own readers are called beside ours; no operator of ONNX has a dot in its name.
 const CONSTANT_OF_SHAPE: &str = "tract.ConstantOfShape";
 const SQUEEZE: &str = "tract.Squeeze";
+const GRU: &str = "tract.GRU";
+const LSTM: &str = "tract.LSTM";
+const RNN: &str = "tract.RNN";
+
+type Reader = fn(&ParsingContext, &NodeProto) -> Parsed;
 
 pub(super) fn register(engine: &mut Onnx) {
     let operators = &mut engine.op_register;
-    for (name, kept_as, ours) in [
-        (
-            "ConstantOfShape",
-            CONSTANT_OF_SHAPE,
-            constant_of_shape as fn(&ParsingContext, &NodeProto) -> Parsed,
-        ),
+    let corrected: [(&str, &str, Reader); 5] = [
+        ("ConstantOfShape", CONSTANT_OF_SHAPE, constant_of_shape),
         ("Squeeze", SQUEEZE, squeeze),
-    ] {
+        ("GRU", GRU, gru),
+        ("LSTM", LSTM, lstm),
+        ("RNN", RNN, rnn),
+    ];
+    for (name, kept_as, ours) in corrected {
         if let Some(tracts) = operators.0.get(name).copied() {
             operators.insert(kept_as, tracts);
             operators.insert(name, ours);
@@ -64,6 +69,46 @@ fn squeeze(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
         ctx.onnx_operator_set_version = ctx.onnx_operator_set_version.max(13);
     }
     read_by(SQUEEZE, &ctx, node)
+}
+
+fn gru(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    check_recurrent(node, &["Sigmoid", "Tanh"])?;
+    read_by(GRU, ctx, node)
+}
+
+fn lstm(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    check_recurrent(node, &["Sigmoid", "Tanh", "Tanh"])?;
+    read_by(LSTM, ctx, node)
+}
+
+fn rnn(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    check_recurrent(node, &["Tanh"])?;
+    read_by(RNN, ctx, node)
+}
+
+/// tract takes the usual activation functions and no limits, whatever the file says.
+fn check_recurrent(node: &NodeProto, usual: &[&str]) -> TractResult<()> {
+    let given = node.attribute.iter().find(|a| a.name == "activations");
+    let given = given.map_or(&[][..], |a| &a.strings);
+    let given: Vec<_> = given.iter().map(|s| String::from_utf8_lossy(s)).collect();
+    let each = usual.iter().cycle();
+    ensure!(
+        given
+            .iter()
+            .zip(each)
+            .all(|(got, want)| got.eq_ignore_ascii_case(want)),
+        "{}: activations {given:?}: expected {usual:?} in each direction",
+        node.op_type
+    );
+    let clip: Option<f32> = node.get_attr_opt("clip")?;
+    ensure!(clip.is_none(), "{}: clip is not supported", node.op_type);
+    let coupled: i64 = node.get_attr_opt("input_forget")?.unwrap_or(0);
+    ensure!(
+        coupled == 0,
+        "{}: input_forget is not supported",
+        node.op_type
+    );
+    Ok(())
 }
 
 /// What `Resize` was called before version 10: the same as its version 10.

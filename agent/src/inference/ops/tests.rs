@@ -155,3 +155,25 @@ fn sequences_are_turned_around_as_far_as_they_go() {
     let answer = written.answer(&[Values::FP32(vec![1.0, 10.0, 2.0, 20.0, 3.0, 30.0])]);
     assert_eq!(answer, Values::FP32(vec![3.0, 20.0, 2.0, 10.0, 1.0, 30.0]));
 }
+
+#[test]
+fn recurrent_operators_of_other_functions_are_refused() {
+    let others = [
+        strings("activations", &["Relu"]),
+        float("clip", 1.0),
+        int("input_forget", 1),
+    ];
+    for attribute in others {
+        let named = attribute.name.clone();
+        let nodes = vec![node("RNN", &["x", "w", "r"], &["y"]).with(attribute)];
+        let one = |name| floats(name, &[1, 1, 1], &[1.0]);
+        let x = spec("x", DType::FP32, &[3, 1, 1]);
+        let y = spec("y", DType::FP32, &[3, 1, 1, 1]);
+        let written = Written::new(14, vec![x], nodes, vec![one("w"), one("r")], vec![y]);
+        let refused = written.load().unwrap_err().to_string();
+        assert!(
+            refused.contains("at RNN (node \"n_y\")") && refused.contains(&named),
+            "{refused}"
+        );
+    }
+}
