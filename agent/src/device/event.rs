@@ -66,7 +66,8 @@ pub enum Event {
         /// Why.
         detail: String,
     },
-    /// The worker died; the shell starts another and has it serve [`State::serve`].
+    /// The worker died; the shell starts another and has it do what
+    /// [`State::serve`](super::State::serve) says.
     WorkerDied {
         /// Exit status in words.
         detail: String,
