@@ -348,7 +348,7 @@ async fn run_until_drained(
         window_ms: i64::from(args.window_ms),
         at_work,
         told: BTreeMap::new(),
-        told_of_shadow: None,
+        told_of_shadow: BTreeMap::new(),
         retiring: JoinSet::new(),
     };
     let window = Duration::from_millis(u64::from(args.window_ms));
@@ -405,8 +405,8 @@ struct Desk {
     at_work: AtWork,
     /// Totals told last, by bundle.
     told: BTreeMap<Digest, Totals>,
-    /// What was last said of a version in the shadow.
-    told_of_shadow: Option<(Digest, ShadowReport)>,
+    /// What was last said of the versions in the shadow, by bundle.
+    told_of_shadow: BTreeMap<Digest, ShadowReport>,
     /// Replaced bundles that still answer requests.
     retiring: JoinSet<Result<(), WorkerError>>,
 }
@@ -541,11 +541,13 @@ impl Desk {
                 self.told.insert(bundle, totals);
             }
         }
-        for challenger in self.models.challengers() {
+        let challengers = self.models.challengers();
+        self.told_of_shadow
+            .retain(|bundle, _| challengers.iter().any(|c| c.bundle() == *bundle));
+        for challenger in challengers {
             let (bundle, so_far) = (challenger.bundle(), challenger.report());
-            if self.told_of_shadow != Some((bundle, so_far)) {
+            if self.told_of_shadow.insert(bundle, so_far) != Some(so_far) {
                 self.tell(FromWorker::Shadowed { bundle, so_far }).await?;
-                self.told_of_shadow = Some((bundle, so_far));
             }
         }
         Ok(())
