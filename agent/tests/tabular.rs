@@ -116,7 +116,7 @@ fn rows_that_are_too_narrow_for_the_trees_are_refused_when_the_model_is_loaded()
         &[spec("scores", DType::FP32, &[1, 2])],
     );
     let message = error.to_string();
-    assert!(matches!(error, GraphError::Prepare(_)), "{message}");
+    assert!(message.contains("cannot be prepared"), "{message}");
     assert!(message.contains("a row has 2 features"), "{message}");
     // This one does.
     let error = refused(
