@@ -34,6 +34,8 @@ impl Worker {
             .arg(&socket)
             .arg("--models")
             .arg(models)
+            // As its supervisor starts it.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

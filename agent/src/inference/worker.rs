@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -40,6 +40,8 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stack of threads that load and run models, in a trial and in service alike. Stacks count towards
 /// the memory limit.
 const STACK_BYTES: usize = 2 << 20;
+/// How far a load stands back behind requests.
+const LOADING_NICE: i32 = 19;
 /// Stack of the two threads at the pipe.
 const PIPE_STACK_BYTES: usize = 256 << 10;
 
@@ -417,7 +419,7 @@ impl Desk {
         let present: Vec<Digest> = self.models.all().iter().map(|s| s.bundle()).collect();
         let folder = slot.clone();
         let at_work = self.at_work.clone();
-        let loading = tokio::task::spawn_blocking(move || {
+        let loading = beside_requests(move || {
             let _guard = at_work.begin(bundle);
             load(&folder, bundle, &present)
         });
@@ -460,7 +462,7 @@ impl Desk {
             return Ok(());
         }
         let (folder, at_work) = (slot.clone(), self.at_work.clone());
-        let loading = tokio::task::spawn_blocking(move || {
+        let loading = beside_requests(move || {
             let _guard = at_work.begin(bundle);
             load(&folder, bundle, &[])
         });
@@ -502,7 +504,7 @@ impl Desk {
     /// Goes on telling windows and progress until a load is done.
     async fn while_loading(
         &mut self,
-        mut loading: tokio::task::JoinHandle<Result<Loaded, String>>,
+        mut loading: oneshot::Receiver<Result<Loaded, String>>,
     ) -> Result<Result<Loaded, String>, WorkerError> {
         let mut tick = interval(TICK_MAX);
         loop {
@@ -510,7 +512,7 @@ impl Desk {
                 loaded = &mut loading => {
                     return Ok(match loaded {
                         Ok(loaded) => loaded,
-                        Err(e) => Err(format!("loading failed: {e}")),
+                        Err(_) => Err("loading failed: its thread ended".to_owned()),
                     });
                 }
                 _ = tick.tick() => {
@@ -593,6 +595,26 @@ async fn retire(old: Arc<Served>, out: mpsc::Sender<FromWorker>) -> Result<(), W
         tell(&out, FromWorker::Window(Box::new(window))).await?;
     }
     tell(&out, progress(old.bundle(), old.totals())).await
+}
+
+/// Loads in a thread of its own, behind whatever answers requests: they are to notice a swap as little
+/// as may be. On an idle machine it takes no longer for that.
+fn beside_requests(
+    work: impl FnOnce() -> Result<Loaded, String> + Send + 'static,
+) -> oneshot::Receiver<Result<Loaded, String>> {
+    let (done, loading) = oneshot::channel();
+    let run = move || {
+        // Of this thread alone, as Linux counts it.
+        if let Err(error) = rustix::process::setpriority_process(None, LOADING_NICE) {
+            tracing::debug!(%error, "a model is loaded at ordinary priority");
+        }
+        let _ = done.send(work());
+    };
+    let thread = std::thread::Builder::new().name("loading".to_owned());
+    if let Err(error) = thread.stack_size(STACK_BYTES).spawn(run) {
+        tracing::error!(%error, "no thread to load a model in");
+    }
+    loading
 }
 
 enum Loaded {

@@ -33,7 +33,7 @@ pub(crate) fn measure(agent: &Path, recipe: &Path) -> anyhow::Result<()> {
 async fn all(agent: &Path, recipe: &Path) -> anyhow::Result<()> {
     let under_test = std::env::current_exe()?.with_file_name("dunlin-under-test");
     let program = under_test.to_str().context("a path in UTF-8")?;
-    let mut fleet = FleetBuilder::new(program).devices(0).boot().await?;
+    let mut fleet = FleetBuilder::new(program).devices(1).boot().await?;
     let dir = fleet.dir.path().join("measured");
     let settings = agent_settings(&dir, "measured")?;
     let claim = fleet.operator.claim(1).await?;
@@ -45,7 +45,7 @@ async fn all(agent: &Path, recipe: &Path) -> anyhow::Result<()> {
         config.to_str().context("a path in UTF-8")?,
     ];
     let mut process = Process::start(agent, &arguments, &dir.join("agent.log"))?;
-    fleet.operator.online(1).await?;
+    fleet.operator.online(2).await?;
     tokio::time::sleep(SETTLE).await;
     let supervisor = u32::try_from(process.pid())?;
     let worker = worker_of(process.pid())?;
