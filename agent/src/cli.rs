@@ -12,6 +12,7 @@ use crate::install::{self, Outcome, Wish};
 use crate::ledger::Ledger;
 use crate::pipeline::command::{self, PipeArgs};
 use crate::shell::{self, Program};
+use crate::worker::ONE_HEAP;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dunlin_protocol::command::Probation;
@@ -21,6 +22,7 @@ use dunlin_protocol::report::{Failure, Hold, Progress};
 use jiff::{SignedDuration, Timestamp};
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -176,7 +178,10 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
                 run_pipe(pipe, settings.inference.socket)
             }),
         },
-        Sub::Run { config } => with_settings(&config, |settings| run(settings, prefix)),
+        Sub::Run { config } => with_settings(&config, |settings| {
+            with_one_heap(&again);
+            run(settings, prefix)
+        }),
         Sub::Enroll {
             config,
             token_file,
@@ -324,6 +329,21 @@ fn die_with_parent_if_asked() {
         // Where the kernel has no such thing, the agent merely outlives its parent.
         let _ = rustix::process::set_parent_process_death_signal(term);
     }
+}
+
+/// Begins anew, once, with what glibc reads as a program starts: heaps for each thread hold
+/// several MiB that nobody uses.
+fn with_one_heap(again: &[OsString]) {
+    if std::env::var_os(ONE_HEAP.0).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let mut command = std::process::Command::new(program);
+    // Returns only if it fails, and then more memory is used.
+    let failed = command.args(again).env(ONE_HEAP.0, ONE_HEAP.1).exec();
+    eprintln!("cannot start anew with one heap, goes on with several: {failed}");
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

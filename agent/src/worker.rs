@@ -12,6 +12,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 const QUEUE: usize = 256;
+/// Makes glibc keep one heap; it keeps one for each thread otherwise.
+pub const ONE_HEAP: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 /// Longest time of a trial, which loads a model and runs its golden cases.
 pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(120);
 const DRAIN_TIMEOUT_MS: u64 = 10_000;
@@ -165,9 +167,8 @@ fn base_command(settings: &WorkerSettings) -> Command {
         .arg("infer")
         .arg("--memory-limit-bytes")
         .arg(settings.memory_limit_bytes.to_string())
-        // glibc keeps a heap for each thread otherwise, and what one freed of a replaced model is of
-        // no use to the next, which loads in another.
-        .env("MALLOC_ARENA_MAX", "1")
+        // What one thread freed of a replaced model is of no use to the next, which loads in another.
+        .env(ONE_HEAP.0, ONE_HEAP.1)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);

@@ -4,8 +4,9 @@
 
 use dunlin::api::CreateRollout;
 use dunlin::pack::{PackRequest, pack};
+use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Probation, Shadow};
-use dunlin_protocol::id::DeviceId;
+use dunlin_protocol::id::{DeviceId, Digest};
 use dunlin_protocol::report::{ModelReport, Progress};
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_tests::fleet::{Fleet, FleetBuilder};
@@ -173,9 +174,29 @@ async fn two_families_are_rolled_out_served_and_replaced_each_by_itself() {
     fleet.restart_device(0).await.unwrap();
     both_serve(&socket).await;
     worker_comes_back(&fleet, &socket).await;
+    for device in &fleet.devices {
+        what_is_in_use_is_kept(&device.settings.state_dir);
+    }
     let fed = fleet.stop_streams().await.unwrap();
     println!("{fed:?}");
     fleet.end().await.unwrap();
+}
+
+/// What serves of either family can be patched from, or gone back to, without another download.
+fn what_is_in_use_is_kept(state_dir: &Path) {
+    for family in ["digits", LEVEL] {
+        let link = state_dir.join("models").join(family).join("current");
+        let bytes = std::fs::read(link.join("manifest.json")).unwrap();
+        let manifest = Manifest::parse(&bytes).unwrap();
+        let files = manifest.files.named().into_iter();
+        for digest in files
+            .map(|(_, file)| file.sha256)
+            .chain([Digest::of(&bytes)])
+        {
+            let blob = state_dir.join("blobs").join(digest.to_string());
+            assert!(blob.exists(), "{family}: {}", blob.display());
+        }
+    }
 }
 
 async fn both_serve(socket: &Path) {

@@ -299,6 +299,12 @@ impl Model {
         }
     }
 
+    /// Whether a bundle is being fetched.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        matches!(self.phase, Phase::Receiving { .. })
+    }
+
     /// Whether an update was given up for want of a link, so that what is half fetched of it is
     /// gone on from once it is asked for again.
     #[must_use]

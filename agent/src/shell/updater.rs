@@ -16,7 +16,7 @@ use crate::bundle::{Kind, Receiver, UpdateError};
 use crate::clock::Clock;
 use crate::device::window::Windows;
 use crate::device::{
-    self, Consent, Effect, Event, Model, Phase, ReceiveFailure, ReceiveFailureKind, Slot, State,
+    self, Consent, Effect, Event, Model, ReceiveFailure, ReceiveFailureKind, Slot, State,
 };
 use crate::files::Disk;
 use crate::hold::HoldFile;
@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Most jobs' words that wait to be heard.
@@ -138,6 +138,8 @@ pub struct Updater {
     done: mpsc::Receiver<Done>,
     done_sender: mpsc::Sender<Done>,
     garbage: Option<JoinHandle<()>>,
+    /// What [`State::in_use`] says now: a fetch may outlast what was so when it began.
+    in_use: watch::Sender<Vec<Digest>>,
     /// Fetches begun so far.
     fetches: Arc<AtomicU64>,
     orders: Vec<Order>,
@@ -158,6 +160,7 @@ impl Updater {
             Some(state) => state,
             None => begin(&slots, parts.jitter_seed, now_ms, &mut orders),
         };
+        let in_use = state.in_use();
         let (done_sender, done) = mpsc::channel(QUEUE);
         let mut updater = Self {
             ledger,
@@ -177,6 +180,7 @@ impl Updater {
             done,
             done_sender,
             garbage: None,
+            in_use: watch::Sender::new(in_use),
             fetches: Arc::default(),
             orders,
         };
@@ -231,12 +235,15 @@ impl Updater {
                 break;
             }
             let before = std::mem::replace(&mut self.state, next);
+            self.in_use.send_replace(self.state.in_use());
             for effect in effects {
                 self.carry_out(effect);
             }
-            let ended = |(family, model): (&Family, &Model)| {
-                let now = self.state.models.get(family).and_then(Model::under_way);
-                model.under_way().is_some() && now.is_none()
+            let ended = |(family, before): (&Family, &Model)| {
+                let now = self.state.models.get(family);
+                let fetched = before.is_receiving() && !now.is_some_and(Model::is_receiving);
+                let under_way = now.and_then(Model::under_way);
+                fetched || (before.under_way().is_some() && under_way.is_none())
             };
             if before.models.iter().any(ended) {
                 self.collect_garbage();
@@ -278,7 +285,9 @@ impl Updater {
                 family,
                 number,
                 event,
-            } if self.jobs(&family).update.is_present(number) => self.feed(event, now_ms).await,
+            } if self.jobs(&family).update.is_present(number) => {
+                self.feed(event, now_ms).await
+            }
             Done::Checked {
                 family,
                 number,
@@ -406,7 +415,7 @@ impl Updater {
         let family = want.family.clone();
         let dir = self.slots.folder(&family, slot);
         self.fetches.fetch_add(1, Ordering::SeqCst);
-        let in_use = self.state.in_use();
+        let in_use = self.in_use.subscribe();
         let way = self.way_of(&want);
         self.jobs(&family.clone())
             .update
@@ -419,14 +428,13 @@ impl Updater {
                     .await;
                 match &result {
                     Ok(spent) => {
-                        receiver.tidy(&in_use, &[], || false).await;
                         let (digest, detail) = (want.digest, cost(&want, spent));
                         let _ = sender.send(Done::Fetched { digest, detail }).await;
                     }
                     // Room for the ledger and the telemetry is worth more than a resumed download.
                     Err(e) if e.is_disk_full() => {
-                        let others: Vec<Digest> =
-                            in_use.into_iter().filter(|d| *d != want.digest).collect();
+                        let mut others = in_use.borrow().clone();
+                        others.retain(|digest| *digest != want.digest);
                         receiver.tidy(&others, &[dir], || false).await;
                     }
                     Err(_) => {}
@@ -546,8 +554,7 @@ impl Updater {
     /// Removes, beside the loop, what no bundle here or on its way needs.
     fn collect_garbage(&mut self) {
         // What is half fetched is resumed.
-        let is_half =
-            |model: &Model| matches!(model.phase, Phase::Receiving { .. }) || model.is_resumable();
+        let is_half = |model: &Model| model.is_receiving() || model.is_resumable();
         if self.state.models.values().any(is_half) {
             return;
         }
