@@ -12,7 +12,6 @@ use crate::install::{self, Outcome, Wish};
 use crate::ledger::Ledger;
 use crate::pipeline::command::{self, PipeArgs};
 use crate::shell::{self, Program};
-use crate::worker::ONE_HEAP;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dunlin_protocol::command::Probation;
@@ -30,6 +29,12 @@ use std::time::Duration;
 /// Configuration is wrong (`EX_USAGE`, sysexits.h).
 const EXIT_CONFIG: u8 = 64;
 const TOKEN_MAX_BYTES: u64 = 4096;
+/// glibc's own limits, fixed.
+const HEAP: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+];
 
 /// Runs signed models on this device and keeps them in step with the fleet.
 #[derive(Debug, Parser)]
@@ -179,7 +184,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             }),
         },
         Sub::Run { config } => with_settings(&config, |settings| {
-            with_one_heap(&again);
+            with_small_heap(&again);
             run(settings, prefix)
         }),
         Sub::Enroll {
@@ -331,10 +336,13 @@ fn die_with_parent_if_asked() {
     }
 }
 
-/// Begins anew, once, with what glibc reads as a program starts: heaps for each thread hold
-/// several MiB that nobody uses.
-fn with_one_heap(again: &[OsString]) {
-    if std::env::var_os(ONE_HEAP.0).is_some() {
+/// Begins anew, once, with what glibc reads as a program starts: heaps for each thread, and limits
+/// that grow with what was freed, hold several MiB that nobody uses.
+fn with_small_heap(again: &[OsString]) {
+    if HEAP
+        .iter()
+        .all(|(name, _)| std::env::var_os(name).is_some())
+    {
         return;
     }
     let Ok(program) = std::env::current_exe() else {
@@ -342,8 +350,8 @@ fn with_one_heap(again: &[OsString]) {
     };
     let mut command = std::process::Command::new(program);
     // Returns only if it fails, and then more memory is used.
-    let failed = command.args(again).env(ONE_HEAP.0, ONE_HEAP.1).exec();
-    eprintln!("cannot start anew with one heap, goes on with several: {failed}");
+    let failed = command.args(again).envs(HEAP).exec();
+    eprintln!("cannot start anew with a small heap, goes on with a larger one: {failed}");
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

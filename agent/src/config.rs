@@ -70,6 +70,16 @@ impl std::error::Error for ConfigErrors {}
 pub struct TelemetrySettings {
     /// Most space the buffer takes on disk, 1 to 65,536 MiB.
     pub max_mib: u64,
+    /// Longest time that events wait for the server, 1 to 3,650 days.
+    pub event_days: u64,
+    /// As long, drift windows.
+    pub sketch_days: u64,
+    /// As long, metrics.
+    pub metrics_days: u64,
+    /// As long, log lines.
+    pub log_days: u64,
+    /// Most KiB a second of what was buffered before a connection began; 0: no limit.
+    pub drain_kib_s: u64,
     /// Time between two reports of metrics, 100 to 86,400,000 ms.
     pub metrics_every_ms: u64,
 }
@@ -144,6 +154,9 @@ struct Inputs {
     window_ms: i64,
     memory_limit_mib: i64,
     max_mib: i64,
+    /// Of events, sketches, metrics and logs.
+    days: [i64; 4],
+    drain_kib_s: i64,
     metrics_every_ms: i64,
     transport: String,
     proxy: Option<String>,
@@ -253,6 +266,13 @@ impl Inputs {
             window_ms: from.number("inference.window_ms", 60_000),
             memory_limit_mib: from.number("inference.memory_limit_mib", 512),
             max_mib: from.number("telemetry.max_mib", 64),
+            days: [
+                from.number("telemetry.event_days", 90),
+                from.number("telemetry.sketch_days", 90),
+                from.number("telemetry.metrics_days", 30),
+                from.number("telemetry.log_days", 7),
+            ],
+            drain_kib_s: from.number("telemetry.drain_kib_s", 256),
             metrics_every_ms: from.number("telemetry.metrics_every_ms", 60_000),
             transport: text(from, "update.transport", "auto"),
             proxy: from.secret_text("update.proxy"),
@@ -291,15 +311,12 @@ impl Inputs {
                     1 << 20,
                 ),
             },
-            telemetry: TelemetrySettings {
-                max_mib: check.range("telemetry.max_mib", self.max_mib, 1, 65_536),
-                metrics_every_ms: check.range(
-                    "telemetry.metrics_every_ms",
-                    self.metrics_every_ms,
-                    100,
-                    86_400_000,
-                ),
-            },
+            telemetry: check.telemetry(
+                self.max_mib,
+                self.days,
+                self.drain_kib_s,
+                self.metrics_every_ms,
+            ),
             update: UpdateSettings {
                 transport: check.transport(&self.transport),
                 proxy: check.proxy(self.proxy),
@@ -462,6 +479,30 @@ impl Check<'_> {
             expected: expected.into(),
             got: got.into(),
         });
+    }
+
+    fn telemetry(
+        &mut self,
+        max_mib: i64,
+        [event, sketch, metrics, log]: [i64; 4],
+        drain_kib_s: i64,
+        metrics_every_ms: i64,
+    ) -> TelemetrySettings {
+        let mut days = |key, value| self.range(key, value, 1, 3650);
+        let event_days = days("telemetry.event_days", event);
+        let sketch_days = days("telemetry.sketch_days", sketch);
+        let metrics_days = days("telemetry.metrics_days", metrics);
+        let log_days = days("telemetry.log_days", log);
+        let every = "telemetry.metrics_every_ms";
+        TelemetrySettings {
+            max_mib: self.range("telemetry.max_mib", max_mib, 1, 65_536),
+            event_days,
+            sketch_days,
+            metrics_days,
+            log_days,
+            drain_kib_s: self.range("telemetry.drain_kib_s", drain_kib_s, 0, 1 << 20),
+            metrics_every_ms: self.range(every, metrics_every_ms, 100, 86_400_000),
+        }
     }
 
     fn range(&mut self, key: &str, value: i64, min: u64, max: u64) -> u64 {

@@ -239,9 +239,14 @@ async fn fill_a_disk(dir: &Path) {
     assert_eq!(handle.stats().await.problem, None);
 
     let (mut events, mut arrived, mut gone) = (BTreeSet::new(), 0, 0);
+    let mut recovered = 0;
     for segment in drain(&handle, report.boot).await {
         for record in segment.records {
             match record.body {
+                Body::Event(e) if e.code == "telemetry_store_recovered" => {
+                    assert!(e.detail.contains("bytes of disk are free"), "{e:?}");
+                    recovered += 1;
+                }
                 Body::Event(e) => assert!(events.insert(e.code), "an event twice"),
                 Body::Log(_) => arrived += 1,
                 Body::Gap(gap) => {
@@ -254,6 +259,7 @@ async fn fill_a_disk(dir: &Path) {
     }
     println!("{arrived} arrived, {gone} gone of {pushed}");
     assert_eq!(events.len(), bursts, "every event is there");
+    assert_eq!(recovered, 2, "each full disk is told of once it is over");
     assert_eq!(
         arrived + gone,
         pushed,

@@ -4,14 +4,14 @@ use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
 use crate::bundle::{BlockLink, stage};
-use crate::config::Settings;
+use crate::config::{Settings, TelemetrySettings};
 use crate::files::Disk;
 use crate::identity::Identity;
 use crate::mqtt::{self, Link, LinkSettings, Outgoing};
 use crate::pipeline::command::charge;
 use crate::pipeline::{ChildEvent, ChildSettings, Pipelines, child};
 use crate::renew;
-use crate::telemetry::{Limits, TelemetryHandle};
+use crate::telemetry::{Ages, Limits, TelemetryHandle};
 use crate::throttle::Throttle;
 use crate::worker::{self, WorkerSettings};
 use dunlin_protocol::id::{Digest, Revision};
@@ -26,9 +26,7 @@ impl Shell {
         identity: Identity,
         program: Program,
     ) -> anyhow::Result<Self> {
-        let limits = Limits {
-            max_bytes: settings.telemetry.max_mib << 20,
-        };
+        let limits = limits(&settings.telemetry);
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
         let worker_settings = worker_settings(&settings, program)?;
@@ -98,6 +96,20 @@ fn pipelines(
         prefix: worker.prefix.clone(),
         charge: charge(settings, identity.enrolled.device.as_str()),
     }))
+}
+
+fn limits(telemetry: &TelemetrySettings) -> Limits {
+    let days_ms = |days: u64| i64::try_from(days).map_or(i64::MAX, |days| days * 86_400_000);
+    Limits {
+        max_bytes: telemetry.max_mib << 20,
+        ages: Ages {
+            event_ms: days_ms(telemetry.event_days),
+            sketch_ms: days_ms(telemetry.sketch_days),
+            metrics_ms: days_ms(telemetry.metrics_days),
+            log_ms: days_ms(telemetry.log_days),
+        },
+        drain_bytes_s: telemetry.drain_kib_s * 1024,
+    }
 }
 
 fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<WorkerSettings> {

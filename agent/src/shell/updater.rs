@@ -285,9 +285,7 @@ impl Updater {
                 family,
                 number,
                 event,
-            } if self.jobs(&family).update.is_present(number) => {
-                self.feed(event, now_ms).await
-            }
+            } if self.jobs(&family).update.is_present(number) => self.feed(event, now_ms).await,
             Done::Checked {
                 family,
                 number,

@@ -5,16 +5,20 @@
 //! [`WAITING_BYTES_MAX`], and what is buffered already is kept, sent and deleted as ever; what has
 //! to be dropped is named in gaps, which are written once the store takes them.
 
+mod tell;
+
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX, SledStore};
+use super::evict::{Eviction, Limits, next_eviction};
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
-use super::store::{BATCH_MAX, Eviction, Index, Limits, SegmentStore, StoreError, next_eviction};
+use super::store::{BATCH_MAX, Index, SegmentStore, StoreError};
 use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
-use dunlin_protocol::telemetry::{Body, Class, Event, Gap, Record};
+use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
 use std::collections::BTreeMap;
 use std::path::Path;
+use tell::{Problem, SET_ASIDE, UNAVAILABLE};
 
 /// Most bytes of entries that wait in memory while the store fails.
 pub(crate) const WAITING_BYTES_MAX: usize = 2 << 20;
@@ -24,9 +28,6 @@ const LOST_NUMBERS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A store below this many bytes on disk is not worth compacting.
 const COMPACT_BYTES_MIN: u64 = 4 << 20;
-const SET_ASIDE: &str = "telemetry_store_set_aside";
-const UNAVAILABLE: &str = "telemetry_store_unavailable";
-
 /// What was found when the telemetry store was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenReport {
@@ -83,7 +84,9 @@ pub(crate) struct Keeper {
     evicted_records: u64,
     dirty: bool,
     written_bytes: u64,
-    problem: Option<String>,
+    problem: Option<Problem>,
+    /// When it was last told that the store was written anew, by the wall clock.
+    compacted_ms: Option<i64>,
 }
 
 struct Opened {
@@ -129,15 +132,19 @@ impl Keeper {
             counter,
             store,
             index: Index::default(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(limits.drain_bytes_s),
             waiting: Vec::new(),
             unsynced: Vec::new(),
             lost: BTreeMap::new(),
             evicted_records: 0,
             dirty: false,
             written_bytes: 0,
-            problem: problem.clone(),
+            problem: None,
+            compacted_ms: None,
         };
+        if let Some(problem) = &problem {
+            keeper.troubled(problem.clone(), now_ms);
+        }
         for (number, meta) in heads {
             keeper.index.insert(number, meta);
         }
@@ -156,7 +163,7 @@ impl Keeper {
     /// Takes gathered records over, under new numbers.
     pub(crate) fn seal(&mut self, gathered: Vec<(Class, Vec<Prepared>)>, now_ms: i64) {
         for (class, records) in gathered {
-            self.seal_one(Kind::of(class), &records);
+            self.seal_one(Kind::of(class), &records, now_ms);
         }
         self.write(now_ms);
     }
@@ -186,10 +193,10 @@ impl Keeper {
         let written = self.waiting.is_empty() && self.lost.is_empty();
         let durable = self.store.is_some() && written && !self.dirty;
         if durable {
-            self.problem = None;
+            self.tell_recovered(now_ms);
             Ok(())
         } else {
-            let problem = self.problem.clone();
+            let problem = self.problem.as_ref().map(|p| p.what.clone());
             Err(problem.unwrap_or_else(|| "the store could not be synced".to_owned()))
         }
     }
@@ -238,9 +245,10 @@ impl Keeper {
         batch
     }
 
-    /// When a segment under way will be due again, by the clock that does not go back.
-    pub(crate) fn next_resend_ms(&self) -> Option<u64> {
-        self.outbox.next_resend_ms()
+    /// When there will be something to send though nothing was sealed, by the clock that does not go
+    /// back.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.outbox.next_due_ms()
     }
 
     /// Deletes exactly what the server names, if it speaks of this boot; how many were there.
@@ -268,7 +276,7 @@ impl Keeper {
 
     /// The connection is a new one.
     pub(crate) fn reset_inflight(&mut self) {
-        self.outbox.reset_inflight();
+        self.outbox.reset_inflight(&self.index);
     }
 
     /// What is buffered.
@@ -285,7 +293,7 @@ impl Keeper {
             bytes_on_disk: disk.map_or(0, |d| d.disk_bytes),
             evicted_records: self.evicted_records,
             oldest_ms: self.index.oldest_ms(),
-            problem: self.problem.clone(),
+            problem: self.problem.as_ref().map(|p| p.what.clone()),
         }
     }
 
@@ -314,7 +322,7 @@ impl Keeper {
         synced
     }
 
-    fn seal_one(&mut self, kind: Kind, records: &[Prepared]) {
+    fn seal_one(&mut self, kind: Kind, records: &[Prepared], now_ms: i64) {
         let sealed = self
             .number()
             .map_err(|e| e.to_string())
@@ -325,7 +333,7 @@ impl Keeper {
                 tracing::warn!(problem, "telemetry cannot be sealed");
                 let count = u64::try_from(records.len()).unwrap_or_default();
                 self.lose(kind.class(), None, count);
-                self.problem = Some(problem);
+                self.troubled(problem, now_ms);
             }
         }
     }
@@ -342,7 +350,10 @@ impl Keeper {
         if stats.disk_bytes > drained.min(self.limits.bloated_bytes()) {
             tracing::debug!(bytes_on_disk = stats.disk_bytes, "compacting telemetry");
             match store.compact() {
-                Ok(()) => self.unsynced.clear(),
+                Ok(()) => {
+                    self.unsynced.clear();
+                    self.tell_compacted(stats.disk_bytes, now_ms);
+                }
                 // It stays as large as it is until there is room to write it anew.
                 Err(e @ StoreError::Full { .. }) => tracing::debug!(problem = %e, "not compacted"),
                 Err(e) => self.recover(&e, now_ms),
@@ -385,7 +396,7 @@ impl Keeper {
                 self.unsynced.push(sealed);
             }
         }
-        while let Some(eviction) = next_eviction(&self.index, &self.limits) {
+        while let Some(eviction) = next_eviction(&self.index, &self.limits, now_ms) {
             self.try_evict(&eviction, now_ms)?;
         }
         Ok(())
@@ -469,9 +480,9 @@ impl Keeper {
     }
 
     /// Closes a store that failed; what is not known to be durable waits to be written again.
-    fn fail(&mut self, error: &StoreError) {
+    fn fail(&mut self, error: &StoreError, now_ms: i64) {
         tracing::warn!(problem = %error, "telemetry store failed");
-        self.problem = Some(error.to_string());
+        self.troubled(error.to_string(), now_ms);
         drop(self.store.take());
         let mut again = std::mem::take(&mut self.unsynced);
         again.append(&mut self.waiting);
@@ -480,17 +491,17 @@ impl Keeper {
 
     fn recover(&mut self, error: &StoreError, now_ms: i64) {
         if let StoreError::Full { .. } = error {
-            self.problem = Some(error.to_string());
+            self.troubled(error.to_string(), now_ms);
             return;
         }
-        self.fail(error);
+        self.fail(error, now_ms);
         if !self.reopen(now_ms) {
             return;
         }
         match self.write_waiting(now_ms) {
             Ok(()) => {}
-            Err(e @ StoreError::Full { .. }) => self.problem = Some(e.to_string()),
-            Err(e) => self.fail(&e),
+            Err(e @ StoreError::Full { .. }) => self.troubled(e.to_string(), now_ms),
+            Err(e) => self.fail(&e, now_ms),
         }
     }
 
@@ -515,7 +526,7 @@ impl Keeper {
         let opened = match open_store(&self.folder) {
             Ok(opened) => opened,
             Err(e) => {
-                self.problem = Some(e.to_string());
+                self.troubled(e.to_string(), now_ms);
                 return false;
             }
         };
@@ -528,7 +539,7 @@ impl Keeper {
         self.dirty = true;
         if new_boot {
             self.counter = opened.counter;
-            self.outbox.reset_inflight();
+            self.outbox.reset_inflight(&self.index);
             self.renumber();
         }
         if let Some(why) = opened.set_aside {
@@ -548,21 +559,6 @@ impl Keeper {
                     u64::from(sealed.meta.records),
                 ),
             }
-        }
-    }
-
-    fn tell_set_aside(&mut self, detail: String, now_ms: i64) {
-        tracing::error!(detail, "telemetry store set aside");
-        let record = Record {
-            time_ms: now_ms,
-            body: Body::Event(Event {
-                code: SET_ASIDE.to_owned(),
-                detail,
-                bundle: None,
-            }),
-        };
-        if let Ok(prepared) = Prepared::new(&record) {
-            self.seal_one(Kind::Event, &[prepared]);
         }
     }
 }

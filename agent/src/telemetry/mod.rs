@@ -6,13 +6,15 @@
 
 pub mod boot;
 pub mod buffer;
+pub mod evict;
 mod keeper;
 pub mod segment;
 pub mod store;
 pub mod sync;
 
+pub use evict::{Ages, Limits};
 pub use keeper::{OpenReport, Stats};
-pub use store::{Limits, StoreError};
+pub use store::StoreError;
 pub use sync::Outgoing;
 
 use dunlin_protocol::command::Ack;
@@ -27,7 +29,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 /// Records are sealed into segments and written this long after they came in, in milliseconds.
 pub const SEAL_MS: u64 = 200;
 /// Records are fdatasynced this long after they came in, in milliseconds.
-pub const SYNC_MS: u64 = 500;
+pub const SYNC_MS: u64 = 700;
 
 const HOUSEKEEPING_MS: u64 = 5_000;
 const QUEUE_REQUESTS: usize = 256;
@@ -198,6 +200,8 @@ struct Worker {
     sync_due_ms: Option<u64>,
     housekeeping_due_ms: u64,
     notify: Arc<Notify>,
+    /// Whether a batch was not asked for since it was told that there may be one.
+    told: bool,
 }
 
 impl Worker {
@@ -209,6 +213,7 @@ impl Worker {
             sync_due_ms: None,
             housekeeping_due_ms: HOUSEKEEPING_MS,
             notify,
+            told: false,
         }
     }
 
@@ -248,6 +253,7 @@ impl Worker {
                 }
             }
             Request::Batch(max, reply) => {
+                self.told = false;
                 let batch = self.keeper.next_batch(self.clock_ms(), max, wall_ms());
                 let _ = reply.send(batch);
             }
@@ -271,7 +277,8 @@ impl Worker {
 
     fn due_ms(&self) -> u64 {
         let seal = self.gatherer.since_ms().map(|since| since + SEAL_MS);
-        let due = [Some(self.housekeeping_due_ms), seal, self.sync_due_ms];
+        let send = self.keeper.next_due_ms().filter(|_| !self.told);
+        let due = [Some(self.housekeeping_due_ms), seal, self.sync_due_ms, send];
         due.into_iter().flatten().min().unwrap_or_default()
     }
 
@@ -291,13 +298,10 @@ impl Worker {
                 self.sync_due_ms.get_or_insert(now_ms);
             }
             self.housekeeping_due_ms = self.clock_ms() + HOUSEKEEPING_MS;
-            if self
-                .keeper
-                .next_resend_ms()
-                .is_some_and(|due| due <= now_ms)
-            {
-                self.tell();
-            }
+        }
+        let send = self.keeper.next_due_ms();
+        if !self.told && send.is_some_and(|due| due <= now_ms) {
+            self.tell();
         }
     }
 
@@ -314,7 +318,8 @@ impl Worker {
         self.keeper.sync(wall_ms())
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
+        self.told = true;
         self.notify.notify_one();
     }
 

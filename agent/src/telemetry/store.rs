@@ -1,8 +1,7 @@
-//! What a store of segments must do, what is known of its content, and what is evicted when.
-//! Pure but for the trait.
+//! What a store of segments must do, and what is known of its content. Pure but for the trait.
 
 use super::segment::{Kind, Meta, Sealed};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Most changes the store applies in one atomic batch.
@@ -110,61 +109,11 @@ pub struct StoreStats {
     pub disk_bytes: u64,
 }
 
-/// How much may be buffered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most disk the store may use, in bytes; at least [`Limits::MIN_BYTES`]. The entries
-    /// (compressed) get a quarter of it: sled holds two to three times its content, and needs
-    /// room to write it anew when that has become too much.
-    pub max_bytes: u64,
-}
-
-/// Most segments buffered; bounds the index in memory (about 64 bytes each).
-pub const SEGMENTS_MAX: usize = 65_536;
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_bytes: 64 << 20,
-        }
-    }
-}
-
-impl Limits {
-    /// Least disk that makes sense, in bytes: below it the store's own slack would eat it all.
-    pub const MIN_BYTES: u64 = 8 << 20;
-
-    /// Most bytes of a kind's entries.
-    #[must_use]
-    pub fn ceiling_bytes(&self, kind: Kind) -> u64 {
-        let entries = self.entries_bytes();
-        match kind {
-            Kind::Gap | Kind::Event => entries,
-            Kind::Sketch => entries / 10 * 7,
-            Kind::Metrics => entries / 10 * 4,
-            Kind::Log => entries / 10 * 2,
-        }
-    }
-
-    /// Most bytes of entries of all kinds.
-    #[must_use]
-    pub fn entries_bytes(&self) -> u64 {
-        self.max_bytes.max(Self::MIN_BYTES) / 4
-    }
-
-    /// Bytes on disk at which the store is written anew, so that the old and the new one together
-    /// stay within the limit.
-    #[must_use]
-    pub fn bloated_bytes(&self) -> u64 {
-        self.max_bytes.max(Self::MIN_BYTES) / 4 * 3
-    }
-}
-
 /// The heads of all buffered segments, in memory.
 #[derive(Debug, Default, Clone)]
 pub struct Index {
-    kinds: [BTreeMap<u64, Meta>; Kind::ALL.len()],
-    bytes: [u64; Kind::ALL.len()],
+    pub(super) kinds: [BTreeMap<u64, Meta>; Kind::ALL.len()],
+    pub(super) bytes: [u64; Kind::ALL.len()],
     records: u64,
 }
 
@@ -227,173 +176,23 @@ impl Index {
     pub fn in_order(&self) -> impl Iterator<Item = (u64, &Meta)> {
         self.kinds.iter().flatten().map(|(n, m)| (*n, m))
     }
-}
 
-/// Segments to drop, all of one kind, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Eviction {
-    /// What they hold.
-    pub kind: Kind,
-    /// Their numbers, oldest first; at most [`BATCH_MAX`] less one, so that the gap that names
-    /// them fits into the same batch.
-    pub segments: Vec<u64>,
-    /// Their records together.
-    pub records: u64,
-    /// Why, for the gap.
-    pub reason: &'static str,
-}
-
-/// What to drop next, or nothing when all is within its bounds. To be asked again after each
-/// answer. The oldest go first, of the least precious kind; each time a sixteenth more than
-/// needed, so that a full buffer does not write a gap for each new segment.
-#[must_use]
-pub fn next_eviction(index: &Index, limits: &Limits) -> Option<Eviction> {
-    for kind in Kind::ALL.into_iter().rev() {
-        let (held, ceiling) = (index.bytes[kind as usize], limits.ceiling_bytes(kind));
-        if held > ceiling {
-            let surplus = held - ceiling + ceiling / 16;
-            return oldest(
-                index,
-                kind,
-                surplus,
-                0,
-                "the class's share of the buffer is full",
-            );
-        }
-    }
-    let (held, ceiling) = (index.bytes(), limits.entries_bytes());
-    if held > ceiling {
-        let surplus = held - ceiling + ceiling / 16;
-        return least(index, surplus, 0, "the buffer is full");
-    }
-    let (held, most) = (index.segments(), SEGMENTS_MAX);
-    if held > most {
-        let surplus = held - most + most / 16;
-        return least(index, 0, surplus, "the buffer holds its most segments");
-    }
-    None
-}
-
-fn least(index: &Index, bytes: u64, segments: usize, why: &'static str) -> Option<Eviction> {
-    let mut kinds = Kind::ALL.into_iter().rev();
-    let kind = kinds.find(|k| !index.kinds[*k as usize].is_empty())?;
-    oldest(index, kind, bytes, segments, why)
-}
-
-fn oldest(
-    index: &Index,
-    kind: Kind,
-    bytes: u64,
-    segments: usize,
-    reason: &'static str,
-) -> Option<Eviction> {
-    let mut eviction = Eviction {
-        kind,
-        segments: Vec::new(),
-        records: 0,
-        reason,
-    };
-    let mut freed = 0;
-    for (number, meta) in &index.kinds[kind as usize] {
-        let enough = freed >= bytes && eviction.segments.len() >= segments;
-        if eviction.segments.len() == BATCH_MAX - 1 || (enough && !eviction.segments.is_empty()) {
-            break;
-        }
-        freed += u64::from(meta.entry_bytes);
-        eviction.segments.push(*number);
-        eviction.records += u64::from(meta.records);
-    }
-    (!eviction.segments.is_empty()).then_some(eviction)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn meta(kind: Kind, entry_bytes: u32) -> Meta {
-        Meta {
-            kind,
-            records: 2,
-            oldest_ms: 5,
-            json_bytes: 100,
-            entry_bytes,
-        }
+    /// Of those, the ones from a number on or named.
+    pub fn since<'a>(
+        &'a self,
+        from: u64,
+        named: &'a BTreeSet<u64>,
+    ) -> impl Iterator<Item = (u64, &'a Meta)> {
+        self.kinds.iter().flat_map(move |kind| {
+            let named = named.range(..from).filter_map(|n| kind.get_key_value(n));
+            let since = kind.range(from..);
+            named.chain(since).map(|(n, m)| (*n, m))
+        })
     }
 
-    const SMALL: Limits = Limits {
-        max_bytes: Limits::MIN_BYTES,
-    };
-
-    fn settle(index: &mut Index, limits: &Limits) -> Vec<Eviction> {
-        let mut all = Vec::new();
-        while let Some(eviction) = next_eviction(index, limits) {
-            for number in &eviction.segments {
-                index
-                    .remove(*number)
-                    .expect("only what is there is dropped");
-            }
-            all.push(eviction);
-        }
-        all
-    }
-
-    #[test]
-    fn a_flood_of_logs_drops_only_logs() {
-        let mut index = Index::default();
-        index.insert(0, meta(Kind::Event, 1000));
-        index.insert(1, meta(Kind::Sketch, 1000));
-        for number in 2..600 {
-            index.insert(number, meta(Kind::Log, 10_000));
-        }
-        let dropped = settle(&mut index, &SMALL);
-        assert!(dropped.iter().all(|e| e.kind == Kind::Log));
-        assert_eq!(dropped[0].segments[0], 2, "oldest first");
-        assert!(index.get(0).is_some() && index.get(1).is_some());
-    }
-
-    #[test]
-    fn a_flood_of_events_drops_everything_else_first() {
-        let mut index = Index::default();
-        for (number, kind) in (0..).zip([Kind::Log, Kind::Metrics, Kind::Sketch, Kind::Gap]) {
-            index.insert(number, meta(kind, 100_000));
-        }
-        for number in 10..1000 {
-            index.insert(number, meta(Kind::Event, 10_000));
-        }
-        settle(&mut index, &SMALL);
-        let kinds: Vec<_> = index.in_order().map(|(_, m)| m.kind).collect();
-        assert_eq!(kinds[0], Kind::Gap);
-        assert!(kinds[1..].iter().all(|k| *k == Kind::Event));
-    }
-
-    #[test]
-    fn the_index_is_bounded_in_number() {
-        let mut index = Index::default();
-        for number in 0..66_000 {
-            index.insert(number, meta(Kind::Metrics, 60));
-        }
-        settle(&mut index, &Limits::default());
-        assert!((SEGMENTS_MAX / 10 * 9..=SEGMENTS_MAX).contains(&index.segments()));
-    }
-
-    proptest! {
-        #[test]
-        fn eviction_ends_within_the_bounds_and_counts_what_it_drops(
-            sizes in proptest::collection::vec((0_usize..5, 20_u32..90_000), 0..400),
-        ) {
-            let mut index = Index::default();
-            for (number, (kind, bytes)) in (0..).zip(sizes) {
-                index.insert(number, meta(Kind::ALL[kind], bytes));
-            }
-            let before = (index.segments(), index.records());
-            let dropped = settle(&mut index, &SMALL);
-            let segments: usize = dropped.iter().map(|e| e.segments.len()).sum();
-            let records: u64 = dropped.iter().map(|e| e.records).sum();
-            prop_assert_eq!(before, (index.segments() + segments, index.records() + records));
-            prop_assert!(index.bytes() <= SMALL.entries_bytes());
-            prop_assert!(dropped.iter().all(|e| e.segments.len() < BATCH_MAX));
-        }
+    /// The newest segment of each kind.
+    pub fn newest(&self) -> impl Iterator<Item = u64> {
+        let last = self.kinds.iter().filter_map(BTreeMap::last_key_value);
+        last.map(|(n, _)| *n)
     }
 }

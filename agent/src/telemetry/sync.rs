@@ -3,11 +3,15 @@
 //! A segment stays buffered until the server's ack names it. One that is not acknowledged in
 //! time is sent again; so that segments which the server never acknowledges cannot keep the
 //! others waiting, at most a quarter of each batch is spent on repeats.
+//!
+//! What was sealed since the connection began, and the newest of each kind from before, goes at once.
+//! The rest from before is history: it goes after that, the most precious kind first, and no faster
+//! than [`Outbox::new`]'s rate, so that a fleet that comes back at once does not drown what happens now.
 
 use super::segment::Meta;
 use super::store::Index;
 use dunlin_protocol::telemetry::Class;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most segments under way at once.
 pub const WINDOW_SEGMENTS: usize = 16;
@@ -40,21 +44,88 @@ struct Sent {
 #[derive(Debug, Default)]
 pub struct Outbox {
     sent: BTreeMap<u64, Sent>,
+    /// Numbers from here on are not history.
+    live_from: u64,
+    /// The newest of each kind as the connection began.
+    newest: BTreeSet<u64>,
+    pace: Pace,
+}
+
+/// A debt of bytes that is paid off with time.
+#[derive(Debug, Default)]
+struct Pace {
+    /// 0: no limit.
+    bytes_s: u64,
+    debt_bytes: u64,
+    counted_ms: u64,
+    /// Whether history waited at the last look.
+    waits: bool,
+}
+
+impl Pace {
+    fn is_free(&mut self, now_ms: u64) -> bool {
+        let passed_ms = now_ms.saturating_sub(self.counted_ms);
+        self.counted_ms = now_ms;
+        let paid = passed_ms.saturating_mul(self.bytes_s) / 1000;
+        self.debt_bytes = self.debt_bytes.saturating_sub(paid);
+        self.bytes_s == 0 || self.debt_bytes <= self.bytes_s
+    }
+
+    fn spend(&mut self, bytes: u32) {
+        self.debt_bytes += u64::from(bytes);
+    }
+
+    /// When the next may go.
+    fn free_ms(&self) -> u64 {
+        let surplus = self.debt_bytes.saturating_sub(self.bytes_s);
+        let wait_ms = surplus.saturating_mul(1000) / self.bytes_s.max(1) + 1;
+        self.counted_ms.saturating_add(wait_ms)
+    }
 }
 
 impl Outbox {
+    /// Sends at most so many bytes of history a second, on the average of two; 0: no limit.
+    #[must_use]
+    pub fn new(drain_bytes_s: u64) -> Self {
+        let pace = Pace {
+            bytes_s: drain_bytes_s,
+            ..Pace::default()
+        };
+        Self {
+            pace,
+            ..Self::default()
+        }
+    }
+
     /// The segments to send now, and marks them as sent.
     pub fn next_unsent(&mut self, index: &Index, now_ms: u64, max: usize) -> Vec<(u64, Meta)> {
+        self.pace.waits = false;
         let under_way = self.sent.values().filter(|s| !s.is_overdue(now_ms));
         let (mut segments, mut bytes) =
             under_way.fold((0, 0), |(n, b), s| (n + 1, b + u64::from(s.bytes)));
         let mut chosen: Vec<(u64, Meta)> = Vec::new();
         let repeats = self.overdue(index, now_ms);
-        let fresh = index.in_order().filter(|(n, _)| !self.sent.contains_key(n));
-        for (number, meta) in repeats.into_iter().chain(fresh.map(|(n, m)| (n, *m))) {
+        let unsent = |(n, _): &(u64, &Meta)| !self.sent.contains_key(n);
+        let is_live = |n: u64| n >= self.live_from || self.newest.contains(&n);
+        let live = index.since(self.live_from, &self.newest).filter(unsent);
+        let history = index
+            .in_order()
+            .filter(|(n, _)| !is_live(*n))
+            .filter(unsent);
+        let repeats = repeats.into_iter().map(|(n, m)| (n, m, false));
+        let live = live.map(|(n, m)| (n, *m, false));
+        let history = history.map(|(n, m)| (n, *m, true));
+        for (number, meta, is_history) in repeats.chain(live).chain(history) {
             let too_large = segments > 0 && bytes + u64::from(meta.json_bytes) > WINDOW_BYTES;
             if chosen.len() >= max || segments >= WINDOW_SEGMENTS || too_large {
                 break;
+            }
+            if is_history {
+                if !self.pace.is_free(now_ms) {
+                    self.pace.waits = true;
+                    break;
+                }
+                self.pace.spend(meta.json_bytes);
             }
             segments += 1;
             bytes += u64::from(meta.json_bytes);
@@ -70,14 +141,16 @@ impl Outbox {
         chosen
     }
 
-    /// When a segment that is under way will be due again, if one is.
+    /// When there will be something to send though nothing new was sealed: a segment under way is due
+    /// again, or history may go on.
     #[must_use]
-    pub fn next_resend_ms(&self) -> Option<u64> {
-        let due = self
+    pub fn next_due_ms(&self) -> Option<u64> {
+        let again = self
             .sent
             .values()
             .map(|s| s.at_ms.saturating_add(RESEND_MS));
-        due.min()
+        let history = self.pace.waits.then(|| self.pace.free_ms());
+        again.chain(history).min()
     }
 
     /// Forgets a segment that was acknowledged or dropped.
@@ -85,9 +158,12 @@ impl Outbox {
         self.sent.remove(&number);
     }
 
-    /// Everything may be sent again at once: the connection is a new one.
-    pub fn reset_inflight(&mut self) {
+    /// The connection is a new one: what was under way is to be sent again, and what is there by now
+    /// is history.
+    pub fn reset_inflight(&mut self, index: &Index) {
         self.sent.clear();
+        self.live_from = index.last().map_or(0, |last| last + 1);
+        self.newest = index.newest().collect();
     }
 
     fn overdue(&self, index: &Index, now_ms: u64) -> Vec<(u64, Meta)> {
@@ -170,10 +246,10 @@ mod tests {
         let index = index(&[(1, Kind::Event, 10)]);
         let mut outbox = Outbox::default();
         assert_eq!(numbers(&outbox.next_unsent(&index, 0, 16)), [1]);
-        assert_eq!(outbox.next_resend_ms(), Some(RESEND_MS));
+        assert_eq!(outbox.next_due_ms(), Some(RESEND_MS));
         assert!(outbox.next_unsent(&index, RESEND_MS - 1, 16).is_empty());
         assert_eq!(numbers(&outbox.next_unsent(&index, RESEND_MS, 16)), [1]);
-        outbox.reset_inflight();
+        outbox.reset_inflight(&index);
         assert_eq!(numbers(&outbox.next_unsent(&index, RESEND_MS, 16)), [1]);
     }
 
@@ -185,5 +261,45 @@ mod tests {
         let mut outbox = Outbox::default();
         assert_eq!(outbox.next_unsent(&index, 0, 16).len(), 16);
         assert!(numbers(&outbox.next_unsent(&index, RESEND_MS, 16)).contains(&99));
+    }
+
+    #[test]
+    fn the_state_goes_first_and_history_at_its_pace() {
+        let kinds = [Kind::Event, Kind::Sketch, Kind::Log];
+        let mut entries: Vec<_> = (0..30).map(|n| (n, kinds[n as usize % 3], 1000)).collect();
+        let before = index(&entries);
+        let mut outbox = Outbox::new(2000);
+        outbox.reset_inflight(&before);
+        entries.extend([(30, Kind::Log, 1000), (31, Kind::Event, 1000)]);
+        let mut held = index(&entries);
+        // The newest of each kind and what came since, then as much history as two seconds bring.
+        let first = numbers(&outbox.next_unsent(&held, 10_000, 16));
+        assert_eq!(first, [27, 31, 28, 29, 30, 0, 3, 6]);
+        for number in first {
+            outbox.forget(number);
+            held.remove(number);
+        }
+        assert!(outbox.next_unsent(&held, 10_000, 16).is_empty());
+        let due = outbox.next_due_ms().unwrap();
+        assert!((10_001..=11_000).contains(&due), "{due}");
+        assert!(outbox.next_unsent(&held, due - 2, 16).is_empty());
+        let next = numbers(&outbox.next_unsent(&held, due, 16));
+        assert_eq!(next, [9]);
+        // What happens now does not wait for it.
+        held.insert(32, *held.get(12).unwrap());
+        assert_eq!(numbers(&outbox.next_unsent(&held, due, 16)), [32]);
+        let mut at_ms = due;
+        while held.segments() > 0 {
+            for number in numbers(&outbox.next_unsent(&held, at_ms, 16)) {
+                outbox.forget(number);
+                held.remove(number);
+            }
+            for number in [9, 32] {
+                held.remove(number);
+            }
+            at_ms += 100;
+        }
+        let rate = 22_000 * 1000 / (at_ms - due);
+        assert!((1500..=2500).contains(&rate), "{rate} bytes a second");
     }
 }

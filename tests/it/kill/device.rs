@@ -219,6 +219,7 @@ impl Device {
         copy_dir(&from, copy.path());
         let limits = Limits {
             max_bytes: self.settings.telemetry.max_mib << 20,
+            ..Limits::default()
         };
         let (buffer, opened) = TelemetryHandle::open(copy.path(), limits).await.unwrap();
         assert_eq!(

@@ -1,12 +1,17 @@
+use super::tell::RECOVERED;
 use super::*;
 use crate::telemetry::segment::tests::{event, log, metrics};
 use dunlin_protocol::telemetry::{Scalar, Segment};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-const SMALL: Limits = Limits {
-    max_bytes: Limits::MIN_BYTES,
-};
+fn small() -> Limits {
+    Limits {
+        max_bytes: Limits::MIN_BYTES,
+        drain_bytes_s: 0,
+        ..Limits::default()
+    }
+}
 
 fn gathered(records: &[Record]) -> Vec<(Class, Vec<Prepared>)> {
     let one = |r: &Record| (r.body.class(), vec![Prepared::new(r).unwrap()]);
@@ -46,7 +51,7 @@ fn drain(keeper: &mut Keeper) -> Vec<Segment> {
 #[test]
 fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut keeper, report) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_eq!((report.segments, report.events()), (0, vec![]));
     keeper.seal(gathered(&[event("a"), event("b"), log("c")]), 0);
     let batch = keeper.next_batch(0, 16, 0);
@@ -60,7 +65,7 @@ fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
     assert_eq!(keeper.ack(&ack(BootId([0; 16]), &[middle]), 0), 0);
     assert_eq!(keeper.ack(&ack(boot, &[middle, 999, middle]), 0), 1);
     keeper.close(0).unwrap();
-    let (mut keeper, report) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_eq!((report.boot, report.segments), (boot, 2));
     let left: Vec<_> = drain(&mut keeper).iter().map(|s| s.segment).collect();
     assert_eq!(left, [batch[0].segment, batch[2].segment]);
@@ -69,10 +74,10 @@ fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
 #[test]
 fn an_eviction_is_named_in_a_gap() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
     keeper.seal(gathered(&[event("first")]), 0);
     for number in 0..60 {
-        assert!(keeper.stats().bytes_on_disk <= SMALL.max_bytes);
+        assert!(keeper.stats().bytes_on_disk <= small().max_bytes);
         keeper.seal(gathered(&[log(&noise(number, 60_000))]), 0);
     }
     let dropped = keeper.stats().evicted_records;
@@ -99,22 +104,22 @@ fn an_eviction_is_named_in_a_gap() {
 #[test]
 fn a_store_that_killed_every_start_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut keeper, first) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, first) = Keeper::open(dir.path(), small(), 0).unwrap();
     keeper.seal(gathered(&[event("a")]), 0);
     keeper.close(0).unwrap();
     std::fs::write(dir.path().join("opening"), [b'.'; OPENINGS_MAX as usize]).unwrap();
-    let (keeper, second) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (keeper, second) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_ne!(first.boot, second.boot);
     assert!(second.set_aside.unwrap().contains("5 starts in a row died"));
     keeper.close(0).unwrap();
-    let (_, third) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (_, third) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_eq!((third.boot, third.set_aside), (second.boot, None));
 }
 
 #[test]
 fn what_was_not_synced_is_written_again_after_the_store_failed() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
     keeper.seal(gathered(&[event("a"), event("b")]), 0);
     let error = StoreError::Damaged {
         path: dir.path().into(),
@@ -122,8 +127,21 @@ fn what_was_not_synced_is_written_again_after_the_store_failed() {
         problem: "broken handle".to_owned(),
     };
     keeper.recover(&error, 0);
-    keeper.sync(0).unwrap();
-    assert_eq!(drain(&mut keeper).len(), 2);
+    keeper.sync(5_000).unwrap();
+    let sent = drain(&mut keeper);
+    assert_eq!(sent.len(), 3);
+    let told = sent.iter().flat_map(|s| &s.records);
+    let told = told.filter_map(|r| match &r.body {
+        Body::Event(e) if e.code == RECOVERED => Some(e.detail.clone()),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    assert!(
+        told.len() == 1 && told[0].contains("after 5 s") && told[0].contains("broken handle"),
+        "{told:?}"
+    );
+    keeper.sync(9_000).unwrap();
+    assert!(drain(&mut keeper).is_empty(), "told once");
 }
 
 #[test]
@@ -199,7 +217,7 @@ proptest! {
         actions in proptest::collection::vec(action(), 1..60),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, first) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+        let (mut keeper, first) = Keeper::open(dir.path(), small(), 0).unwrap();
         let boot = first.boot;
         let (mut pushed, mut clock_ms) = (0_u64, 0);
         let mut seen: BTreeMap<u64, Segment> = BTreeMap::new();
@@ -230,18 +248,18 @@ proptest! {
                 Action::Sync => keeper.sync(0).unwrap(),
                 Action::Reopen => {
                     keeper.close(0).unwrap();
-                    keeper = Keeper::open(dir.path(), SMALL, 0).unwrap().0;
+                    keeper = Keeper::open(dir.path(), small(), 0).unwrap().0;
                 }
                 Action::Crash => {
                     keeper.sync(0).unwrap();
                     drop(keeper);
-                    keeper = Keeper::open(dir.path(), SMALL, 0).unwrap().0;
+                    keeper = Keeper::open(dir.path(), small(), 0).unwrap().0;
                 }
                 Action::Housekeeping => keeper.housekeeping(0),
             }
-            prop_assert!(keeper.index.bytes() <= SMALL.entries_bytes());
+            prop_assert!(keeper.index.bytes() <= small().entries_bytes());
             prop_assert!(keeper.waiting.is_empty());
-            prop_assert!(keeper.stats().bytes_on_disk <= SMALL.max_bytes);
+            prop_assert!(keeper.stats().bytes_on_disk <= small().max_bytes);
         }
         prop_assert_eq!(keeper.counter.boot(), boot);
         let rest = drain(&mut keeper);
