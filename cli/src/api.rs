@@ -277,6 +277,39 @@ impl ApiClient {
             .await
     }
 
+    /// PUT to any path of the API.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn put(&self, path: &str, body: Value) -> Result<(), ApiError> {
+        self.exchange(Method::PUT, path, Some(body)).await.map(drop)
+    }
+
+    /// POST to any path of the API.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Value, ApiError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// POST without a body to any path of the API.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn act(&self, path: &str) -> Result<(), ApiError> {
+        self.exchange(Method::POST, path, None).await.map(drop)
+    }
+
+    /// Deletes one of a collection.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn delete(&self, path: &str, name: &str) -> Result<(), ApiError> {
+        let path = format!("{path}/{}", escape(name));
+        self.exchange(Method::DELETE, &path, None).await.map(drop)
+    }
+
     /// Issues the right to enrol `uses` devices.
     ///
     /// # Errors

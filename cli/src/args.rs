@@ -1,10 +1,14 @@
 //! The command line, one file a noun.
 
+mod alert;
 mod fleet;
 mod keys;
 mod rollout;
 mod values;
 
+pub use alert::{
+    AlertAction, AlertArgs, QuantileArg, RuleArgs, WebhookAction, WebhookArgs, WhenArgs,
+};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
@@ -68,6 +72,10 @@ pub enum Command {
     Rollout(RolloutArgs),
     /// Show how far live data are from the reference
     Drift(DriftArgs),
+    /// Say what to be told of, and see what is so
+    Alert(AlertArgs),
+    /// Say who is told of alerts
+    Webhook(WebhookArgs),
     /// Run the fleet server (as dunlin-server)
     #[command(disable_help_flag = true)]
     Server(Passed),

@@ -8,6 +8,7 @@
 //!
 //! A signing key is read where it is used and goes nowhere else; in particular never to the server.
 
+pub mod alert;
 pub mod api;
 pub mod args;
 pub mod bundle;
@@ -96,6 +97,8 @@ async fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Device(args) => device::run(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Drift(args) => drift::run(args).await,
+        Command::Alert(args) => alert::run(args).await,
+        Command::Webhook(args) => alert::run_webhook(args).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "dunlin", &mut script);

@@ -31,6 +31,8 @@ pub struct Settings {
     pub names: Vec<String>,
     /// Time between two looks of the rollout planner, in milliseconds.
     pub rollout_tick_ms: u64,
+    /// Time between two looks at the alert rules, in milliseconds.
+    pub alerts_tick_ms: u64,
     /// How long telemetry rows are kept, in days.
     pub retention_days: u32,
     /// Most segments in one database transaction.
@@ -151,6 +153,7 @@ impl Settings {
             enrolment: EnrolmentSettings::default(),
             names: default_names(),
             rollout_tick_ms: 1000,
+            alerts_tick_ms: 30_000,
             retention_days: 30,
             ingest_batch_max: 256,
             ingest_batch_wait_ms: 20,
@@ -381,6 +384,9 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
     let mut rollout = Section::take(root, "rollout", problems);
     let rollout_tick_ms = rollout.unsigned("tick_ms", 50, 60_000, 1000);
     rollout.finish();
+    let mut alerts = Section::take(root, "alerts", problems);
+    let alerts_tick_ms = alerts.unsigned("tick_ms", 100, 3_600_000, 30_000);
+    alerts.finish();
     let mut telemetry = Section::take(root, "telemetry", problems);
     let retention_days = telemetry.unsigned("retention_days", 1, 3650, 30);
     telemetry.finish();
@@ -416,6 +422,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
         enrolment,
         names,
         rollout_tick_ms,
+        alerts_tick_ms,
         retention_days,
         ingest_batch_max,
         ingest_batch_wait_ms,

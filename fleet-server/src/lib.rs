@@ -12,6 +12,7 @@
 //! [`Server::start`] wires it, [`main_with`] is the program around it.
 
 pub mod acl;
+pub mod alert;
 pub mod api;
 pub mod blobs;
 pub mod broker;

@@ -1,6 +1,8 @@
 //! Starting and ending everything in the right order.
 
 use crate::acl::{self, SERVER_NAME};
+use crate::alert::watch::Watch;
+use crate::alert::webhook::{self, Messenger};
 use crate::api::{self, App};
 use crate::blobs::{BlobError, Blobs};
 use crate::broker::{self, BrokerConfig, BrokerError, RunningBroker, StoreAuth};
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 const ADMIN_CONNECTIONS_MAX: usize = 256;
@@ -159,7 +161,7 @@ impl Server {
         let (client, inbound, fetches) = mqtt::start(mqtt_config(&settings, pki, broker.as_ref())?);
         // Only once nothing can fail any more: a token that was never shown is a lost one.
         let first_admin_token = first_token(&store, token_file).await?;
-        let wake = Wake::default();
+        let (wake, messages) = (Wake::default(), Arc::new(Notify::new()));
         let stop = || watch::channel(false);
         let (stop_listening, listening) = stop();
         let (stop_planning, planning) = stop();
@@ -181,14 +183,16 @@ impl Server {
                 ingest_settings(&settings),
                 ingesting,
             )),
-            planners: spawn_planners(&settings, &opened, &client, &wake, &planning, fetches),
+            planners: spawn_planners(
+                &settings, &opened, &client, &wake, &planning, fetches, &messages,
+            ),
             listeners: Vec::new(),
             stop_listening,
             stop_planning,
             stop_ingest,
             broker,
         };
-        let app = Arc::new(app(settings, opened, &running, wake)?);
+        let app = Arc::new(app(settings, opened, &running, wake, messages)?);
         for listener in [
             Listener {
                 name: "admin",
@@ -430,6 +434,7 @@ fn spawn_planners(
     wake: &Wake,
     stop: &watch::Receiver<bool>,
     fetches: mpsc::Receiver<mqtt::Inbound>,
+    messages: &Arc<Notify>,
 ) -> Vec<JoinHandle<()>> {
     let store = &opened.store;
     let files = blocks::Files {
@@ -441,6 +446,14 @@ fn spawn_planners(
         ..ExecuteSettings::default()
     };
     let delivery = DeliverSettings::default();
+    let watch = Watch {
+        store: store.clone(),
+        blobs: opened.blobs.clone(),
+        fleet: settings.fleet.clone(),
+        every: Duration::from_millis(settings.alerts_tick_ms),
+        deliver: messages.clone(),
+    };
+    let messenger = Messenger::new(store.clone(), messages.clone(), webhook::machine_roots());
     vec![
         tokio::spawn(execute::run(
             store.clone(),
@@ -469,6 +482,8 @@ fn spawn_planners(
             store.clone(),
             stop.clone(),
         )),
+        tokio::spawn(watch.run(stop.clone())),
+        tokio::spawn(messenger.run(stop.clone())),
         tokio::spawn(prune(store.clone(), settings.retention_days, stop.clone())),
         tokio::spawn(renew_own(opened.pki.clone(), stop.clone())),
     ]
@@ -479,6 +494,7 @@ fn app(
     opened: Opened,
     running: &RunningServer,
     deliver: Wake,
+    messages: Arc<Notify>,
 ) -> Result<App, StartError> {
     let first_name = settings.names.first().cloned().unwrap_or_default();
     let devices_url = settings.devices.public_url.clone();
@@ -505,6 +521,7 @@ fn app(
         blobs: opened.blobs,
         broker: running.broker.as_ref().map(RunningBroker::handle),
         deliver,
+        messages,
         listening: running.client.listening(),
         metrics: recorder()?,
     })
@@ -560,6 +577,12 @@ async fn prune(store: Store, retention_days: u32, mut stop: watch::Receiver<bool
             Ok(0) => {}
             Ok(rows) => tracing::info!(rows, "old telemetry deleted"),
             Err(error) => tracing::warn!(%error, "old telemetry not deleted, will try again"),
+        }
+        if let Err(error) = store
+            .prune_alerts(clock::now_ms().saturating_sub(kept_ms))
+            .await
+        {
+            tracing::warn!(%error, "old alerts not deleted, will try again");
         }
     }
 }

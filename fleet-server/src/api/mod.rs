@@ -1,5 +1,6 @@
 //! The admin API (`/api/v1`, bearer tokens) and the devices' routes. One file a noun.
 
+pub mod alerts;
 pub mod blobs;
 pub mod bundles;
 pub mod devices;
@@ -12,6 +13,7 @@ pub mod patches;
 pub mod rollouts;
 pub mod tokens;
 pub mod trust;
+pub mod webhooks;
 
 use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
@@ -28,7 +30,7 @@ use axum::{Router, middleware};
 use dunlin_protocol::id::{DeviceId, Digest};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -63,6 +65,8 @@ pub struct App {
     pub listening: watch::Receiver<Listening>,
     /// Tells the delivery of desired states to look now.
     pub deliver: Wake,
+    /// Tells the messenger of webhooks to look now.
+    pub messages: Arc<Notify>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
 }
@@ -118,6 +122,15 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rollouts::abort))
         .routes(routes!(rollouts::resume))
         .routes(routes!(drift::drift))
+        .routes(routes!(alerts::put_rule, alerts::rules))
+        .routes(routes!(alerts::delete_rule))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::silence, alerts::silences))
+        .routes(routes!(alerts::unsilence))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::delete))
+        .routes(routes!(webhooks::dead_letters))
+        .routes(routes!(webhooks::redeliver))
         .routes(routes!(bundles::show))
         .merge(
             OpenApiRouter::new()

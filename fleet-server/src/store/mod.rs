@@ -4,6 +4,7 @@
 //! One connection writes, four read. Every change that belongs together is one transaction. This
 //! folder alone names sqlx.
 
+mod alerts;
 mod bundles;
 mod certificates;
 mod claims;
@@ -16,6 +17,9 @@ mod telemetry;
 mod tests;
 mod trust;
 
+pub use alerts::{
+    AlertRow, Attempt, DeliveryRow, Look, NewAlert, SilenceRow, TrackKey, WebhookRow,
+};
 pub use bundles::BundleRow;
 pub use certificates::{Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
