@@ -78,6 +78,19 @@ impl Fleet {
         }
     }
 
+    /// One that looks at its alert rules ten times a second.
+    pub(crate) async fn start_looking_often() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, token) = Self::start_with(&dir, 100).await;
+        Self {
+            server,
+            token: token.unwrap(),
+            dir,
+            root: key(1),
+            targets: [key(2), key(3), key(4)],
+        }
+    }
+
     /// A start on a folder that a server left.
     pub(crate) async fn resume(dir: tempfile::TempDir, token: String) -> Self {
         let (server, _) = Self::start_in(&dir).await;
@@ -91,8 +104,16 @@ impl Fleet {
     }
 
     async fn start_in(dir: &tempfile::TempDir) -> (RunningServer, Option<String>) {
+        Self::start_with(dir, 1_000).await
+    }
+
+    async fn start_with(
+        dir: &tempfile::TempDir,
+        alerts_tick_ms: u64,
+    ) -> (RunningServer, Option<String>) {
         let state_dir = dir.path().join("state");
-        let settings = Settings::loopback("demo".parse().unwrap(), state_dir);
+        let mut settings = Settings::loopback("demo".parse().unwrap(), state_dir);
+        settings.alerts_tick_ms = alerts_tick_ms;
         let server = Server::start(settings).await.unwrap();
         let token = server.first_admin_token.clone();
         (server, token)
