@@ -408,6 +408,7 @@ pub(crate) fn event_segment(number: u64) -> Vec<u8> {
     Segment {
         boot: BootId([7; 16]),
         segment: number,
+        backfilled: false,
         records,
     }
     .encode(Class::Event)
