@@ -1,10 +1,12 @@
 //! The command line, one file a noun.
 
+mod consumer;
 mod fleet;
 mod keys;
 mod rollout;
 mod values;
 
+pub use consumer::{ConsumerAction, ConsumerArgs, ConsumerFiles};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
@@ -64,6 +66,8 @@ pub enum Command {
     Token(TokenArgs),
     /// List, show and revoke devices
     Device(DeviceArgs),
+    /// Let programs of your own read what devices send
+    Consumer(ConsumerArgs),
     /// Give a version to the fleet in stages
     Rollout(RolloutArgs),
     /// Show how far live data are from the reference

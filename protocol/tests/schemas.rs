@@ -1,7 +1,10 @@
 //! The schemas that are checked in are those of the types.
 //!
-//! `DUNLIN_WRITE_SCHEMAS=1 cargo test -p dunlin-protocol --features schema --test schemas` writes
-//! them anew.
+//! `tests/peers/wire/run` runs this, for nothing of the workspace enables the feature. To write them
+//! anew:
+//! ```text
+//! DUNLIN_WRITE_SCHEMAS=1 cargo test --target-dir target/schemas -p dunlin-protocol --features schema --test schemas
+//! ```
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

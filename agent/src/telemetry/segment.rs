@@ -493,7 +493,8 @@ pub(crate) mod tests {
         for record in [log(&text), metrics("n", Scalar::Text(long))] {
             let kind = Kind::of(record.body.class());
             let sealed = Sealed::of_record(u64::MAX >> 11, kind, &record).unwrap();
-            let wire = read_message(BootId([255; 16]), sealed.number, &sealed.entry, 0).unwrap();
+            let wire =
+                read_message(BootId([255; 16]), sealed.number, &sealed.entry, i64::MAX).unwrap();
             assert!(wire.len() <= SEGMENT_MAX_BYTES);
         }
     }

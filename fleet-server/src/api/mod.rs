@@ -2,6 +2,7 @@
 
 pub mod blobs;
 pub mod bundles;
+pub mod consumers;
 pub mod devices;
 pub mod download;
 pub mod drift;
@@ -13,6 +14,7 @@ pub mod rollouts;
 pub mod tokens;
 pub mod trust;
 
+use crate::acl::AclFile;
 use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
 use crate::command::deliver::Wake;
@@ -59,6 +61,8 @@ pub struct App {
     pub mqtt_port: u16,
     /// Live connections of the embedded broker, if there is one.
     pub broker: Option<BrokerHandle>,
+    /// The ACL file of an external broker.
+    pub acl: AclFile,
     /// Whether devices can be heard.
     pub listening: watch::Receiver<Listening>,
     /// Tells the delivery of desired states to look now.
@@ -109,6 +113,9 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(trust::make_online_keys))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(consumers::create, consumers::list))
+        .routes(routes!(consumers::revoke))
+        .routes(routes!(consumers::renew))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show, devices::revoke))
         .routes(routes!(devices::events))

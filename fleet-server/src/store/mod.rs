@@ -7,6 +7,7 @@
 mod bundles;
 mod certificates;
 mod claims;
+mod consumers;
 mod desired;
 mod devices;
 mod enrolment;
@@ -19,6 +20,7 @@ mod trust;
 pub use bundles::BundleRow;
 pub use certificates::{Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
+pub use consumers::{ConsumerCertificate, ConsumerRow};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
