@@ -3,11 +3,14 @@
 //! Every call has a time-out and a bound on its answer; the server's own error object is what is
 //! shown when it refuses.
 
+mod consumers;
 mod transport;
 mod types;
 mod upload;
 
-pub use types::{BrokerAddress, CreateRollout, Fleet, IssuedClaim, OnlineKeys, RolloutView};
+pub use types::{
+    BrokerAddress, CreateRollout, Fleet, IssuedClaim, IssuedConsumer, OnlineKeys, RolloutView,
+};
 
 use dunlin_protocol::archive::length_max;
 use dunlin_protocol::id::{DeviceId, Digest, Family, RolloutId};

@@ -1,6 +1,7 @@
 //! The command line, one file a noun.
 
 mod alert;
+mod consumer;
 mod fleet;
 mod keys;
 mod rollout;
@@ -9,6 +10,7 @@ mod values;
 pub use alert::{
     AlertAction, AlertArgs, QuantileArg, RuleArgs, WebhookAction, WebhookArgs, WhenArgs,
 };
+pub use consumer::{ConsumerAction, ConsumerArgs, ConsumerFiles};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
@@ -68,6 +70,8 @@ pub enum Command {
     Token(TokenArgs),
     /// List, show and revoke devices
     Device(DeviceArgs),
+    /// Let programs of your own read what devices send
+    Consumer(ConsumerArgs),
     /// Give a version to the fleet in stages
     Rollout(RolloutArgs),
     /// Show how far live data are from the reference

@@ -4,7 +4,7 @@
 //! * [`sign`]: bundles → targets metadata, signed by the offline [`keys`].
 //! * [`patch`]: two models → the patch between them.
 //! * [`publish`]: blobs and targets → fleet server, through [`api`].
-//! * [`token`], [`device`], [`rollout`], [`drift`]: one noun each.
+//! * [`token`], [`device`], [`consumer`], [`rollout`], [`drift`]: one noun each.
 //!
 //! A signing key is read where it is used and goes nowhere else; in particular never to the server.
 
@@ -12,6 +12,7 @@ pub mod alert;
 pub mod api;
 pub mod args;
 pub mod bundle;
+pub mod consumer;
 pub mod context;
 pub mod demo;
 pub mod device;
@@ -95,6 +96,7 @@ async fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Bundle(args) => bundle::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Device(args) => device::run(args).await,
+        Command::Consumer(args) => consumer::run(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Drift(args) => drift::run(args).await,
         Command::Alert(args) => alert::run(args).await,

@@ -6,6 +6,7 @@
 mod operator;
 
 use operator::Operator;
+use serde_json::Value;
 
 #[test]
 fn a_model_goes_from_the_key_holders_to_the_server() {
@@ -81,6 +82,82 @@ fn a_model_goes_from_the_key_holders_to_the_server() {
     assert!(operator.ok("rollout list").contains("no rollout"));
     operator.refused("rollout show r-1 --watch", "not_found");
     assert!(operator.ok("drift digits").contains("no inferences"));
+}
+
+#[test]
+fn a_consumer_is_added_listed_renewed_and_revoked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let operator = Operator::begin();
+    assert!(operator.ok("consumer list").contains("no consumer yet"));
+    let added = operator.json("consumer add grafana --channels metrics,event --devices a,b");
+    assert_eq!(added["client_id"], "consumer+grafana");
+    let filters = ["a/metrics", "b/metrics", "a/event", "b/event"];
+    let filters = filters.map(|end| format!("dunlin/v1/test/{end}"));
+    assert_eq!(added["filters"], serde_json::json!(filters));
+    let key = operator.file("grafana/client.key");
+    assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let openssl = |line: &str| {
+        let output = std::process::Command::new("openssl")
+            .current_dir(operator.folder())
+            .args(line.split_whitespace())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "openssl {line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let verified = openssl("verify -purpose sslclient -CAfile grafana/ca.pem grafana/client.pem");
+    assert!(verified.contains("OK"), "{verified}");
+    let public = |file: &str| openssl(&format!("x509 -in {file} -noout -pubkey"));
+    let of_key = openssl("pkey -in grafana/client.key -pubout");
+    assert_eq!(public("grafana/client.pem"), of_key);
+
+    // Given once; a key that is there is never written over.
+    operator.refused("consumer add grafana", "is there already");
+    operator.refused("consumer add grafana --out other", "a name is given once");
+    operator.refused("consumer add x --channels metrics,desired", "desired");
+    operator.refused("consumer add y --devices a/b", "devices");
+    let (status, _, told) = operator.run("consumer add a/b");
+    assert!(status == 64 && told.contains("letters, digits"), "{told}");
+    for folder in ["other", "x", "y", "a"] {
+        assert!(!operator.file(folder).exists(), "{folder}");
+    }
+
+    operator.ok("consumer renew grafana");
+    assert_ne!(openssl("pkey -in grafana/client.key -pubout"), of_key);
+
+    // A key that was made elsewhere stays there.
+    openssl(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=root -keyout k -out c",
+    );
+    let foreign = operator.json("consumer add historian --csr c");
+    assert!(foreign["key_file"].is_null());
+    assert!(!operator.file("historian/client.key").exists());
+    assert_eq!(
+        public("historian/client.pem"),
+        openssl("pkey -in k -pubout")
+    );
+    std::fs::write(operator.file("c"), "no request").unwrap();
+    operator.refused("consumer add z --csr c", "PKCS #10");
+
+    operator.ok("consumer revoke historian");
+    operator.ok("consumer revoke historian");
+    operator.refused("consumer renew historian", "revoked");
+    operator.refused("consumer revoke nobody", "not_found");
+    let all = operator.json("consumer list");
+    let row = |at: usize, field: &str| all[at][field].clone();
+    assert_eq!(
+        (row(0, "name"), row(1, "name")),
+        ("grafana".into(), "historian".into())
+    );
+    assert_eq!(
+        (row(0, "created_by"), row(0, "renewed_by")),
+        ("admin".into(), "admin".into())
+    );
+    assert_eq!(
+        (row(0, "revoked_by"), row(1, "revoked_by")),
+        (Value::Null, "admin".into())
+    );
+    assert!(operator.ok("consumer list").contains("a,b"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The embedded MQTT broker, behind Dunlin's own acceptor: mutual TLS, identity from the
-//! certificate alone, per-device topic rules, a bound on everything.
+//! certificate alone, topic rules for each client, a bound on everything.
 //!
 //! The library's own TLS listener is never used (one silent connection blocks every new client
 //! there, and it believes the client id); its mandatory plain listener is bound to a random
@@ -15,14 +15,13 @@
 //! ```
 //! `tls` must demand a client certificate of the fleet's CA (`WebPkiClientVerifier`).
 
-use crate::acl;
-use crate::clock;
-use crate::pki::peer_identity;
-use crate::store::{Standing, Store};
-use dunlin_protocol::id::{DeviceId, Digest, FleetId};
-use dunlin_protocol::topic::{device_may_publish, device_may_subscribe};
+mod rules;
+
+pub use rules::{BoxFuture, Client, ClientAuth, Identity, Rights, StoreAuth};
+
+use crate::consumer::{ConsumerName, FILTERS_MAX};
+use dunlin_protocol::id::{DeviceId, FleetId};
 use mqtt5::broker::MqttBroker;
-use mqtt5::broker::auth::{AuthProvider, AuthResult};
 use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::config::{BrokerConfig as LibraryConfig, StorageBackend, StorageConfig};
 use mqtt5::broker::resource_monitor::ResourceMonitor;
@@ -32,14 +31,11 @@ use mqtt5::broker::storage::DynamicStorage;
 use mqtt5::broker::sys_topics::BrokerStats;
 use mqtt5::broker::tls_acceptor::TlsStreamWrapper;
 use mqtt5::broker::transport::BrokerTransport;
-use mqtt5::packet::connect::ConnectPacket;
-use mqtt5::types::ReasonCode;
+use rules::{ConnectionRules, RefuseEveryone};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
@@ -55,53 +51,6 @@ const PACKET_MAX_BYTES: usize = 2 * 1024 * 1024;
 /// Presence is the only retained message, and small.
 const RETAINED_MAX_BYTES: usize = 4096;
 const INFLIGHT_MAX: u16 = 256;
-/// Messages a second that a device may publish in the long run, and at once; beyond that it waits.
-const PUBLISH_RATE: u32 = 200;
-const PUBLISH_BURST: u32 = 400;
-
-/// A future behind a trait object.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Who a client certificate belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate's common name.
-    pub name: DeviceId,
-    /// SHA-256 of the certificate (DER).
-    pub cert_sha256: Digest,
-}
-
-/// What the broker asks about certificates.
-pub trait DeviceAuth: Send + Sync + 'static {
-    /// Reads the identity from a verified client certificate (DER).
-    ///
-    /// # Errors
-    /// Why the certificate names nobody, in words.
-    fn identify(&self, certificate_der: &[u8]) -> Result<Identity, String>;
-
-    /// Whether that identity may connect now: enrolled with exactly this certificate, not
-    /// revoked. The server's own names ([`acl::is_server_name`]) are not asked about.
-    fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool>;
-}
-
-/// The real one: certificates as [`pki`](crate::pki) signs them, devices as the database knows them.
-pub struct StoreAuth(pub Store);
-
-impl DeviceAuth for StoreAuth {
-    fn identify(&self, certificate_der: &[u8]) -> Result<Identity, String> {
-        let (name, cert_sha256) = peer_identity(certificate_der)?;
-        Ok(Identity { name, cert_sha256 })
-    }
-
-    fn admits<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, bool> {
-        Box::pin(async {
-            let (name, sha256) = (&identity.name, &identity.cert_sha256.0);
-            let now_ms = clock::now_ms();
-            let standing = self.0.admit(name, sha256, now_ms, now_ms).await;
-            standing.is_ok_and(Standing::is_admitted)
-        })
-    }
-}
 
 /// What the broker needs to start.
 pub struct BrokerConfig {
@@ -112,7 +61,7 @@ pub struct BrokerConfig {
     /// The fleet whose topics exist.
     pub fleet: FleetId,
     /// Certificates to identities, and revocation.
-    pub auth: Arc<dyn DeviceAuth>,
+    pub auth: Arc<dyn ClientAuth>,
     /// Most clients connected at once; 10 000 is a good default.
     pub clients_max: usize,
 }
@@ -153,7 +102,8 @@ pub struct BrokerHandle {
 #[derive(Default)]
 struct Connections {
     next: u64,
-    by_id: BTreeMap<u64, (DeviceId, broadcast::Sender<()>)>,
+    /// Client id, and what stops the connection.
+    by_id: BTreeMap<u64, (String, broadcast::Sender<()>)>,
 }
 
 impl BrokerHandle {
@@ -166,8 +116,17 @@ impl BrokerHandle {
     /// Drops every live connection of a device; how many there were. Their last wills are
     /// published.
     pub fn disconnect(&self, device: &DeviceId) -> usize {
+        self.disconnect_client(device.as_str())
+    }
+
+    /// Drops every live connection of a consumer; how many there were.
+    pub fn disconnect_consumer(&self, consumer: &ConsumerName) -> usize {
+        self.disconnect_client(&consumer.client_id())
+    }
+
+    fn disconnect_client(&self, client_id: &str) -> usize {
         let table = self.lock();
-        let own = table.by_id.values().filter(|(name, _)| name == device);
+        let own = table.by_id.values().filter(|(id, _)| id == client_id);
         let mut dropped = 0;
         for (_, stop) in own {
             let _ = stop.send(());
@@ -190,7 +149,7 @@ impl BrokerHandle {
 
     fn register(
         &self,
-        name: DeviceId,
+        client_id: String,
     ) -> (
         Registration,
         broadcast::Receiver<()>,
@@ -201,7 +160,7 @@ impl BrokerHandle {
         let mut table = self.lock();
         let id = table.next;
         table.next += 1;
-        table.by_id.insert(id, (name, stop));
+        table.by_id.insert(id, (client_id, stop));
         (
             Registration {
                 handle: self.clone(),
@@ -339,7 +298,7 @@ fn library_config(clients_max: usize) -> LibraryConfig {
         max_packet_size: PACKET_MAX_BYTES,
         topic_alias_maximum: 0,
         maximum_qos: 1,
-        max_subscriptions_per_client: 32,
+        max_subscriptions_per_client: FILTERS_MAX,
         max_retained_messages: clients_max.saturating_mul(2),
         max_retained_message_size: RETAINED_MAX_BYTES,
         client_channel_capacity: 1024,
@@ -366,7 +325,7 @@ struct Parts {
 struct Acceptor {
     tls: tokio_rustls::TlsAcceptor,
     fleet: FleetId,
-    auth: Arc<dyn DeviceAuth>,
+    auth: Arc<dyn ClientAuth>,
     parts: Parts,
     handle: BrokerHandle,
     handshakes: Arc<Semaphore>,
@@ -431,17 +390,13 @@ impl Acceptor {
             Err(problem) => return tracing::warn!(%peer, problem, "MQTT: certificate refused"),
         };
         let Ok(_client) = self.clients.try_acquire() else {
-            return tracing::warn!(%peer, device = %identity.name, "MQTT: too many clients, connection dropped");
+            return tracing::warn!(%peer, client = %identity.client, "MQTT: too many clients, connection dropped");
         };
         // Registered before the admission check, so that a revocation in between is not missed.
-        let (_registration, for_handler, mut dropped) = self.handle.register(identity.name.clone());
-        let device = identity.name.clone();
-        let rules = ConnectionRules {
-            fleet: self.fleet.clone(),
-            identity,
-            auth: Arc::clone(&self.auth),
-            pace: Pace::default(),
-        };
+        let client = identity.client.to_string();
+        let (_registration, for_handler, mut dropped) = self.handle.register(client.clone());
+        let auth = Arc::clone(&self.auth);
+        let rules = ConnectionRules::new(self.fleet.clone(), identity, auth);
         let parts = self.parts.clone();
         let handler = ClientHandler::new(
             BrokerTransport::tls(TlsStreamWrapper::new(stream)),
@@ -457,159 +412,13 @@ impl Acceptor {
         tokio::select! {
             ended = handler.run() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%peer, %device, %error, "MQTT: connection ended");
+                    tracing::debug!(%peer, %client, %error, "MQTT: connection ended");
                 }
             }
             () = async {
                 let _ = dropped.recv().await;
                 tokio::time::sleep(DROP_TIMEOUT).await;
-            } => tracing::debug!(%peer, %device, "MQTT: connection cut"),
+            } => tracing::debug!(%peer, %client, "MQTT: connection cut"),
         }
-    }
-}
-
-/// What one connection may do; its identity was fixed by its certificate.
-struct ConnectionRules {
-    fleet: FleetId,
-    identity: Identity,
-    auth: Arc<dyn DeviceAuth>,
-    pace: Pace,
-}
-
-/// A token bucket as one moment: when the messages taken so far would have been due at the steady
-/// rate. A message may be up to a burst early.
-#[derive(Default)]
-struct Pace {
-    due: Mutex<Option<Instant>>,
-}
-
-impl Pace {
-    /// Takes one message; how long it has to wait.
-    fn take(&self, now: Instant) -> Duration {
-        let step = Duration::from_secs(1) / PUBLISH_RATE;
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = due.map_or(now, |due| due.max(now)) + step;
-        *due = Some(next);
-        next.saturating_duration_since(now)
-            .saturating_sub(step * PUBLISH_BURST)
-    }
-}
-
-impl ConnectionRules {
-    fn is_server(&self) -> bool {
-        acl::is_server_name(self.identity.name.as_str())
-    }
-}
-
-impl AuthProvider for ConnectionRules {
-    fn authenticate<'a>(
-        &'a self,
-        connect: &'a ConnectPacket,
-        peer: SocketAddr,
-    ) -> BoxFuture<'a, mqtt5::Result<AuthResult>> {
-        Box::pin(async move {
-            let name = &self.identity.name;
-            let refuse = |why: &str| {
-                tracing::warn!(%peer, device = %name, client_id = %cut(&connect.client_id), "MQTT: CONNECT refused: {why}");
-                Ok(AuthResult::fail_with_reason(
-                    ReasonCode::NotAuthorized,
-                    why.to_owned(),
-                ))
-            };
-            if connect.client_id != name.as_str() {
-                return refuse("the client id is not the certificate's common name");
-            }
-            let will_allowed = connect.will.as_ref().is_none_or(|will| {
-                self.is_server() || device_may_publish(&self.fleet, name, &will.topic)
-            });
-            if !will_allowed {
-                return refuse("the last will's topic is not the device's own");
-            }
-            if !self.is_server() && !self.auth.admits(&self.identity).await {
-                return refuse("the certificate is revoked, replaced or not enrolled here");
-            }
-            Ok(AuthResult::success_with_user(name.as_str()))
-        })
-    }
-
-    fn authorize_publish<'a>(
-        &'a self,
-        _: &str,
-        _: Option<&'a str>,
-        topic: &'a str,
-    ) -> BoxFuture<'a, bool> {
-        let allowed =
-            self.is_server() || device_may_publish(&self.fleet, &self.identity.name, topic);
-        Box::pin(async move {
-            if !self.is_server() {
-                let wait = self.pace.take(Instant::now());
-                if !wait.is_zero() {
-                    metrics::counter!("dunlin_broker_publishes_slowed_total").increment(1);
-                    tokio::time::sleep(wait).await;
-                }
-            }
-            allowed
-        })
-    }
-
-    fn authorize_subscribe<'a>(
-        &'a self,
-        _: &str,
-        _: Option<&'a str>,
-        filter: &'a str,
-    ) -> BoxFuture<'a, bool> {
-        let allowed =
-            self.is_server() || device_may_subscribe(&self.fleet, &self.identity.name, filter);
-        Box::pin(async move { allowed })
-    }
-}
-
-/// For the library's own listener, which nobody has business with.
-struct RefuseEveryone;
-
-impl AuthProvider for RefuseEveryone {
-    fn authenticate<'a>(
-        &'a self,
-        _: &'a ConnectPacket,
-        _: SocketAddr,
-    ) -> BoxFuture<'a, mqtt5::Result<AuthResult>> {
-        Box::pin(async { Ok(AuthResult::fail(ReasonCode::NotAuthorized)) })
-    }
-
-    fn authorize_publish<'a>(
-        &'a self,
-        _: &str,
-        _: Option<&'a str>,
-        _: &'a str,
-    ) -> BoxFuture<'a, bool> {
-        Box::pin(async { false })
-    }
-
-    fn authorize_subscribe<'a>(
-        &'a self,
-        _: &str,
-        _: Option<&'a str>,
-        _: &'a str,
-    ) -> BoxFuture<'a, bool> {
-        Box::pin(async { false })
-    }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(100).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_free_and_a_flood_is_paced() {
-        let (pace, now) = (Pace::default(), Instant::now());
-        let waits: Vec<Duration> = (0..600).map(|_| pace.take(now)).collect();
-        assert!(waits[..400].iter().all(Duration::is_zero));
-        assert_eq!(waits[599], Duration::from_secs(1), "200 beyond the burst");
-        let later = now + Duration::from_secs(10);
-        assert!(pace.take(later).is_zero(), "idle time fills it again");
     }
 }

@@ -19,6 +19,7 @@ pub mod broker;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod consumer;
 pub mod drift;
 pub mod enroll;
 mod files;

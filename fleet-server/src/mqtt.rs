@@ -5,13 +5,14 @@
 //! acknowledged (PUBACK) by the reader, after its commit, and the broker keeps at most
 //! [`RECEIVE_MAX`] of them unacknowledged.
 //!
-//! Reported state and telemetry come by a shared subscription (several servers share the work),
+//! Reported state and telemetry come by a shared subscription (several servers share the work) whose
+//! name nobody else knows,
 //! presence by a plain one (every server sees it, and the retained ones at every connect).
 //!
 //! Wiring:
 //! ```text
 //! store.set_all_offline().await?;                        // embedded broker only
-//! let (mqtt, inbound, fetches) = mqtt::start(MqttConfig { host, port, client_id: SERVER_NAME, fleet, tls });
+//! let (mqtt, inbound, fetches) = mqtt::start(MqttConfig { host, port, client_id: SERVER_NAME, fleet, share, tls });
 //! let (stop, stopped) = watch::channel(false);
 //! let wake = Wake::default();
 //! spawn(deliver::run(store, mqtt, wake, DeliverSettings::default(), stopped));
@@ -57,8 +58,6 @@ const READER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Name of the servers' shared subscription.
-const SHARE: &str = "dunlin";
 
 /// Where and as whom to connect.
 pub struct MqttConfig {
@@ -70,6 +69,9 @@ pub struct MqttConfig {
     pub client_id: String,
     /// The fleet whose topics are read.
     pub fleet: FleetId,
+    /// Name of the servers' shared subscription. Whoever knows it could take messages away at a
+    /// broker that looks at no subscription: it is [`Pki::share_name`](crate::pki::Pki::share_name).
+    pub share: String,
     /// The broker's CA, and our certificate and key.
     pub tls: Arc<rustls::ClientConfig>,
 }
@@ -135,6 +137,7 @@ pub struct MqttClient {
 struct Shared {
     client: AsyncClient,
     fleet: FleetId,
+    share: String,
     connection: AtomicU64,
     listening: watch::Sender<Listening>,
     poll: Mutex<Option<JoinHandle<()>>>,
@@ -175,6 +178,7 @@ impl Listening {
 #[must_use]
 pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::Receiver<Inbound>) {
     let fleet = config.fleet.clone();
+    let share = config.share.clone();
     let broker = format!("{}:{}", config.host, config.port);
     let (client, events) = AsyncClient::builder(options(config))
         .capacity(REQUESTS_MAX)
@@ -185,6 +189,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::
     let shared = Arc::new(Shared {
         client,
         fleet,
+        share,
         connection: AtomicU64::new(0),
         listening: watch::Sender::new(Listening::NotSince(clock::now_ms())),
         poll: Mutex::new(None),
@@ -459,7 +464,7 @@ async fn subscribe_once(shared: &Shared) -> Result<(), String> {
         Channel::Log,
     ];
     let mut filters: Vec<String> = shared_channels
-        .map(|channel| Topic::filter_shared(SHARE, &shared.fleet, channel))
+        .map(|channel| Topic::filter_shared(&shared.share, &shared.fleet, channel))
         .into();
     filters.push(Topic::filter_all_devices(&shared.fleet, Channel::Presence));
     let mut filters: Vec<_> = filters
@@ -467,7 +472,7 @@ async fn subscribe_once(shared: &Shared) -> Result<(), String> {
         .map(|filter| SubscribeFilterInput::new(filter, QoS::AtLeastOnce))
         .collect();
     // Not kept for a server that is away: the device asks again.
-    let fetch = Topic::filter_shared(SHARE, &shared.fleet, Channel::Fetch);
+    let fetch = Topic::filter_shared(&shared.share, &shared.fleet, Channel::Fetch);
     filters.push(SubscribeFilterInput::new(fetch, QoS::AtMostOnce));
     let notice = shared
         .client

@@ -11,7 +11,9 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-pub use device::{CSR_MAX_BYTES, CheckedCsr, DeviceCertificate, DevicePass, peer_identity};
+pub use device::{
+    CSR_MAX_BYTES, CheckedCsr, ClientCertificate, DevicePass, peer_identity, peer_name,
+};
 
 use crate::acl::SERVER_NAME;
 use crate::files::{self, FileError};
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stored::{PEM_MAX_BYTES, Wanted, damaged, missing, open_ca, open_pair, read_chain};
 use time::{Duration, OffsetDateTime};
+use zeroize::Zeroize as _;
 
 const SERVER_LIFE: Duration = Duration::days(825);
 const DEVICE_LIFE: Duration = Duration::days(365);
@@ -177,6 +180,17 @@ impl Pki {
     #[must_use]
     pub fn ca_sha256(&self) -> Digest {
         Digest::of(&self.ca_der)
+    }
+
+    /// Name of the servers' shared subscription: the same for all that have this CA's key, and to
+    /// be guessed by nobody else.
+    #[must_use]
+    pub fn share_name(&self) -> String {
+        let mut secret = b"dunlin shared subscription\0".to_vec();
+        secret.extend(self.issuer.key().serialize_der());
+        let name = Digest::of(&secret);
+        secret.zeroize();
+        format!("dunlin-{}", &name.to_string()[..32])
     }
 
     /// The files of the server's own MQTT client.

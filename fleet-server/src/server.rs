@@ -1,8 +1,8 @@
 //! Starting and ending everything in the right order.
 
-use crate::acl::{self, SERVER_NAME};
 use crate::alert::watch::Watch;
 use crate::alert::webhook::{self, Messenger};
+use crate::acl::{AclError, AclFile, SERVER_NAME};
 use crate::api::{self, App};
 use crate::blobs::{BlobError, Blobs};
 use crate::broker::{self, BrokerConfig, BrokerError, RunningBroker, StoreAuth};
@@ -72,8 +72,8 @@ pub enum StartError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The external broker's ACL file.
-    #[error("{0}")]
-    Acl(std::io::Error),
+    #[error(transparent)]
+    Acl(#[from] AclError),
     /// No randomness.
     #[error("random numbers: {0}")]
     Random(getrandom::Error),
@@ -156,7 +156,8 @@ impl Server {
         let devices = bind("devices.listen", settings.devices.listen).await?;
         let admin_tls = settings.admin.tls.then(|| pki.admin_tls()).transpose()?;
         let device_tls = Some(pki.device_tls()?);
-        write_acl(&settings)?;
+        let acl = AclFile::new(settings.mqtt.acl_file.clone(), settings.fleet.clone());
+        acl.write(&store).await?;
         let broker = start_broker(&settings, pki, &store).await?;
         let (client, inbound, fetches) = mqtt::start(mqtt_config(&settings, pki, broker.as_ref())?);
         // Only once nothing can fail any more: a token that was never shown is a lost one.
@@ -192,7 +193,7 @@ impl Server {
             stop_ingest,
             broker,
         };
-        let app = Arc::new(app(settings, opened, &running, wake, messages)?);
+        let app = Arc::new(app(settings, opened, &running, wake, messages, acl)?);
         for listener in [
             Listener {
                 name: "admin",
@@ -299,13 +300,6 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
     })
 }
 
-fn write_acl(settings: &Settings) -> Result<(), StartError> {
-    let Some(path) = &settings.mqtt.acl_file else {
-        return Ok(());
-    };
-    acl::write_acl_file(path, &settings.fleet, &[SERVER_NAME]).map_err(StartError::Acl)
-}
-
 async fn first_token(
     store: &Store,
     token_file: Option<&Path>,
@@ -394,6 +388,7 @@ fn mqtt_config(
         port,
         client_id: SERVER_NAME.to_owned(),
         fleet: settings.fleet.clone(),
+        share: pki.share_name(),
         tls,
     })
 }
@@ -495,6 +490,7 @@ fn app(
     running: &RunningServer,
     deliver: Wake,
     messages: Arc<Notify>,
+    acl: AclFile,
 ) -> Result<App, StartError> {
     let first_name = settings.names.first().cloned().unwrap_or_default();
     let devices_url = settings.devices.public_url.clone();
@@ -520,6 +516,7 @@ fn app(
         repository: opened.repository,
         blobs: opened.blobs,
         broker: running.broker.as_ref().map(RunningBroker::handle),
+        acl,
         deliver,
         messages,
         listening: running.client.listening(),

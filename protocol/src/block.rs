@@ -36,6 +36,7 @@ const MAGIC: [u8; 4] = *b"DBK1";
 
 /// Asks for a block (channel `fetch`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Request {
     /// Comes back in the answer; the device's own, of no meaning to the server.
     pub id: u64,

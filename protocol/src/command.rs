@@ -60,6 +60,7 @@ pub fn parse<T: serde::de::DeserializeOwned>(
 /// `inferences` while those are fewer, are of the kind: a verdict never falls on a handful, and one
 /// that can no longer be avoided falls at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Probation {
     /// Least successful live inferences.
     pub inferences: u64,
@@ -91,6 +92,7 @@ pub struct Probation {
 /// It goes on to be activated once `comparisons` are reached and neither bound is broken, and counts
 /// as failed when one is, when the worker dies of it twice, or when `deadline_ms` passes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Shadow {
     /// Least comparisons.
@@ -165,6 +167,7 @@ impl Default for Probation {
 
 /// One bundle the device should run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DesiredBundle {
     /// The family it belongs to.
     pub family: Family,
@@ -189,6 +192,7 @@ pub struct DesiredBundle {
 
 /// The state a device should reach (channel `desired`), republished at every connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Desired {
     /// Which desired state this is; a device refuses an older one.
     pub revision: Revision,
@@ -199,6 +203,7 @@ pub struct Desired {
 
 /// Something to do once (channel `command`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Command {
     /// Order; an older one is refused.
     pub revision: Revision,
@@ -208,6 +213,7 @@ pub struct Command {
 
 /// What a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Publish presence and reported state again.
@@ -218,6 +224,7 @@ pub enum Action {
 
 /// Segments the server has committed (channel `ack`): exactly these may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ack {
     /// Life of the telemetry store.
     pub boot: BootId,

@@ -113,6 +113,15 @@ macro_rules! name_id {
                 &self.0
             }
         }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::schema::text("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+            }
+        }
     };
 }
 
@@ -188,6 +197,15 @@ macro_rules! hex_id {
                 write!(f, "{}({})", stringify!($name), hex::encode(self.0))
             }
         }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::schema::text(&format!("^[0-9a-f]{{{}}}$", 2 * $bytes))
+            }
+        }
     };
 }
 
@@ -227,6 +245,7 @@ impl Digest {
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Revision {
     /// Life of the server's database.
     pub epoch: u64,

@@ -16,6 +16,7 @@
 //! * [`patch`]: a new model as its difference to an installed one.
 //! * [`telemetry`]: records in numbered segments (device to server).
 //! * [`sketch`]: frozen-bin histograms that merge exactly.
+//! * `schema` (feature `schema`): JSON Schemas of the messages and their AsyncAPI document.
 
 pub mod archive;
 pub mod block;
@@ -26,6 +27,8 @@ pub mod id;
 pub mod patch;
 pub mod report;
 pub mod repository;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod sketch;
 pub mod telemetry;
 pub mod topic;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Connected or not (channel `presence`, retained; the offline form is the last will).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Presence {
     /// Whether the device is connected.
     pub online: bool,
@@ -17,6 +18,7 @@ pub struct Presence {
 
 /// A bundle on the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Installed {
     /// Its family.
     pub family: Family,
@@ -28,6 +30,7 @@ pub struct Installed {
 
 /// How far the device is with the newest desired state it accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Progress {
     /// Nothing was asked for yet.
@@ -71,6 +74,7 @@ impl Progress {
 
 /// Why an update ended badly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// Short and stable, such as `threshold`, `hash`, `below_floor`, `golden`, `crash_loop`.
     pub code: String,
@@ -91,6 +95,7 @@ impl Failure {
 
 /// Why a version that passed its golden cases is not activated yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Waiting {
     /// `window`: for the maintenance window; `hold`: somebody at the device holds updates back;
     /// `shadow`: it runs in the shadow of the version that serves, and is being compared.
@@ -104,6 +109,7 @@ pub struct Waiting {
 
 /// Updates are held back at the device itself; what serves goes on, and it may always go back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hold {
     /// Why, in the words of whoever did it; at most 200 characters.
     pub reason: String,
@@ -117,6 +123,7 @@ pub struct Hold {
 /// Versions of the newest metadata that a device trusts: after a restored backup the server signs
 /// above them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TrustedVersions {
     /// Of the timestamp.
     pub timestamp: u64,
@@ -126,6 +133,7 @@ pub struct TrustedVersions {
 
 /// What a version that runs in the shadow of another did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ShadowReport {
     /// Answers that were compared.
@@ -166,6 +174,7 @@ impl ShadowReport {
 
 /// How a device stands with one model family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelReport {
     /// The family.
     pub family: Family,
@@ -193,6 +202,7 @@ pub struct ModelReport {
 /// `target`, `rollout`, `progress`, `waiting` and `active` are those of one family, for readers that
 /// know no more than one: of one under way if any is, else of the first. `models` has all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reported {
     /// Rises with every report of this device, over restarts: the server ignores older ones.
     pub sequence: u64,

@@ -86,6 +86,18 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(allowed)
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for RepositoryFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RepositoryFile".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::schema::text(
+            "^(metadata/[^/]+\\.json|targets/.+|blobs/[0-9a-f]{64}|patches/[0-9a-f]{64}/[0-9a-f]{64})$",
+        )
+    }
+}
+
 impl TryFrom<String> for RepositoryFile {
     type Error = PathError;
 

@@ -87,6 +87,7 @@ impl Edges {
 
 /// Counts over frozen bins. The edges live in the signed bundle, not here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Histogram {
     /// By bin.
     pub counts: Vec<u64>,
@@ -220,6 +221,7 @@ pub fn add_counts(sum: &mut [u64], other: &[u64]) -> Result<(), SketchError> {
 /// bucket `i` holds values in `(2^(i/8), 2^((i+1)/8)]` microseconds, so a quantile is off by less
 /// than 9.1 %.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Latency {
     /// Counts by bucket index, from bucket 0 (1 µs and less) upwards; trailing zeros left out.
     pub buckets: Vec<u64>,

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 /// What a record is about; earlier classes outlive later ones when space is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Things that happened.
@@ -57,6 +58,7 @@ impl Class {
 
 /// A scalar of the `metrics` channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Scalar {
     /// A whole number.
@@ -71,6 +73,7 @@ pub enum Scalar {
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Record {
     /// When, by the device's clock, in milliseconds since 1970.
     pub time_ms: i64,
@@ -81,6 +84,7 @@ pub struct Record {
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Body {
     /// A closed drift window.
@@ -100,6 +104,7 @@ pub enum Body {
 
 /// Counts of one (bundle, time span) on one device. Only integers: merging is exact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Window {
     /// Digest of the bundle that computed the outputs.
     pub bundle: Digest,
@@ -136,6 +141,7 @@ pub struct Window {
 
 /// Something that happened on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Short and stable, such as `update_refused` or `worker_died`.
     pub code: String,
@@ -148,6 +154,7 @@ pub struct Event {
 
 /// Records dropped for want of space or age.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Gap {
     /// Class of the dropped records.
     pub class: Class,
@@ -161,6 +168,7 @@ pub struct Gap {
 
 /// A log line worth sending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// `error`, `warn` or `info`.
     pub level: String,
@@ -183,17 +191,23 @@ impl Body {
 
 /// Records of one class under one number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Segment {
     /// Life of the telemetry store.
     pub boot: BootId,
-    /// Number within the boot; never used twice.
+    /// Number within the boot; rises with the order in which records were taken in, and is never
+    /// used twice.
     pub segment: u64,
+    /// Sent well after its oldest record happened, as after a time without a connection. It says
+    /// something of this sending alone: the same segment may be sent again with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backfilled: bool,
     /// The records, oldest first. Exactly one for `metrics`.
     pub records: Vec<Record>,
 }
 
-/// Names that a `metrics` message keeps for itself.
-const FLAT_HEAD: [&str; 3] = ["boot", "segment", "time_ms"];
+/// Names that a `metrics` message keeps for itself; no value may have one of them.
+pub const FLAT_HEAD: [&str; 4] = ["backfilled", "boot", "segment", "time_ms"];
 
 impl Segment {
     /// The message on the class's channel.
@@ -233,6 +247,9 @@ impl Segment {
             _ => BTreeMap::new(),
         };
         let segment = i64::try_from(self.segment).unwrap_or(i64::MAX);
+        if self.backfilled {
+            flat.insert("backfilled".to_owned(), Scalar::Flag(true));
+        }
         flat.insert("boot".to_owned(), Scalar::Text(self.boot.to_string()));
         flat.insert("segment".to_owned(), Scalar::Integer(segment));
         flat.insert("time_ms".to_owned(), Scalar::Integer(record.time_ms));
@@ -250,13 +267,15 @@ impl Segment {
             let mut flat: BTreeMap<String, Scalar> = parse(what, SEGMENT_MAX_BYTES, bytes)?;
             let head = FLAT_HEAD.map(|name| flat.remove(name));
             let [
+                backfilled @ (None | Some(Scalar::Flag(_))),
                 Some(Scalar::Text(boot)),
                 Some(Scalar::Integer(segment)),
                 Some(Scalar::Integer(time_ms)),
             ] = head
             else {
                 return Err(malformed(
-                    "expected boot (text), segment and time_ms (whole numbers)".to_owned(),
+                    "expected boot (text), segment and time_ms (whole numbers), and backfilled (a flag) if it is there"
+                        .to_owned(),
                 ));
             };
             let segment = u64::try_from(segment).map_err(|e| malformed(e.to_string()))?;
@@ -265,6 +284,7 @@ impl Segment {
                     .parse()
                     .map_err(|e: crate::id::IdError| malformed(e.to_string()))?,
                 segment,
+                backfilled: backfilled == Some(Scalar::Flag(true)),
                 records: vec![Record {
                     time_ms,
                     body: Body::Metrics { values: flat },
@@ -295,6 +315,7 @@ mod tests {
         Segment {
             boot: BootId([7; 16]),
             segment: 3,
+            backfilled: false,
             records: vec![Record {
                 time_ms: 1000,
                 body: Body::Metrics {
@@ -315,6 +336,26 @@ mod tests {
             .all(|v| !v.is_object() && !v.is_array());
         assert!(all_scalar, "{value}");
         assert_eq!(Segment::decode(Class::Metrics, &wire).unwrap(), metrics());
+    }
+
+    #[test]
+    fn what_is_sent_late_says_so_and_nothing_else_changes() {
+        let late = Segment {
+            backfilled: true,
+            ..metrics()
+        };
+        let wire = late.encode(Class::Metrics).unwrap();
+        let flat: BTreeMap<String, Scalar> = serde_json::from_slice(&wire).unwrap();
+        assert_eq!(flat["backfilled"], Scalar::Flag(true));
+        assert_eq!(Segment::decode(Class::Metrics, &wire).unwrap(), late);
+        let text = String::from_utf8(wire).unwrap();
+        let without = text.replace("\"backfilled\":true,", "");
+        assert_eq!(
+            without.as_bytes(),
+            metrics().encode(Class::Metrics).unwrap()
+        );
+        let damaged = text.replace("\"backfilled\":true", "\"backfilled\":1");
+        assert!(Segment::decode(Class::Metrics, damaged.as_bytes()).is_err());
     }
 
     #[test]

@@ -53,9 +53,14 @@ fn golden<T: Serialize + DeserializeOwned>(name: &'static str, value: &T) {
 }
 
 fn segment(name: &str, class: Class, bodies: Vec<Body>) {
+    segment_sent(name, class, false, bodies);
+}
+
+fn segment_sent(name: &str, class: Class, backfilled: bool, bodies: Vec<Body>) {
     let segment = Segment {
         boot: BootId([0xb0; 16]),
         segment: 42,
+        backfilled,
         records: bodies
             .into_iter()
             .map(|body| Record {
@@ -328,27 +333,27 @@ fn telemetry() {
             }),
         ],
     );
-    segment(
-        "log",
-        Class::Log,
+    let line = || {
         vec![Body::Log(LogLine {
             level: "warn".to_owned(),
             text: "x".to_owned(),
-        })],
-    );
+        })]
+    };
+    segment("log", Class::Log, line());
+    segment_sent("log-backfilled", Class::Log, true, line());
     let values = [
         ("inferences".to_owned(), Scalar::Integer(8)),
         ("latency_p50_us".to_owned(), Scalar::Number(812.5)),
         ("throttled".to_owned(), Scalar::Flag(false)),
         ("family".to_owned(), Scalar::Text("digits".to_owned())),
     ];
-    segment(
-        "metrics",
-        Class::Metrics,
+    let values = || {
         vec![Body::Metrics {
-            values: values.into(),
-        }],
-    );
+            values: values.clone().into(),
+        }]
+    };
+    segment("metrics", Class::Metrics, values());
+    segment_sent("metrics-backfilled", Class::Metrics, true, values());
 }
 
 #[test]

@@ -59,7 +59,14 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("rumqttc", &["agent/src/mqtt", "fleet-server/src/mqtt"]),
     ("mqtt5", &["fleet-server/src/broker"]),
     ("sqlx", &["fleet-server/src/store"]),
-    ("rcgen", &["fleet-server/src/pki", "agent/src/identity"]),
+    (
+        "rcgen",
+        &[
+            "fleet-server/src/pki",
+            "agent/src/identity",
+            "cli/src/consumer",
+        ],
+    ),
     (
         "x509_parser",
         &["fleet-server/src/pki", "agent/src/identity"],

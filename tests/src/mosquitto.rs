@@ -72,6 +72,18 @@ impl Mosquitto {
         self.wait_until_it_listens(&log)
     }
 
+    /// Has it read its configuration and its ACL file again, as `systemctl reload` does.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        Ok(rustix::process::kill_process(
+            pid,
+            rustix::process::Signal::HUP,
+        )?)
+    }
+
     /// Ends it in order, so that it writes down what it holds, and starts it again on the same port.
     ///
     /// # Errors

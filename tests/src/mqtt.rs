@@ -1,13 +1,15 @@
 //! A bare MQTT 5 client with anybody's certificate, for what no agent would send.
 
 use anyhow::{Context as _, bail};
-use rumqttc::mqttbytes::v5::{ConnectReturnCode, Packet, PubAckReason, SubscribeReasonCode};
+use rumqttc::mqttbytes::v5::{
+    ConnectReturnCode, LastWill, Packet, PubAckReason, SubscribeReasonCode,
+};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, PublishNoticeError,
     PublishOptions, PublishResult, QoS, TlsConfiguration, Transport,
 };
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -17,9 +19,19 @@ use tokio::task::JoinHandle;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PACKET_MAX_BYTES: u32 = 4 << 20;
 
+/// A message that a client heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its topic.
+    pub topic: String,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
 /// A connected client; it is cut off when dropped.
 pub struct Client {
     client: AsyncClient,
+    heard: Arc<Mutex<Vec<Message>>>,
     poll: JoinHandle<()>,
 }
 
@@ -39,8 +51,35 @@ impl Client {
         client_id: &str,
         tls: Arc<rustls::ClientConfig>,
     ) -> anyhow::Result<Self> {
+        Self::connect_with(broker, client_id, tls, |_| {}).await
+    }
+
+    /// Connects with a last will on this topic.
+    ///
+    /// # Errors
+    /// Refused, with the reason code, or no answer.
+    pub async fn connect_with_will(
+        broker: SocketAddr,
+        client_id: &str,
+        tls: Arc<rustls::ClientConfig>,
+        topic: &str,
+    ) -> anyhow::Result<Self> {
+        let will = LastWill::new(topic, "x", QoS::AtLeastOnce, false, None);
+        let with_will = |options: &mut MqttOptions| {
+            options.set_last_will(will);
+        };
+        Self::connect_with(broker, client_id, tls, with_will).await
+    }
+
+    async fn connect_with(
+        broker: SocketAddr,
+        client_id: &str,
+        tls: Arc<rustls::ClientConfig>,
+        change: impl FnOnce(&mut MqttOptions),
+    ) -> anyhow::Result<Self> {
         let address = (broker.ip().to_string(), broker.port());
         let mut options = MqttOptions::new(client_id, address);
+        change(&mut options);
         let tls = TlsConfiguration::Rustls(tls);
         options.set_transport(Transport::tls_with_config(tls));
         options.set_clean_start(true);
@@ -50,8 +89,38 @@ impl Client {
             Ok(answer) => answer?,
             Err(_) => bail!("no CONNACK within {TIMEOUT:?}"),
         }
-        let poll = tokio::spawn(async move { while events.poll().await.is_ok() {} });
-        Ok(Self { client, poll })
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&heard);
+        let poll = tokio::spawn(async move {
+            while let Ok(event) = events.poll().await {
+                if let Event::Incoming(Packet::Publish(publish)) = event {
+                    let message = Message {
+                        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                        payload: publish.payload.to_vec(),
+                    };
+                    let mut heard = into.lock().unwrap_or_else(PoisonError::into_inner);
+                    heard.push(message);
+                }
+            }
+        });
+        Ok(Self {
+            client,
+            heard,
+            poll,
+        })
+    }
+
+    /// What it heard so far.
+    #[must_use]
+    pub fn heard(&self) -> Vec<Message> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.clone()
+    }
+
+    /// Whether its connection has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.poll.is_finished()
     }
 
     /// Publishes at QoS 1 and waits for the broker's word.

@@ -217,7 +217,9 @@ impl Keeper {
                 continue;
             };
             let read = match store.peek(number) {
-                Ok(Some(entry)) => read_message(boot, number, &entry).map_err(|e| e.to_string()),
+                Ok(Some(entry)) => {
+                    read_message(boot, number, &entry, now_ms).map_err(|e| e.to_string())
+                }
                 Ok(None) => Err("the entry is missing".to_owned()),
                 Err(e) => {
                     self.recover(&e, now_ms);

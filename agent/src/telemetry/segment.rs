@@ -6,10 +6,11 @@
 //! they alone are read when the store is opened, so that opening is quick however much is buffered. Whole segments are compressed, not
 //! single records, because the store writes several bytes for each byte of a small entry.
 
+use super::sync::is_backfilled;
 use dunlin_protocol::SEGMENT_MAX_BYTES;
 use dunlin_protocol::command::MessageError;
 use dunlin_protocol::id::BootId;
-use dunlin_protocol::telemetry::{Body, Class, Record, Scalar, Segment};
+use dunlin_protocol::telemetry::{Body, Class, FLAT_HEAD, Record, Scalar, Segment};
 
 /// Largest record, in bytes of JSON: room is left for a segment's own fields.
 pub const RECORD_MAX_BYTES: usize = SEGMENT_MAX_BYTES - 1024;
@@ -44,7 +45,7 @@ pub enum RecordError {
         got: String,
     },
     /// A name that the message keeps for itself.
-    #[error("metric {name:?}: the names boot, segment and time_ms belong to the message")]
+    #[error("metric {name:?}: the names {} belong to the message", FLAT_HEAD.join(", "))]
     Reserved {
         /// Name of the metric.
         name: String,
@@ -172,7 +173,7 @@ impl Prepared {
         let class = record.body.class();
         if let Body::Metrics { values } = &record.body {
             for (name, value) in values {
-                if matches!(name.as_str(), "boot" | "segment" | "time_ms") {
+                if FLAT_HEAD.contains(&name.as_str()) {
                     return Err(RecordError::Reserved { name: name.clone() });
                 }
                 if let Scalar::Number(got) = value
@@ -343,18 +344,24 @@ pub fn read_records(entry: &[u8]) -> Result<Vec<Record>, EntryError> {
     serde_json::from_slice(&json).map_err(|e| fail(e.to_string()))
 }
 
-/// An entry as the MQTT message of its class.
+/// An entry as the MQTT message of its class, sent at `now_ms` by the wall clock.
 ///
 /// # Errors
 /// The entry cannot be read, or its records do not make a message.
-pub fn read_message(boot: BootId, number: u64, entry: &[u8]) -> Result<Vec<u8>, EntryError> {
-    let class = Meta::read(entry)?.kind.class();
+pub fn read_message(
+    boot: BootId,
+    number: u64,
+    entry: &[u8],
+    now_ms: i64,
+) -> Result<Vec<u8>, EntryError> {
+    let meta = Meta::read(entry)?;
     let segment = Segment {
         boot,
         segment: number,
+        backfilled: is_backfilled(meta.oldest_ms, now_ms),
         records: read_records(entry)?,
     };
-    Ok(segment.encode(class)?)
+    Ok(segment.encode(meta.kind.class())?)
 }
 
 /// Records on their way into segments, one open segment a class. Pure: `now_ms` is any clock
@@ -465,7 +472,7 @@ pub(crate) mod tests {
             let prepared: Vec<_> = records.iter().map(|r| Prepared::new(r).unwrap()).collect();
             let sealed = Sealed::new(9, Kind::of(class), &prepared).unwrap();
             assert_eq!(Meta::read(&sealed.entry).unwrap(), sealed.meta);
-            let wire = read_message(boot, 9, &sealed.entry).unwrap();
+            let wire = read_message(boot, 9, &sealed.entry, 1000).unwrap();
             let read = Segment::decode(class, &wire).unwrap();
             assert_eq!((read.boot, read.segment), (boot, 9));
             assert_eq!(read.records, records);
@@ -481,7 +488,7 @@ pub(crate) mod tests {
         for at in 0..sealed.entry.len() {
             let mut bad = sealed.entry.clone();
             bad[at] ^= 0x40;
-            let _ = read_message(BootId([0; 16]), 1, &bad);
+            let _ = read_message(BootId([0; 16]), 1, &bad, 0);
         }
         let bomb = zstd::bulk::compress(&vec![b' '; 64 << 20], 3).unwrap();
         let mut entry = sealed.entry[..HEAD_BYTES].to_vec();
@@ -518,7 +525,8 @@ pub(crate) mod tests {
         for record in [log(&text), metrics("n", Scalar::Text(long))] {
             let kind = Kind::of(record.body.class());
             let sealed = Sealed::of_record(u64::MAX >> 11, kind, &record).unwrap();
-            let wire = read_message(BootId([255; 16]), sealed.number, &sealed.entry).unwrap();
+            let wire =
+                read_message(BootId([255; 16]), sealed.number, &sealed.entry, i64::MAX).unwrap();
             assert!(wire.len() <= SEGMENT_MAX_BYTES);
         }
     }

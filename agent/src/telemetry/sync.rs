@@ -21,6 +21,17 @@ pub const WINDOW_BYTES: u64 = 2 << 20;
 /// milliseconds.
 pub const RESEND_MS: u64 = 10_000;
 
+/// A segment whose oldest record is older than this when it is sent is marked as back-filled, in
+/// milliseconds: well above the time that sealing, resending and a broken connection's end take.
+pub const BACKFILLED_AFTER_MS: i64 = 60_000;
+
+/// Whether a segment that is sent now is sent well after its oldest record; both by the wall clock,
+/// in milliseconds since 1970.
+#[must_use]
+pub fn is_backfilled(oldest_ms: i64, now_ms: i64) -> bool {
+    now_ms.saturating_sub(oldest_ms) > BACKFILLED_AFTER_MS
+}
+
 const REPEATS_PER_BATCH: usize = WINDOW_SEGMENTS / 4;
 
 /// A segment as one MQTT message.
@@ -251,6 +262,16 @@ mod tests {
         assert_eq!(numbers(&outbox.next_unsent(&index, RESEND_MS, 16)), [1]);
         outbox.reset_inflight(&index);
         assert_eq!(numbers(&outbox.next_unsent(&index, RESEND_MS, 16)), [1]);
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_when_it_is_sent_is_backfilled() {
+        let now_ms = 1_700_000_000_000;
+        assert!(!is_backfilled(now_ms - BACKFILLED_AFTER_MS, now_ms));
+        assert!(is_backfilled(now_ms - BACKFILLED_AFTER_MS - 1, now_ms));
+        // A clock that was set back, and clocks that are out of all measure.
+        assert!(!is_backfilled(now_ms + 1, now_ms));
+        assert!(is_backfilled(i64::MIN, i64::MAX) && !is_backfilled(i64::MAX, i64::MIN));
     }
 
     #[test]

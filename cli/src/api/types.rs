@@ -78,6 +78,27 @@ impl fmt::Debug for IssuedClaim {
     }
 }
 
+/// `POST /api/v1/consumers`: all that a consumer needs besides its key.
+#[derive(Debug, Clone, Deserialize)]
+pub struct IssuedConsumer {
+    /// Its name.
+    pub name: String,
+    /// The MQTT client id that it must use.
+    pub client_id: String,
+    /// Its certificate, PEM.
+    pub certificate_pem: String,
+    /// The CA that vouches for the broker, PEM.
+    pub ca_pem: String,
+    /// The broker.
+    pub mqtt_host: String,
+    /// Its port, with mutual TLS.
+    pub mqtt_port: u16,
+    /// What it can subscribe to.
+    pub filters: Vec<String>,
+    /// When its certificate ends, in milliseconds since 1970.
+    pub expires_ms: i64,
+}
+
 /// `POST /api/v1/rollouts`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CreateRollout {

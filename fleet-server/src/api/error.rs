@@ -1,6 +1,8 @@
 //! Errors as clients see them, and inputs that fail with them.
 
+use crate::acl::AclError;
 use crate::blobs::BlobError;
+use crate::consumer::ConsumerError;
 use crate::patches::PatchStoreError;
 use crate::pki::PkiError;
 use crate::repository::RepositoryError;
@@ -154,6 +156,22 @@ impl From<PatchStoreError> for ApiError {
             }
             PatchStoreError::Missing(_) => Self::not_found(message),
         }
+    }
+}
+
+impl From<ConsumerError> for ApiError {
+    fn from(error: ConsumerError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<AclError> for ApiError {
+    fn from(error: AclError) -> Self {
+        tracing::error!(%error, "the broker's ACL file is not current");
+        let message = format!(
+            "done, but the broker's ACL file is not current: {error}; ask again or start the server anew"
+        );
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "acl_file", message)
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod blobs;
 pub mod bundles;
+pub mod consumers;
 pub mod devices;
 pub mod download;
 pub mod drift;
@@ -15,6 +16,7 @@ pub mod tokens;
 pub mod trust;
 pub mod webhooks;
 
+use crate::acl::AclFile;
 use crate::blobs::Blobs;
 use crate::broker::BrokerHandle;
 use crate::command::deliver::Wake;
@@ -61,6 +63,8 @@ pub struct App {
     pub mqtt_port: u16,
     /// Live connections of the embedded broker, if there is one.
     pub broker: Option<BrokerHandle>,
+    /// The ACL file of an external broker.
+    pub acl: AclFile,
     /// Whether devices can be heard.
     pub listening: watch::Receiver<Listening>,
     /// Tells the delivery of desired states to look now.
@@ -113,6 +117,9 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(trust::make_online_keys))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::delete))
+        .routes(routes!(consumers::create, consumers::list))
+        .routes(routes!(consumers::revoke))
+        .routes(routes!(consumers::renew))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show, devices::revoke))
         .routes(routes!(devices::events))

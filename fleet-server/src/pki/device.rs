@@ -1,6 +1,7 @@
-//! Certificates of devices: signing them, and reading them back.
+//! Certificates of devices and consumers: signing them, and reading them back.
 
 use super::{Pki, PkiError, leaf, library};
+use crate::consumer::ConsumerName;
 use dunlin_protocol::id::{DeviceId, Digest};
 use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, PublicKeyData as _};
 use rustls::SignatureScheme;
@@ -25,13 +26,15 @@ pub struct CheckedCsr {
     pub public_key_sha256: [u8; 32],
 }
 
-/// A certificate signed for a device.
+/// A certificate signed for a device or a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceCertificate {
+pub struct ClientCertificate {
     /// The certificate, PEM.
     pub pem: String,
     /// SHA-256 of the certificate (DER).
     pub sha256: Digest,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_ms: i64,
 }
 
 /// A certificate that this fleet's CA gave to a device; its time may be over.
@@ -99,17 +102,40 @@ impl Pki {
         csr: CheckedCsr,
         device: &DeviceId,
         now: jiff::Timestamp,
-    ) -> Result<DeviceCertificate, PkiError> {
+    ) -> Result<ClientCertificate, PkiError> {
+        self.sign_client(csr, device.as_str(), now)
+    }
+
+    /// Signs a certificate for a consumer: a name that no device can have, for TLS clients only.
+    ///
+    /// # Errors
+    /// The library failed.
+    pub fn sign_consumer(
+        &self,
+        csr: CheckedCsr,
+        consumer: &ConsumerName,
+        now: jiff::Timestamp,
+    ) -> Result<ClientCertificate, PkiError> {
+        self.sign_client(csr, &consumer.client_id(), now)
+    }
+
+    fn sign_client(
+        &self,
+        csr: CheckedCsr,
+        common_name: &str,
+        now: jiff::Timestamp,
+    ) -> Result<ClientCertificate, PkiError> {
         let now = OffsetDateTime::from_unix_timestamp(now.as_second()).map_err(library)?;
         let usage = ExtendedKeyUsagePurpose::ClientAuth;
         let mut request = csr.request;
         let backdate = BACKDATE_MAX.min(self.device_life / BACKDATE_PART);
         let span = (now - backdate, now + self.device_life);
-        request.params = leaf(device.as_str(), &[], usage, span)?;
+        request.params = leaf(common_name, &[], usage, span)?;
         let certificate = request.signed_by(&self.issuer).map_err(library)?;
-        Ok(DeviceCertificate {
+        Ok(ClientCertificate {
             pem: certificate.pem(),
             sha256: Digest::of(certificate.der()),
+            expires_ms: span.1.unix_timestamp().saturating_mul(1000),
         })
     }
 
@@ -167,11 +193,22 @@ fn backdated_s(begins: i64, ends: i64) -> i64 {
     part.min(BACKDATE_MAX.whole_seconds())
 }
 
-/// The name in a verified client certificate, and the certificate's SHA-256.
+/// The device in a verified client certificate, and the certificate's SHA-256.
 ///
 /// # Errors
 /// Not a certificate, or its common name is no device id; in words.
 pub fn peer_identity(certificate_der: &[u8]) -> Result<(DeviceId, Digest), String> {
+    let (name, sha256) = peer_name(certificate_der)?;
+    let device = name.parse::<DeviceId>();
+    let device = device.map_err(|e| format!("client certificate's common name: {e}"))?;
+    Ok((device, sha256))
+}
+
+/// The common name in a verified client certificate, and the certificate's SHA-256.
+///
+/// # Errors
+/// Not a certificate, or not of exactly one common name; in words.
+pub fn peer_name(certificate_der: &[u8]) -> Result<(String, Digest), String> {
     let (_, certificate) = X509Certificate::from_der(certificate_der)
         .map_err(|e| format!("client certificate: {e}"))?;
     let mut names = certificate.subject().iter_common_name();
@@ -181,7 +218,5 @@ pub fn peer_identity(certificate_der: &[u8]) -> Result<(DeviceId, Digest), Strin
     let name = name
         .as_str()
         .map_err(|e| format!("client certificate: {e}"))?;
-    let device = name.parse::<DeviceId>();
-    let device = device.map_err(|e| format!("client certificate's common name: {e}"))?;
-    Ok((device, Digest::of(certificate_der)))
+    Ok((name.to_owned(), Digest::of(certificate_der)))
 }

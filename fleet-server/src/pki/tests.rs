@@ -55,6 +55,37 @@ fn the_ca_stays_and_the_server_certificate_follows_names_and_time() {
 }
 
 #[test]
+fn the_shared_subscription_has_a_name_that_stays_and_that_nobody_can_guess() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let name = |dir: &tempfile::TempDir, day| open(dir.path(), &["localhost"], day).share_name();
+    // Also over the renewal of the server's own certificates.
+    assert_eq!(name(&dirs[0], 0), name(&dirs[0], 800));
+    assert_ne!(name(&dirs[0], 0), name(&dirs[1], 0));
+    assert!(
+        name(&dirs[0], 0)
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-')
+    );
+}
+
+#[test]
+fn a_consumers_certificate_names_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path(), &["localhost"], 0);
+    let now = jiff::Timestamp::from_second(1_700_000_000).unwrap();
+    let checked = pki.check_csr(&csr("edge-1")).unwrap();
+    let name = "grafana".parse().unwrap();
+    let signed = pki.sign_consumer(checked, &name, now).unwrap();
+    let der = CertificateDer::from_pem_slice(signed.pem.as_bytes()).unwrap();
+    let (common_name, sha256) = peer_name(&der).unwrap();
+    assert_eq!(common_name, "consumer+grafana");
+    assert_eq!(sha256, signed.sha256);
+    assert!(peer_identity(&der).is_err());
+    assert!(pki.read_pass(&signed.pem).is_err());
+    assert_eq!(signed.expires_ms, (1_700_000_000 + 365 * 24 * 3600) * 1000);
+}
+
+#[test]
 fn only_the_key_is_taken_from_a_request() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path(), &["localhost"], 0);

@@ -196,6 +196,7 @@ impl World {
         let segment = Segment {
             boot: BootId([1; 16]),
             segment: self.segment,
+            backfilled: false,
             records,
         };
         let incoming = IncomingSegment {

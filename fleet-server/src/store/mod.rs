@@ -8,6 +8,7 @@ mod alerts;
 mod bundles;
 mod certificates;
 mod claims;
+mod consumers;
 mod desired;
 mod devices;
 mod enrolment;
@@ -23,6 +24,7 @@ pub use alerts::{
 pub use bundles::BundleRow;
 pub use certificates::{Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
+pub use consumers::{ConsumerCertificate, ConsumerRow};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
 pub use enrolment::{EnrolmentOutcome, NewDevice};

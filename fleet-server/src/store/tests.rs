@@ -133,6 +133,7 @@ fn segment(device: &str, number: u64, body: Body) -> IncomingSegment {
         segment: Segment {
             boot: BootId([7; 16]),
             segment: number,
+            backfilled: false,
             records: vec![Record { time_ms: 5, body }],
         },
         received_ms: 100,

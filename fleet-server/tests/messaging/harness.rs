@@ -78,7 +78,8 @@ async fn mosquitto(pki: &Pki, fleet: &FleetId, dir: &Path) -> (tokio::process::C
     let port = free.local_addr().unwrap().port();
     drop(free);
     let (files, acl_file) = (pki.server_files(), dir.join("acl"));
-    acl::write_acl_file(&acl_file, fleet, &[acl::SERVER_NAME]).unwrap();
+    let acl = acl::mosquitto_acl(fleet, &[acl::SERVER_NAME], &[]);
+    std::fs::write(&acl_file, acl).unwrap();
     let mut conf = acl::mosquitto_conf(port, &files.ca, &files.cert, &files.key, &acl_file);
     // Started by root it would become a user who cannot read the key.
     conf.push_str("user root\n");
@@ -135,6 +136,7 @@ impl Fleet {
             port,
             client_id: "dunlin-server".to_owned(),
             fleet: fleet.clone(),
+            share: pki.share_name(),
             tls: pki.mqtt_client_tls().unwrap(),
         });
         let (stop, stopped) = watch::channel(false);
@@ -408,6 +410,7 @@ pub(crate) fn event_segment(number: u64) -> Vec<u8> {
     Segment {
         boot: BootId([7; 16]),
         segment: number,
+        backfilled: false,
         records,
     }
     .encode(Class::Event)

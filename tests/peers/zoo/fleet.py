@@ -59,13 +59,13 @@ class Fleet:
         self.running.append(process)
         return process
 
-    def begin(self):
-        """A server, logged in to; keys, and what they are for."""
+    def begin(self, more_of_mqtt=""):
+        """A server, logged in to; keys, and what they are for. Gives where it listens."""
         state = json.dumps(str(self.folder / "server"))
         listen = 'listen = "127.0.0.1:0"\n'
         config = f'fleet = "zoo"\nstate_dir = {state}\n'
         config += "".join(f"[{part}]\n{listen}" for part in ("admin", "devices", "mqtt"))
-        (self.folder / "server.toml").write_text(config)
+        (self.folder / "server.toml").write_text(config + more_of_mqtt)
         server = self.start(
             "server", "--print-addresses-json", "--config", "server.toml", stdout=subprocess.PIPE
         )
@@ -74,6 +74,7 @@ class Fleet:
         self.ok("login", "--server", f"http://{addresses['admin']}", "--token-file", "token")
         self.ok("keys", "init", "--dir", "keys")
         self.ok("keys", "upload-root", "--dir", "keys")
+        return addresses
 
     def publish(self, bundles):
         """Signs packed bundles with two people's keys and publishes them."""
@@ -82,11 +83,11 @@ class Fleet:
         # Versions of this family are different models: patches would be of no use.
         self.ok("bundle", "publish", *bundles, "--targets", "targets.json", "--patches", "0")
 
-    def enrol(self):
-        """A device that runs; gives its inference socket."""
+    def enrol(self, more=""):
+        """A device that runs, with more sections in its configuration; gives its inference socket."""
         token = self.ok("token", "create", "--keys", "keys", "--uses", "1")
         state = self.folder / "device"
-        config = f'state_dir = {json.dumps(str(state))}\n[log]\nlevel = "warn"\n'
+        config = f'state_dir = {json.dumps(str(state))}\n[log]\nlevel = "warn"\n{more}'
         (self.folder / "agent.toml").write_text(config)
         self.ok("agent", "enroll", "--config", "agent.toml", "--device", DEVICE, input=token)
         self.start("agent", "run", "--config", "agent.toml", stdout=self.log)

@@ -49,6 +49,40 @@ fn drain(keeper: &mut Keeper) -> Vec<Segment> {
 }
 
 #[test]
+fn what_waited_for_a_connection_is_marked_when_it_is_sent_and_what_is_new_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let at = |mut record: Record, time_ms: i64| {
+        record.time_ms = time_ms;
+        record
+    };
+    let (before, now_ms) = (1_000, 1_000 + 3_600_000);
+    let up = || metrics("up", Scalar::Integer(1));
+    keeper.seal(
+        gathered(&[at(up(), before), at(event("a"), before)]),
+        before,
+    );
+    // Sent in time, and not acknowledged.
+    assert!(
+        decode(&keeper.next_batch(0, 16, before))
+            .iter()
+            .all(|s| !s.backfilled)
+    );
+    keeper.seal(
+        gathered(&[at(up(), now_ms), at(event("b"), now_ms)]),
+        now_ms,
+    );
+    keeper.reset_inflight();
+    let sent = decode(&keeper.next_batch(0, 16, now_ms));
+    let marks: Vec<_> = sent
+        .iter()
+        .map(|s| (s.records[0].time_ms, s.backfilled))
+        .collect();
+    let (old, new) = ((before, true), (now_ms, false));
+    assert_eq!(marks, [old, new, old, new], "events first, then metrics");
+}
+
+#[test]
 fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
     let dir = tempfile::tempdir().unwrap();
     let (mut keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
