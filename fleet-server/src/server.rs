@@ -1,8 +1,8 @@
 //! Starting and ending everything in the right order.
 
+use crate::acl::{AclError, AclFile, SERVER_NAME};
 use crate::alert::watch::Watch;
 use crate::alert::webhook::{self, Messenger};
-use crate::acl::{AclError, AclFile, SERVER_NAME};
 use crate::api::{self, App};
 use crate::blobs::{BlobError, Blobs};
 use crate::broker::{self, BrokerConfig, BrokerError, RunningBroker, StoreAuth};

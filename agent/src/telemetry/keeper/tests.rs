@@ -51,7 +51,7 @@ fn drain(keeper: &mut Keeper) -> Vec<Segment> {
 #[test]
 fn what_waited_for_a_connection_is_marked_when_it_is_sent_and_what_is_new_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut keeper, _) = Keeper::open(dir.path(), SMALL, 0).unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
     let at = |mut record: Record, time_ms: i64| {
         record.time_ms = time_ms;
         record
