@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clients;
 pub mod clock;
 pub mod config;
+pub mod detect;
 pub mod device;
 pub mod enroll;
 pub mod files;

@@ -4,6 +4,7 @@
 //! Only closed windows and counters cross it, so that the telemetry buffer is never on a
 //! request's path.
 
+use crate::detect::watch::{Detection, Watch};
 use crate::inference::confine::Confinement;
 use dunlin_protocol::command::Shadow;
 use dunlin_protocol::id::{Digest, Family};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 pub const LINE_MAX_BYTES: usize = 4 << 20;
 
 /// Supervisor to worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
     /// Load the bundle staged in this folder and serve it instead of the present one of its family,
@@ -46,6 +47,13 @@ pub enum ToWorker {
     Deactivate {
         /// The family.
         family: Family,
+    },
+    /// What the detectors of a bundle knew before a restart; said once it is activated.
+    Resume {
+        /// Digest of its manifest.
+        bundle: Digest,
+        /// Their state.
+        state: Box<Watch>,
     },
     /// Close the current windows now.
     Flush,
@@ -107,6 +115,22 @@ pub enum FromWorker {
         bundle: Digest,
         /// Its totals.
         so_far: ShadowReport,
+    },
+    /// A detector saw a change; at most one a minute of each detector and signal.
+    Detected {
+        /// Digest of the bundle's manifest.
+        bundle: Digest,
+        /// What it saw.
+        detection: Detection,
+        /// Changes of the same kind since the last one told, which were not.
+        untold: u64,
+    },
+    /// What the detectors know, to be kept; said before windows.
+    Detectors {
+        /// Digest of the bundle's manifest.
+        bundle: Digest,
+        /// Their state.
+        state: Box<Watch>,
     },
     /// A window closed.
     Window(Box<Window>),

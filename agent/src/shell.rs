@@ -6,6 +6,7 @@
 //! orders to the worker and the server.
 
 mod deferred;
+mod detectors;
 mod job;
 mod orders;
 mod outbound;
@@ -27,6 +28,7 @@ use crate::renew::Renewal;
 use crate::telemetry::TelemetryHandle;
 use crate::worker::{Worker, WorkerEvent, WorkerSettings};
 use anyhow::Context as _;
+use detectors::Detectors;
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, MessageError, parse};
 use dunlin_protocol::id::Revision;
@@ -132,6 +134,7 @@ struct Shell {
     telemetry: TelemetryHandle,
     command_revision: Revision,
     live: record::Live,
+    detectors: Detectors,
 }
 
 impl Shell {
@@ -223,6 +226,7 @@ impl Shell {
             }
             FromWorker::Activated { bundle: digest } => {
                 tracing::info!(bundle = %digest, "bundle serves");
+                self.resume_detectors(digest).await;
                 self.feed(Event::Activated { digest }).await;
             }
             FromWorker::ActivateFailed {
@@ -261,6 +265,18 @@ impl Shell {
             FromWorker::Shadowed { bundle, so_far } => {
                 let digest = bundle;
                 self.feed(Event::Shadowed { digest, so_far }).await;
+            }
+            FromWorker::Detected {
+                bundle,
+                detection,
+                untold,
+            } => {
+                let detail = format!("{detection} untold={untold}");
+                self.record_event("drift_detected", detail, Some(bundle))
+                    .await;
+            }
+            FromWorker::Detectors { bundle, state } => {
+                tokio::task::block_in_place(|| self.detectors.keep(bundle, *state));
             }
             FromWorker::Window(window) => {
                 let record = Record {

@@ -98,7 +98,7 @@ impl Serving {
         loop {
             match timeout(PATIENCE, self.hear.recv()).await.unwrap().unwrap() {
                 FromWorker::Progress { errors, .. } => failed = errors,
-                FromWorker::Window(_) => {}
+                FromWorker::Window(_) | FromWorker::Detectors { .. } => {}
                 FromWorker::Drained => break,
                 word => panic!("{word:?}"),
             }

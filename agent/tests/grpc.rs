@@ -109,7 +109,7 @@ impl Serving {
         loop {
             match timeout(PATIENCE, self.hear.recv()).await.unwrap().unwrap() {
                 FromWorker::Progress { errors, .. } => assert_eq!(errors, 0),
-                FromWorker::Window(_) => {}
+                FromWorker::Window(_) | FromWorker::Detectors { .. } => {}
                 FromWorker::Drained => break,
                 word => panic!("{word:?}"),
             }

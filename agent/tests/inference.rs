@@ -16,6 +16,8 @@ mod shadow;
 mod slot;
 #[path = "inference/steps.rs"]
 mod steps;
+#[path = "inference/watched.rs"]
+mod watched;
 
 use bytes::Bytes;
 use dunlin_agent::inference::tensor::Values;
@@ -108,7 +110,9 @@ impl Running {
                     errors,
                     ..
                 } => self.progress.push((bundle, inferences, errors)),
-                FromWorker::Shadowed { .. } => {}
+                FromWorker::Shadowed { .. }
+                | FromWorker::Detected { .. }
+                | FromWorker::Detectors { .. } => {}
                 word => return word,
             }
         }
@@ -613,7 +617,7 @@ async fn windows_close_when_their_time_has_passed_and_nothing_comes() {
             .unwrap()
         {
             FromWorker::Window(window) => break window,
-            FromWorker::Progress { .. } => {}
+            FromWorker::Progress { .. } | FromWorker::Detectors { .. } => {}
             word => panic!("{word:?}"),
         }
     };

@@ -6,7 +6,7 @@ use crate::context::Session;
 use crate::failure::{Exit, Failure};
 use crate::table::{self, Table};
 use dunlin_protocol::id::{Family, RolloutId};
-use dunlin_server::drift::query::Drift;
+use dunlin_server::drift::query::{BinScores, Drift};
 use dunlin_server::drift::statistics::{Score, Status};
 
 /// `dunlin drift`.
@@ -42,14 +42,27 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
         table::print_line("no inferences were reported yet");
     }
     for drift in &list {
-        table::print(&show(drift, args.all));
+        let shown = Shown {
+            all: args.all,
+            scores: args.scores,
+        };
+        table::print(&show(drift, shown));
     }
     Ok(Exit::Done)
 }
 
-/// One version in one cohort as text; quiet features only with `is_all`.
+/// How much of the scores is shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown {
+    /// Quiet features too.
+    pub all: bool,
+    /// Every score of what is shown, not only those that decide.
+    pub scores: bool,
+}
+
+/// One version in one cohort as text.
 #[must_use]
-pub fn show(drift: &Drift, is_all: bool) -> String {
+pub fn show(drift: &Drift, shown: Shown) -> String {
     let mean = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
     let ms = |us: Option<f64>| us.map_or("-".to_owned(), |us| format!("{:.2} ms", us / 1000.0));
     let mut text = format!(
@@ -72,7 +85,14 @@ pub fn show(drift: &Drift, is_all: bool) -> String {
     for (reason, windows) in &drift.left_out {
         text.push_str(&format!("{windows} windows left out: {reason}\n"));
     }
-    let (rows, hidden) = score_rows(drift, is_all);
+    text.push_str(&isolated_lines(drift));
+    if let Some(accuracy) = &drift.estimated_accuracy {
+        text.push_str(&format!(
+            "accuracy {:.4} expected by the calibration, {:.4} on the reference; a change of what is true for the same input is not seen\n",
+            accuracy.accuracy, accuracy.reference
+        ));
+    }
+    let (rows, hidden) = score_rows(drift, shown);
     if !rows.is_empty() {
         text.push_str(&rows.to_text());
     }
@@ -86,7 +106,7 @@ pub fn show(drift: &Drift, is_all: bool) -> String {
 }
 
 /// One row a score, and how many were left out because they are quiet.
-fn score_rows(drift: &Drift, is_all: bool) -> (Table, usize) {
+fn score_rows(drift: &Drift, shown: Shown) -> (Table, usize) {
     let mut rows = Table::new(&[
         "metric",
         "score",
@@ -115,17 +135,83 @@ fn score_rows(drift: &Drift, is_all: bool) -> (Table, usize) {
             status_text(score.status).to_owned(),
         ]);
     };
+    if let Some(accuracy) = &drift.estimated_accuracy {
+        add("estimated accuracy", "fall", Some(accuracy.fall), true);
+    }
     if let Some(mix) = &drift.output_mix {
-        add("output mix", "PSI", mix.psi, true);
-        add("output mix", "total variation", mix.total_variation, true);
+        add("output mix", "PSI", mix.scores.psi, true);
+        add(
+            "output mix",
+            "total variation",
+            mix.scores.total_variation,
+            true,
+        );
+        for (name, score) in others(&mix.scores).into_iter().filter(|_| shown.scores) {
+            add("output mix", name, score, true);
+        }
     }
-    for metric in drift.confidence.iter().chain(&drift.entropy) {
-        add(&metric.name, "PSI", metric.psi, true);
-    }
-    for feature in &drift.features {
-        add(&feature.name, "PSI", feature.psi, is_all);
+    let outputs = drift.confidence.iter().chain(&drift.entropy);
+    let metrics = outputs.map(|metric| (metric, true));
+    let features = drift.features.iter().map(|feature| (feature, shown.all));
+    for (column, is_shown) in metrics.chain(features) {
+        add(&column.name, "PSI", column.scores.psi, is_shown);
+        let psi = column.scores.psi;
+        let is_shown = is_shown || psi.is_some_and(|psi| psi.status == Status::Alarm);
+        if shown.scores && is_shown {
+            let ks = column.kolmogorov_smirnov.map(|ks| ks.score);
+            let wasserstein = column.wasserstein.map(|wasserstein| wasserstein.score);
+            let total_variation = column.scores.total_variation;
+            let ordered = [
+                ("total variation", total_variation),
+                ("Kolmogorov-Smirnov, at least", ks),
+                ("Wasserstein-1, at least", wasserstein),
+            ];
+            for (name, score) in others(&column.scores).into_iter().chain(ordered) {
+                add(&column.name, name, score, true);
+            }
+        }
     }
     (rows, hidden)
+}
+
+/// What the PSI and the total variation are published beside.
+fn others(scores: &BinScores) -> [(&'static str, Option<Score>); 4] {
+    [
+        ("Jensen-Shannon, bits", scores.jensen_shannon),
+        ("Hellinger", scores.hellinger),
+        ("L-infinity", scores.l_infinity),
+        ("chi-squared", scores.chi_squared.map(|chi| chi.score)),
+    ]
+}
+
+/// What was kept out of the scores, a line each.
+fn isolated_lines(drift: &Drift) -> String {
+    let mut text = String::new();
+    let outputs = drift.confidence.iter().chain(&drift.entropy);
+    for column in outputs.chain(&drift.features) {
+        let isolated = column.isolated;
+        for (windows, what) in [
+            (isolated.unusable_windows, "NaN, infinite or missing"),
+            (isolated.constant_windows, "all one value"),
+        ] {
+            if windows > 0 {
+                text.push_str(&format!(
+                    "{}: {windows} windows kept out of its scores, {what} ({} devices, {})\n",
+                    column.name,
+                    isolated.devices,
+                    status_text(isolated.status),
+                ));
+            }
+        }
+    }
+    if let Some(unseen) = drift.output_mix.as_ref().map(|mix| mix.unseen)
+        && unseen > 0
+    {
+        text.push_str(&format!(
+            "{unseen} answers of classes that the reference has none of\n"
+        ));
+    }
+    text
 }
 
 fn status_text(status: Status) -> &'static str {
@@ -147,6 +233,9 @@ mod tests {
         let score = |value: f64, status: &str| json!({"value": value, "n_ref": 1000, "n_cur": 500, "bound": 0.05, "threshold": 0.1, "status": status});
         let histogram =
             |name: &str, psi| json!({"name": name, "psi": psi, "outside": 0, "unusable": 0});
+        let mut broken = histogram("pixels[2]", score(0.3, "alarm"));
+        broken["hellinger"] = score(0.2, "alarm");
+        broken["isolated"] = json!({"unusable_windows": 0, "constant_windows": 3, "devices": 2, "values": 90, "status": "alarm"});
         let drift: Drift = serde_json::from_value(json!({
             "family": "digits", "version": 2, "cohort": "all", "devices": 3, "windows": 5, "left_out": {"other bins": 1},
             "from_ms": 0, "until_ms": 1, "inferences": 500, "errors": 0, "confidence_mean": 0.9, "entropy_mean": null,
@@ -154,10 +243,10 @@ mod tests {
             "output_mix": {"classes": ["0", "1"], "reference": [1, 2], "current": [2, 3], "psi": score(0.02, "quiet"),
                 "total_variation": null},
             "confidence": histogram("confidence", score(0.4, "alarm")), "entropy": null,
-            "features": [histogram("pixels[1]", score(0.01, "quiet")), histogram("pixels[2]", score(0.3, "alarm"))],
+            "features": [histogram("pixels[1]", score(0.01, "quiet")), broken],
         }))
         .unwrap();
-        let text = show(&drift, false);
+        let text = show(&drift, Shown::default());
         assert!(
             text.contains("pixels[2]") && !text.contains("pixels[1]"),
             "{text}"
@@ -165,6 +254,20 @@ mod tests {
         assert!(text.contains("0.3000  0.0500     0.1000  ALARM"), "{text}");
         assert!(text.contains("1 features without alarm"), "{text}");
         assert!(text.contains("1 windows left out: other bins"), "{text}");
-        assert!(show(&drift, true).contains("pixels[1]"));
+        let all = Shown {
+            all: true,
+            scores: true,
+        };
+        let text = show(&drift, all);
+        assert!(
+            text.contains("pixels[1]") && text.contains("Hellinger"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "pixels[2]: 3 windows kept out of its scores, all one value (2 devices, ALARM)"
+            ),
+            "{text}"
+        );
     }
 }

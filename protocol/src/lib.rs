@@ -21,6 +21,7 @@
 pub mod archive;
 pub mod block;
 pub mod bundle;
+pub mod calibration;
 pub mod command;
 pub mod enroll;
 pub mod id;

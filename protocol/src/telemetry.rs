@@ -137,6 +137,10 @@ pub struct Window {
     pub profile: Option<Digest>,
     /// Time from request to answer.
     pub latency: Latency,
+    /// Expected confusion matrix where the profile has a calibration, row by row, in billionths of an
+    /// answer: rows are predicted classes, columns true ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_confusion_nano: Option<Vec<u64>>,
 }
 
 /// Something that happened on a device.

@@ -310,6 +310,7 @@ fn telemetry() {
         latency: Latency {
             buckets: vec![0, 0, 8],
         },
+        expected_confusion_nano: None,
     };
     segment(
         "sketch",

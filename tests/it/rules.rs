@@ -87,14 +87,18 @@ const HOMES: [(&str, &[&str]); 13] = [
 ];
 
 /// Files and folders whose decisions are pure, without `.rs`.
-const PURE: [&str; 9] = [
+const PURE: [&str; 13] = [
     "protocol/src",
+    "agent/src/detect",
     "agent/src/device",
     "agent/src/pipeline/place",
     "agent/src/pipeline/queue",
     "agent/src/pipeline/record",
     "agent/src/renew/plan",
     "fleet-server/src/rollout/plan",
+    "fleet-server/src/drift/plausible",
+    "fleet-server/src/drift/query/pool",
+    "fleet-server/src/drift/query/publish",
     "fleet-server/src/drift/statistics",
     "fleet-server/src/drift/gate",
 ];

@@ -4,10 +4,13 @@
 
 use dunlin_protocol::id::Digest;
 use dunlin_protocol::report::Progress;
+use dunlin_protocol::telemetry::Body;
 use dunlin_server::repository::Repository;
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_server::store::WindowQuery;
 use dunlin_tests::fleet::{Broker, Fleet, FleetBuilder};
+use dunlin_tests::golden::infer_body;
+use dunlin_tests::http::{over_unix, request};
 use dunlin_tests::operator::{all_at_once, eventually, gated};
 
 fn fleet(devices: usize) -> FleetBuilder {
@@ -217,5 +220,70 @@ async fn what_the_offline_keys_did_not_sign_is_refused_by_the_device_itself() {
         .unwrap();
     refused(&fleet, 5, v5.digest(), "threshold").await;
     more_answers(&fleet, 5).await;
+    fleet.end().await.unwrap();
+}
+
+/// What the device's detectors had seen when its agent last ended in order.
+fn answers_watched(fleet: &Fleet) -> u64 {
+    let file = fleet.devices[0].settings.state_dir.join("detectors.json");
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    kept[0][1]["answers"].as_u64().unwrap()
+}
+
+/// From a sensor to the server's answer, the agent restarted in between: a camera begins to see grey.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drift_is_detected_on_the_device_and_scored_on_the_server() {
+    let mut fleet = with_version_one(fleet(1)).await;
+    more_answers(&fleet, 300).await;
+    let fed = fleet.stop_streams().await.unwrap();
+    let usual: u64 = fed[0].by_version.values().map(|(n, _)| n).sum();
+    fleet.restart_device(0).await.unwrap();
+    assert_eq!(answers_watched(&fleet), usual);
+
+    let socket = fleet.devices[0].settings.inference.socket.clone();
+    let body = infer_body(&serde_json::json!(vec![8.0; 64])).to_string();
+    let headers = [("content-type", "application/json")];
+    let grey = request("POST", "/v2/models/digits/infer", &headers, body.as_bytes());
+    let device = fleet.devices[0].id.clone();
+    let mut greys = 0;
+    let detected = eventually("a change is detected", async || {
+        let answer = over_unix(&socket, &grey).await;
+        greys += u64::from(answer.is_ok_and(|answer| answer.status == 200));
+        let events = fleet.server().store.events(&device, 100).await?;
+        let mut bodies = events.into_iter().map(|event| event.record.body);
+        let found = bodies.find_map(|body| match body {
+            Body::Event(event) if event.code == "drift_detected" => Some(event),
+            _ => None,
+        });
+        Ok(found.ok_or(format!("nothing after {greys} grey pictures")))
+    })
+    .await
+    .unwrap();
+    assert!(detected.detail.contains("signal="), "{detected:?}");
+    assert!(detected.detail.contains("width="), "{detected:?}");
+    let manifest = fleet.operator.reported(&device).await.unwrap().unwrap();
+    assert_eq!(detected.bundle, manifest.active.map(|active| active.digest));
+
+    // The last window with them closes, and stuck pixels are told apart from drifted answers.
+    let query = [("family", "digits".to_owned())];
+    let drift = eventually("every answer is scored", async || {
+        let answer = fleet.operator.client().drift(&query).await?;
+        let drift = answer["drift"][0].clone();
+        let scored = drift["inferences"].as_u64();
+        Ok(if scored == Some(usual + greys) {
+            Ok(drift)
+        } else {
+            Err(format!("{scored:?} of {usual} and {greys}"))
+        })
+    })
+    .await
+    .unwrap();
+    assert_eq!(drift["status"], "alarm");
+    assert_eq!(drift["left_out"], serde_json::json!({}));
+    for score in ["psi", "kolmogorov_smirnov", "wasserstein", "hellinger"] {
+        assert!(drift["entropy"][score].is_object(), "{score}: {drift}");
+    }
+    fleet.devices[0].stop().await.unwrap();
+    assert_eq!(answers_watched(&fleet), usual + greys);
     fleet.end().await.unwrap();
 }

@@ -27,6 +27,7 @@ mod statistics;
 pub mod steps;
 pub mod tensor;
 pub mod turns;
+mod watching;
 mod worker;
 #[cfg(test)]
 mod written;

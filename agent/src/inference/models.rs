@@ -8,6 +8,8 @@ use super::shadow::Challenger;
 use super::statistics::Statistics;
 use super::steps::Shaped;
 use super::tensor::Values;
+use super::watching::{Told, Watching};
+use crate::detect::watch::Watch;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
 use serde_json::{Map, Value};
@@ -29,6 +31,7 @@ pub(crate) fn now_ms() -> i64 {
 pub(crate) struct Served {
     engine: Engine,
     windows: Mutex<Windows>,
+    watching: Mutex<Watching>,
     statistics: Statistics,
     in_flight: watch::Sender<()>,
     at_work: AtWork,
@@ -40,6 +43,7 @@ impl Served {
         Self {
             engine,
             windows,
+            watching: Mutex::default(),
             statistics: Statistics::default(),
             in_flight: watch::Sender::new(()),
             at_work,
@@ -94,6 +98,27 @@ impl Served {
         } else {
             windows.take_due(now)
         }
+    }
+
+    /// Feeds the detectors with what was answered since the last time.
+    pub(crate) fn detect(&self) -> Vec<Told> {
+        let signals = self.windows().take_signals();
+        self.watching().take(now_ms(), signals)
+    }
+
+    /// Takes up what the detectors knew before a restart.
+    pub(crate) fn resume(&self, kept: Watch) {
+        self.watching().resume(kept);
+    }
+
+    /// What the detectors know.
+    pub(crate) fn detectors(&self) -> Watch {
+        self.watching().state()
+    }
+
+    /// A panic amid an update leaves a state that is sound, if not the one it should be.
+    fn watching(&self) -> MutexGuard<'_, Watching> {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was counted since activation.

@@ -2,7 +2,10 @@
 
 use super::engine::{Engine, Inference};
 use super::tensor::Values;
+use super::watching::WAITING_MAX;
+use crate::detect::watch::Seen;
 use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::calibration::add_answer;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency, to_micro};
 use dunlin_protocol::telemetry::Window;
@@ -24,6 +27,8 @@ pub(crate) struct Observation {
     confidence: f64,
     /// Entropy of the observed scores in nats; NaN if an element is NaN or negative.
     entropy: f64,
+    /// Probabilities of the classes by the profile's calibration, if it has one.
+    probabilities: Option<Vec<f64>>,
 }
 
 impl Observation {
@@ -45,13 +50,18 @@ impl Observation {
                 values.and_then(|v| v.get(f.index)).unwrap_or(f64::NAN)
             })
             .collect();
-        let (class, confidence, entropy) =
-            inference.observed().map_or((None, f64::NAN, f64::NAN), top);
+        let observed = inference.observed();
+        let (class, confidence, entropy) = observed.map_or((None, f64::NAN, f64::NAN), top);
+        let calibration = engine.profile().and_then(|(_, p)| p.calibration.as_ref());
+        let probabilities = observed
+            .zip(calibration)
+            .and_then(|(values, calibration)| calibration.probabilities(values.iter_f64()));
         Self {
             features,
             class,
             confidence,
             entropy,
+            probabilities,
         }
     }
 }
@@ -99,6 +109,8 @@ pub(crate) struct Windows {
     /// When a window was last closed before its end; the next one starts there.
     resumed_ms: i64,
     totals: Totals,
+    /// Signals of answers that the detectors have not taken yet.
+    signals: Vec<Seen>,
 }
 
 /// Requests since the bundle was activated.
@@ -131,6 +143,7 @@ impl Windows {
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
             totals: Totals::default(),
+            signals: Vec::new(),
         }
     }
 
@@ -147,6 +160,12 @@ impl Windows {
     /// Counts an answered request.
     pub(crate) fn answered(&mut self, now_ms: i64, seen: &Observation, latency_us: u64) {
         self.totals.inferences = self.totals.inferences.saturating_add(1);
+        if self.signals.len() < WAITING_MAX {
+            self.signals.push(Seen {
+                entropy: seen.entropy,
+                confidence: seen.confidence,
+            });
+        }
         let profile = self.profile.clone();
         let window = self.window_at(now_ms);
         window.inferences += 1;
@@ -160,6 +179,13 @@ impl Windows {
         if let Some(count) = seen.class.and_then(|c| window.outputs.get_mut(c)) {
             *count += 1;
         }
+        if let (Some(cells), Some(class), Some(probabilities)) = (
+            &mut window.expected_confusion_nano,
+            seen.class,
+            &seen.probabilities,
+        ) {
+            add_answer(cells, class, probabilities);
+        }
         if let Some((_, profile)) = profile.as_deref() {
             window
                 .confidence
@@ -170,6 +196,11 @@ impl Windows {
                 histogram.add(&feature.edges, *value);
             }
         }
+    }
+
+    /// Takes the signals of the answers since the last time, oldest first.
+    pub(crate) fn take_signals(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.signals)
     }
 
     /// Counts a request that the engine failed.
@@ -246,6 +277,9 @@ impl Windows {
                     .collect(),
                 profile: profile.map(|(digest, _)| *digest),
                 latency: Latency::default(),
+                expected_confusion_nano: reference
+                    .and_then(|p| p.calibration.as_ref())
+                    .map(|calibration| vec![0; calibration.curves.len().pow(2)]),
             }
         })
     }
@@ -256,6 +290,7 @@ impl Windows {
 mod tests {
     use super::*;
     use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile};
+    use dunlin_protocol::calibration::{Calibration, Curve};
     use proptest::prelude::*;
 
     fn edges(values: &[f64]) -> Edges {
@@ -284,6 +319,7 @@ mod tests {
             },
             confidence: output(&[0.0, 0.5, 1.1]),
             entropy: output(&[0.0, 0.3, 0.8]),
+            calibration: None,
         };
         Windows {
             bundle: Digest([1; 32]),
@@ -296,6 +332,7 @@ mod tests {
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
             totals: Totals::default(),
+            signals: Vec::new(),
         }
     }
 
@@ -306,6 +343,7 @@ mod tests {
             class,
             confidence,
             entropy,
+            probabilities: None,
         }
     }
 
@@ -344,6 +382,35 @@ mod tests {
         w.was_slow();
         let totals = w.totals();
         assert_eq!((totals.inferences, totals.errors, totals.slow), (2, 1, 1));
+        let signals = w.take_signals();
+        assert_eq!((signals.len(), signals[1].confidence), (2, 0.5));
+        assert_eq!(w.take_signals(), []);
+    }
+
+    #[test]
+    fn calibrated_answers_are_expected_to_be_right_so_often() {
+        let mut w = windows(1000);
+        let curve = Curve {
+            scores: vec![0.0, 1.0],
+            probabilities: vec![0.0, 1.0],
+        };
+        let mut shared = w.profile.as_deref().unwrap().clone();
+        shared.1.calibration = Some(Calibration {
+            curves: vec![curve.clone(), curve],
+            rows: 10,
+            right: 9,
+        });
+        let calibration = shared.1.calibration.clone().unwrap();
+        w.profile = Some(Arc::new(shared));
+        for scores in [[0.75_f64, 0.25], [0.4, 0.6], [0.9, 0.1]] {
+            #[allow(clippy::cast_possible_truncation)]
+            let mut seen = seen(0.5, scores.map(|p| p as f32).to_vec());
+            seen.probabilities = calibration.probabilities(scores.into_iter());
+            w.answered(100, &seen, 1);
+        }
+        let window = w.take_all(200).remove(0);
+        let cells = [1_650_000_000, 350_000_000, 400_000_000, 600_000_000];
+        assert_eq!(window.expected_confusion_nano, Some(cells.to_vec()));
     }
 
     #[test]

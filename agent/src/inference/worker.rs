@@ -13,6 +13,7 @@ use super::serve::{Api, Limits};
 use super::shadow::Challenger;
 use super::turns::RulesByModel;
 use crate::clients::Clients;
+use crate::detect::watch::Watch;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker};
 use dunlin_protocol::command::Shadow;
 use dunlin_protocol::id::Digest;
@@ -370,6 +371,7 @@ async fn run_until_drained(
                     let retired = desk.models.remove(&family);
                     desk.retire(retired);
                 }
+                Some(ToWorker::Resume { bundle, state }) => desk.resume(bundle, *state),
                 Some(ToWorker::Flush) => desk.send_windows(true).await?,
                 Some(ToWorker::Drain) | None => break,
             },
@@ -493,6 +495,14 @@ impl Desk {
         }
     }
 
+    /// Takes up what a bundle's detectors knew before a restart.
+    fn resume(&self, bundle: Digest, state: Watch) {
+        let served = self.models.all().into_iter();
+        if let Some(served) = served.into_iter().find(|s| s.bundle() == bundle) {
+            served.resume(state);
+        }
+    }
+
     /// Lets go of a bundle once its requests are answered.
     fn retire(&mut self, retired: Option<Arc<Served>>) {
         if let Some(old) = retired {
@@ -525,7 +535,22 @@ impl Desk {
 
     async fn send_windows(&mut self, all: bool) -> Result<(), WorkerError> {
         for served in self.models.all() {
-            for window in served.take(all) {
+            let bundle = served.bundle();
+            for told in served.detect() {
+                let (detection, untold) = (told.detection, told.untold);
+                self.tell(FromWorker::Detected {
+                    bundle,
+                    detection,
+                    untold,
+                })
+                .await?;
+            }
+            let windows = served.take(all);
+            if !windows.is_empty() {
+                let state = Box::new(served.detectors());
+                self.tell(FromWorker::Detectors { bundle, state }).await?;
+            }
+            for window in windows {
                 self.tell(FromWorker::Window(Box::new(window))).await?;
             }
         }

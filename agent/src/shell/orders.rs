@@ -4,12 +4,21 @@ use super::updater::Order;
 use super::{Shell, now_ms};
 use crate::device::Event;
 use crate::pipe::ToWorker;
+use dunlin_protocol::id::Digest;
 
 impl Shell {
     /// Feeds an event and does what follows.
     pub(super) async fn feed(&mut self, event: Event) {
         let orders = self.updater.feed(event, now_ms()).await;
         self.obey(orders).await;
+    }
+
+    /// Hands a bundle's detectors on to the worker that serves it now.
+    pub(super) async fn resume_detectors(&self, bundle: Digest) {
+        if let Some(state) = self.detectors.of(bundle) {
+            let state = Box::new(state.clone());
+            self.tell(ToWorker::Resume { bundle, state }).await;
+        }
     }
 
     async fn tell(&self, message: ToWorker) {

@@ -129,14 +129,21 @@ impl Shell {
         self.worker = None;
         let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {
-            if let WorkerEvent::Says(FromWorker::Window(window)) = event {
-                let record = Record {
-                    time_ms: window.end_ms,
-                    body: Body::Window(window),
-                };
-                self.push(record).await;
+            match event {
+                WorkerEvent::Says(FromWorker::Window(window)) => {
+                    let record = Record {
+                        time_ms: window.end_ms,
+                        body: Body::Window(window),
+                    };
+                    self.push(record).await;
+                }
+                WorkerEvent::Says(FromWorker::Detectors { bundle, state }) => {
+                    self.detectors.keep(bundle, *state);
+                }
+                _ => {}
             }
         }
+        tokio::task::block_in_place(|| self.detectors.write());
         let flushed = within(CLOSE_MS, "telemetry buffer: flush", self.telemetry.flush()).await;
         if let Some(Err(e)) = flushed {
             tracing::error!(error = %e, "the telemetry buffer could not be made durable");

@@ -1,5 +1,6 @@
 //! The supervisor as it is put together at start.
 
+use super::detectors::Detectors;
 use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
@@ -52,6 +53,7 @@ impl Shell {
             jitter_seed: jitter_seed(&identity),
         };
         let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
+        let detectors = tokio::task::block_in_place(|| Detectors::open(&settings.state_dir));
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (pipelines, pipeline_events) = pipelines(&settings, &identity, &worker_settings)?;
         let mut shell = Self {
@@ -74,6 +76,7 @@ impl Shell {
             telemetry,
             command_revision: Revision::default(),
             live: record::Live::new(),
+            detectors,
         };
         for (code, detail) in opened.events() {
             shell.record_event(code, detail, None).await;

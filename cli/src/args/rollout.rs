@@ -142,4 +142,7 @@ pub struct DriftArgs {
     /// Also features and metrics that are quiet
     #[arg(long)]
     pub all: bool,
+    /// Every score of what is shown, not only those that decide
+    #[arg(long)]
+    pub scores: bool,
 }

@@ -22,7 +22,7 @@ const LANCZOS: [f64; 9] = [
 ];
 
 /// ln Γ(x) for x ≥ ½.
-fn ln_gamma(x: f64) -> f64 {
+pub(super) fn ln_gamma(x: f64) -> f64 {
     let x = x - 1.0;
     let t = x + 7.5;
     let mut sum = LANCZOS[0];

@@ -1,24 +1,30 @@
 //! Drift of a version in a cohort: its windows merged exactly, then scored against the reference
 //! profile of the signed bundle.
 //!
-//! A window counts towards the scores only if it was computed by the published bundle, over the
-//! bundle's own profile, with the profile's number of bins; the others are named in `left_out`.
-//! Scores of features share alpha among them (Bonferroni), so that fifty quiet features do not
-//! make an alarm.
+//! A window counts at all only if an honest device could have sent it ([`super::plausible`]) and the
+//! published bundle computed it; it counts towards the scores only over the bundle's own profile, with
+//! the profile's number of bins. The others are named in `left_out`. What a broken sensor sent is kept
+//! out of its feature's scores and named in `isolated`.
+//!
+//! Scores of features are held against each other (Benjamini–Hochberg): `p_adjusted` is compared with
+//! alpha, and every bound is the one at the level that this amounts to, so that fifty quiet features do
+//! not make an alarm. What decides is the PSI; the other scores are published beside it.
 
-use super::statistics::{Comparison, Score, Sensitivity, Status, pool_rare};
+mod pool;
+mod publish;
+
+use super::statistics::estimated::EstimatedAccuracy;
+use super::statistics::ordered::{KolmogorovSmirnov, Wasserstein};
+use super::statistics::{ChiSquared, Score, Sensitivity, Status};
 use crate::blobs::Blobs;
-use crate::store::{BundleRow, Store, StoreError, WindowQuery};
-use dunlin_protocol::bundle::{Manifest, OutputProfile, Profile};
+use crate::store::{BundleRow, ReceivedWindow, Store, StoreError, WindowQuery};
+use dunlin_protocol::bundle::{Manifest, Profile};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
-use dunlin_protocol::sketch::{Histogram, Latency, MICRO, add_counts};
-use dunlin_protocol::telemetry::Window;
+use pool::Pool;
+use publish::scores;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
-
-/// Bins of the reference that a score compares: about a tenth of its rows each.
-const GROUPS: u64 = 10;
 
 /// What to score.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +90,9 @@ pub struct Drift {
     pub confidence: Option<HistogramScore>,
     /// Output entropy against the reference.
     pub entropy: Option<HistogramScore>,
+    /// Accuracy by the bundle's calibration, without labels; none without a calibration.
+    #[serde(default)]
+    pub estimated_accuracy: Option<EstimatedAccuracy>,
     /// Input features, in the profile's order.
     pub features: Vec<HistogramScore>,
 }
@@ -99,6 +108,25 @@ pub struct LatencyQuantiles {
     pub p99_us: Option<f64>,
 }
 
+/// Scores over bins or categories whose order does not matter; none where the reference fills fewer
+/// than two.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct BinScores {
+    /// Population stability index: the score that decides.
+    pub psi: Option<Score>,
+    /// Total-variation distance, 0 to 1.
+    pub total_variation: Option<Score>,
+    /// Jensen–Shannon divergence in bits; its root is the distance.
+    pub jensen_shannon: Option<Score>,
+    /// Hellinger distance, 0 to 1.
+    pub hellinger: Option<Score>,
+    /// Largest difference of a share, 0 to 1.
+    pub l_infinity: Option<Score>,
+    /// Contingency test of homogeneity.
+    pub chi_squared: Option<ChiSquared>,
+}
+
 /// Predicted classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Mix {
@@ -108,10 +136,12 @@ pub struct Mix {
     pub reference: Vec<u64>,
     /// Answers by class.
     pub current: Vec<u64>,
-    /// PSI, rare classes pooled.
-    pub psi: Option<Score>,
-    /// Total-variation distance.
-    pub total_variation: Option<Score>,
+    /// Answers of classes that the reference has none of.
+    #[serde(default)]
+    pub unseen: u64,
+    /// Scores, rare classes pooled.
+    #[serde(flatten)]
+    pub scores: BinScores,
 }
 
 /// One histogram against its reference.
@@ -119,12 +149,45 @@ pub struct Mix {
 pub struct HistogramScore {
     /// The feature's name, `confidence` or `entropy`.
     pub name: String,
-    /// PSI over about ten groups of bins; `None` if the reference fills fewer than two.
-    pub psi: Option<Score>,
+    /// Scores over about ten groups of bins.
+    #[serde(flatten)]
+    pub scores: BinScores,
+    /// Probability of so large a PSI when nothing has drifted; none if the score is insufficient.
+    #[serde(default)]
+    pub p_value: Option<f64>,
+    /// The smallest alpha at which this feature would be among those that drifted, all features
+    /// looked at together (Benjamini–Hochberg).
+    #[serde(default)]
+    pub p_adjusted: Option<f64>,
+    /// Kolmogorov–Smirnov over the fine bins.
+    #[serde(default)]
+    pub kolmogorov_smirnov: Option<KolmogorovSmirnov>,
+    /// Wasserstein-1 over the fine bins.
+    #[serde(default)]
+    pub wasserstein: Option<Wasserstein>,
     /// Values below the lowest or above the highest reference edge.
     pub outside: u64,
     /// NaN, infinite or missing values.
     pub unusable: u64,
+    /// What was kept out of the scores.
+    #[serde(default)]
+    pub isolated: Isolated,
+}
+
+/// Windows whose values of one feature say more about a sensor than about the world: named here, and
+/// in no score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Isolated {
+    /// Windows with one value in twenty or more NaN, infinite or missing.
+    pub unusable_windows: u64,
+    /// Windows whose values all fell into one bin, though the reference spreads them.
+    pub constant_windows: u64,
+    /// Devices that sent them.
+    pub devices: u64,
+    /// Values in them.
+    pub values: u64,
+    /// Alarm if they are more than a tenth of all values.
+    pub status: Status,
 }
 
 /// Why there is no answer.
@@ -133,31 +196,6 @@ pub enum DriftError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// Windows of one version, merged.
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Pool {
-    devices: BTreeSet<DeviceId>,
-    windows: u64,
-    left_out: BTreeMap<String, u64>,
-    from_ms: Option<i64>,
-    until_ms: Option<i64>,
-    inferences: u64,
-    errors: u64,
-    confidence_sum_micro: u64,
-    entropy_sum_micro: u64,
-    latency: Latency,
-    scored: Option<Scored>,
-}
-
-/// Counts over the profile's bins.
-#[derive(Debug, Clone, PartialEq)]
-struct Scored {
-    outputs: Vec<u64>,
-    confidence: Histogram,
-    entropy: Histogram,
-    features: Vec<Histogram>,
 }
 
 /// Scores what the query asks for, a version each.
@@ -170,7 +208,7 @@ pub async fn drift(
     query: &DriftQuery,
 ) -> Result<Vec<Drift>, DriftError> {
     let windows = store
-        .windows(&WindowQuery {
+        .received_windows(&WindowQuery {
             family: query.family.clone(),
             version: query.version,
             devices: query.devices.clone(),
@@ -179,12 +217,12 @@ pub async fn drift(
         })
         .await?;
     let bundles = store.list_bundles().await?;
-    let mut by_version = BTreeMap::<u64, Vec<(DeviceId, Window)>>::new();
-    for (device, window) in windows {
+    let mut by_version = BTreeMap::<u64, Vec<ReceivedWindow>>::new();
+    for received in windows {
         by_version
-            .entry(window.version)
+            .entry(received.window.version)
             .or_default()
-            .push((device, window));
+            .push(received);
     }
     let mut all = Vec::new();
     for (version, windows) in by_version {
@@ -199,7 +237,7 @@ pub async fn drift(
             Ok(reference) => (Some(reference), None),
             Err(note) => (None, Some(note)),
         };
-        let pool = pool(
+        let pool = Pool::of(
             &windows,
             bundle.map(|bundle| bundle.digest),
             reference.as_ref(),
@@ -231,262 +269,6 @@ async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, Strin
         profile,
         digest: blob.sha256,
     })
-}
-
-fn pool(
-    windows: &[(DeviceId, Window)],
-    bundle: Option<Digest>,
-    reference: Option<&Reference>,
-) -> Pool {
-    let mut pool = Pool::default();
-    for (device, window) in windows {
-        if bundle.is_some_and(|bundle| bundle != window.bundle) {
-            pool.leave_out("computed by another bundle of this version");
-            continue;
-        }
-        pool.devices.insert(device.clone());
-        pool.add_sums(window);
-        let fits = reference.map_or(Ok(()), |reference| pool.add_counts(window, reference));
-        if let Err(why) = fits {
-            pool.leave_out(why);
-        }
-    }
-    pool
-}
-
-impl Pool {
-    fn leave_out(&mut self, why: &str) {
-        *self.left_out.entry(why.to_owned()).or_default() += 1;
-    }
-
-    fn add_sums(&mut self, window: &Window) {
-        self.windows += 1;
-        self.from_ms = Some(
-            self.from_ms
-                .map_or(window.start_ms, |from_ms| from_ms.min(window.start_ms)),
-        );
-        self.until_ms = self.until_ms.max(Some(window.end_ms));
-        for (sum, n) in [
-            (&mut self.inferences, window.inferences),
-            (&mut self.errors, window.errors),
-            (&mut self.confidence_sum_micro, window.confidence_sum_micro),
-            (&mut self.entropy_sum_micro, window.entropy_sum_micro),
-        ] {
-            *sum = sum.saturating_add(n);
-        }
-        if self.latency.merge(&window.latency).is_err() {
-            self.leave_out("latency buckets beyond the last (the rest of the window counts)");
-        }
-    }
-
-    fn add_counts(&mut self, window: &Window, reference: &Reference) -> Result<(), &'static str> {
-        match window.profile {
-            None => return Err("no reference profile named"),
-            Some(digest) if digest != reference.digest => {
-                return Err("over another reference profile");
-            }
-            Some(_) => {}
-        }
-        let misfit = "other bins than the reference profile's";
-        let profile = &reference.profile;
-        let mut sum = self
-            .scored
-            .clone()
-            .unwrap_or_else(|| Scored::empty(profile));
-        if window.features.len() != sum.features.len() {
-            return Err(misfit);
-        }
-        add_counts(&mut sum.outputs, &window.outputs).map_err(|_| misfit)?;
-        sum.confidence
-            .merge(&window.confidence)
-            .map_err(|_| misfit)?;
-        sum.entropy.merge(&window.entropy).map_err(|_| misfit)?;
-        for (feature, new) in sum.features.iter_mut().zip(&window.features) {
-            feature.merge(new).map_err(|_| misfit)?;
-        }
-        self.scored = Some(sum);
-        Ok(())
-    }
-}
-
-impl Scored {
-    fn empty(profile: &Profile) -> Self {
-        Self {
-            outputs: vec![0; profile.outputs.counts.len()],
-            confidence: Histogram::new(profile.confidence.edges.bins()),
-            entropy: Histogram::new(profile.entropy.edges.bins()),
-            features: profile
-                .features
-                .iter()
-                .map(|feature| Histogram::new(feature.edges.bins()))
-                .collect(),
-        }
-    }
-}
-
-fn scores(
-    query: &DriftQuery,
-    version: u64,
-    pool: &Pool,
-    reference: Option<&Reference>,
-    note: Option<String>,
-) -> Drift {
-    let mut drift = Drift {
-        family: query.family.to_string(),
-        version,
-        cohort: query.cohort.clone(),
-        devices: pool.devices.len() as u64,
-        windows: pool.windows,
-        left_out: pool.left_out.clone(),
-        from_ms: pool.from_ms,
-        until_ms: pool.until_ms,
-        inferences: pool.inferences,
-        errors: pool.errors,
-        confidence_mean: mean(pool.confidence_sum_micro, pool.inferences),
-        entropy_mean: mean(pool.entropy_sum_micro, pool.inferences),
-        latency: LatencyQuantiles {
-            p50_us: pool.latency.quantile_us(0.5),
-            p90_us: pool.latency.quantile_us(0.9),
-            p99_us: pool.latency.quantile_us(0.99),
-        },
-        status: Status::Insufficient,
-        note,
-        output_mix: None,
-        confidence: None,
-        entropy: None,
-        features: Vec::new(),
-    };
-    let (Some(Reference { profile, .. }), Some(counts)) = (reference, &pool.scored) else {
-        return drift;
-    };
-    let whole = query.sensitivity;
-    drift.output_mix = Some(mix(profile, &counts.outputs, whole));
-    let one = |name: &str, reference: &OutputProfile, current: &Histogram| {
-        Some(histogram(name, &reference.counts, current, whole))
-    };
-    drift.confidence = one("confidence", &profile.confidence, &counts.confidence);
-    drift.entropy = one("entropy", &profile.entropy, &counts.entropy);
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a few thousand features at most"
-    )]
-    let share = Sensitivity {
-        alpha: whole.alpha / profile.features.len().max(1) as f64,
-        ..whole
-    };
-    drift.features = profile
-        .features
-        .iter()
-        .zip(&counts.features)
-        .map(|(reference, current)| histogram(&reference.name, &reference.counts, current, share))
-        .collect();
-    drift.status = overall(&drift);
-    drift
-}
-
-fn overall(drift: &Drift) -> Status {
-    let mix = drift
-        .output_mix
-        .iter()
-        .flat_map(|mix| [mix.psi, mix.total_variation]);
-    let histograms = drift
-        .confidence
-        .iter()
-        .chain(&drift.entropy)
-        .chain(&drift.features)
-        .map(|h| h.psi);
-    let statuses: Vec<Status> = mix
-        .chain(histograms)
-        .flatten()
-        .map(|score| score.status)
-        .collect();
-    if statuses.contains(&Status::Alarm) {
-        Status::Alarm
-    } else if statuses.contains(&Status::Quiet) {
-        Status::Quiet
-    } else {
-        Status::Insufficient
-    }
-}
-
-fn mix(profile: &Profile, current: &[u64], sensitivity: Sensitivity) -> Mix {
-    let (pooled_reference, pooled_current) = pool_rare(&profile.outputs.counts, current);
-    let comparison = Comparison::new(&pooled_reference, &pooled_current).ok();
-    Mix {
-        classes: profile.outputs.classes.clone(),
-        reference: profile.outputs.counts.clone(),
-        current: current.to_vec(),
-        psi: comparison
-            .as_ref()
-            .map(|comparison| comparison.psi(sensitivity)),
-        total_variation: comparison
-            .as_ref()
-            .map(|comparison| comparison.total_variation(sensitivity)),
-    }
-}
-
-fn histogram(
-    name: &str,
-    reference: &[u64],
-    current: &Histogram,
-    sensitivity: Sensitivity,
-) -> HistogramScore {
-    let (reference, grouped) = group(reference, &current.with_tails());
-    HistogramScore {
-        name: name.to_owned(),
-        psi: Comparison::new(&reference, &grouped)
-            .ok()
-            .map(|comparison| comparison.psi(sensitivity)),
-        outside: current.under.saturating_add(current.over),
-        unusable: [
-            current.nan,
-            current.pos_inf,
-            current.neg_inf,
-            current.missing,
-        ]
-        .into_iter()
-        .fold(0, u64::saturating_add),
-    }
-}
-
-/// Joins neighbouring bins until each group holds a tenth of the reference, so that the fine bins
-/// (whose edges include the deciles) become about deciles again; a heavy atom stays by itself.
-fn group(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
-    let total = reference
-        .iter()
-        .fold(0_u64, |sum, n| sum.saturating_add(*n));
-    let (mut groups, mut grouped) = (Vec::new(), Vec::new());
-    let (mut open_reference, mut open_current, mut is_open) = (0_u64, 0_u64, false);
-    for (r, c) in reference.iter().zip(current) {
-        open_reference = open_reference.saturating_add(*r);
-        open_current = open_current.saturating_add(*c);
-        is_open = true;
-        if u128::from(open_reference) * u128::from(GROUPS) >= u128::from(total)
-            && open_reference > 0
-        {
-            groups.push(open_reference);
-            grouped.push(open_current);
-            (open_reference, open_current, is_open) = (0, 0, false);
-        }
-    }
-    if is_open {
-        match (groups.last_mut(), grouped.last_mut()) {
-            (Some(r), Some(c)) => {
-                *r = r.saturating_add(open_reference);
-                *c = c.saturating_add(open_current);
-            }
-            _ => {
-                groups.push(open_reference);
-                grouped.push(open_current);
-            }
-        }
-    }
-    (groups, grouped)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a mean to six digits")]
-fn mean(sum_micro: u64, count: u64) -> Option<f64> {
-    (count > 0).then(|| sum_micro as f64 / MICRO / count as f64)
 }
 
 #[cfg(test)]

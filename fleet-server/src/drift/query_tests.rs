@@ -1,7 +1,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+use super::pool::Pool;
+use super::publish::{group, scores};
 use super::*;
-use dunlin_protocol::sketch::Edges;
+use dunlin_protocol::bundle::OutputProfile;
+use dunlin_protocol::sketch::{Edges, Histogram, Latency};
+use dunlin_protocol::telemetry::Window;
 use proptest::prelude::*;
+
+const START_MS: i64 = 1_790_000_000_000;
 
 fn reference() -> Reference {
     let edges = Edges::try_from(vec![0.0, 0.25, 0.5, 1.0]).unwrap();
@@ -27,6 +33,7 @@ fn reference() -> Reference {
         },
         confidence: output.clone(),
         entropy: output,
+        calibration: None,
     };
     Reference {
         profile,
@@ -44,12 +51,12 @@ fn window(bins: [u64; 3], outputs: [u64; 2]) -> Window {
         bundle: Digest::of(b"bundle"),
         family: "digits".parse().unwrap(),
         version: 2,
-        start_ms: 10,
-        end_ms: 20,
+        start_ms: START_MS,
+        end_ms: START_MS + 60_000,
         inferences,
         errors: 1,
-        confidence_sum_micro: inferences * 500_000,
-        entropy_sum_micro: 0,
+        confidence_sum_micro: (bins[0] + 2 * bins[1] + 3 * bins[2]) * 200_000,
+        entropy_sum_micro: (bins[0] + 2 * bins[1] + 3 * bins[2]) * 200_000,
         outputs: outputs.to_vec(),
         confidence: histogram.clone(),
         entropy: histogram.clone(),
@@ -58,6 +65,7 @@ fn window(bins: [u64; 3], outputs: [u64; 2]) -> Window {
         latency: Latency {
             buckets: vec![0, inferences],
         },
+        expected_confusion_nano: None,
     }
 }
 
@@ -73,13 +81,18 @@ fn query() -> DriftQuery {
     }
 }
 
+fn received(device: &str, window: &Window) -> ReceivedWindow {
+    ReceivedWindow {
+        device: device.parse().unwrap(),
+        received_ms: START_MS + 3_600_000,
+        window: window.clone(),
+    }
+}
+
 fn scored(windows: &[(&str, Window)]) -> Drift {
-    let windows: Vec<(DeviceId, Window)> = windows
-        .iter()
-        .map(|(d, w)| (d.parse().unwrap(), w.clone()))
-        .collect();
+    let windows: Vec<ReceivedWindow> = windows.iter().map(|(d, w)| received(d, w)).collect();
     let reference = reference();
-    let pool = pool(&windows, Some(Digest::of(b"bundle")), Some(&reference));
+    let pool = Pool::of(&windows, Some(Digest::of(b"bundle")), Some(&reference));
     scores(&query(), 2, &pool, Some(&reference), None)
 }
 
@@ -93,12 +106,15 @@ fn the_same_mix_is_quiet_and_another_alarms() {
         (quiet.status, quiet.devices, quiet.windows, quiet.inferences),
         (Status::Quiet, 2, 2, 300)
     );
-    assert_eq!((quiet.confidence_mean, quiet.errors), (Some(0.5), 2));
-    assert_eq!(quiet.features[0].psi.unwrap().n_cur, 300);
+    assert_eq!((quiet.confidence_mean, quiet.errors), (Some(0.4), 2));
+    assert_eq!(quiet.features[0].scores.psi.unwrap().n_cur, 300);
     let alarm = scored(&[("a", window([280, 10, 10], [150, 150]))]);
     assert_eq!(alarm.status, Status::Alarm);
-    assert_eq!(alarm.features[0].psi.unwrap().status, Status::Alarm);
-    assert_eq!(alarm.output_mix.unwrap().psi.unwrap().status, Status::Quiet);
+    assert_eq!(alarm.features[0].scores.psi.unwrap().status, Status::Alarm);
+    assert_eq!(
+        alarm.output_mix.unwrap().scores.psi.unwrap().status,
+        Status::Quiet
+    );
 }
 
 #[test]
@@ -128,7 +144,7 @@ fn windows_that_do_not_fit_are_named_and_left_out() {
         ("e", foreign),
     ]);
     assert_eq!(drift.status, Status::Quiet);
-    assert_eq!(drift.features[0].psi.unwrap().n_cur, 300);
+    assert_eq!(drift.features[0].scores.psi.unwrap().n_cur, 300);
     assert_eq!(drift.left_out.values().sum::<u64>(), 4);
     assert_eq!(
         (drift.windows, drift.devices),
@@ -138,9 +154,181 @@ fn windows_that_do_not_fit_are_named_and_left_out() {
 }
 
 #[test]
+fn absurd_windows_count_nowhere_and_are_named() {
+    let good = || window([100, 100, 100], [150, 150]);
+    type Spoil = fn(&mut Window);
+    let spoils: [(&str, Spoil); 8] = [
+        ("span", |w| w.end_ms = w.start_ms),
+        ("more inferences", |w| w.inferences = u64::MAX),
+        ("histograms count other", |w| w.outputs[0] = u64::MAX),
+        ("histograms count other", |w| w.features[0].nan = 1 << 63),
+        ("sums do not fit", |w| w.confidence_sum_micro = u64::MAX),
+        ("sums do not fit", |w| w.entropy_sum_micro = 0),
+        ("before 2020", |w| (w.start_ms, w.end_ms) = (5000, 65_000)),
+        ("a day ahead", |w| {
+            (w.start_ms, w.end_ms) = (4_294_967_296_000, 4_294_967_356_000);
+        }),
+    ];
+    let expected = scored(&[("a", good())]);
+    for (named, spoil) in spoils {
+        let mut spoiled = good();
+        spoil(&mut spoiled);
+        for order in [
+            [("a", good()), ("b", spoiled.clone())],
+            [("b", spoiled.clone()), ("a", good())],
+        ] {
+            let mut drift = scored(&order);
+            let left_out = std::mem::take(&mut drift.left_out);
+            assert!(
+                left_out
+                    .iter()
+                    .any(|(why, n)| why.contains(named) && *n == 1),
+                "{named}: {left_out:?}"
+            );
+            assert_eq!(drift, expected, "{named}");
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_nan_is_kept_out_of_the_scores_and_is_an_alarm() {
+    let mut storm = window([100, 100, 100], [150, 150]);
+    storm.features[0] = Histogram {
+        counts: vec![20, 0, 0],
+        nan: 270,
+        missing: 10,
+        ..Histogram::default()
+    };
+    let drift = scored(&[
+        ("a", window([100, 100, 100], [150, 150])),
+        ("b", storm.clone()),
+        ("b", storm),
+    ]);
+    let feature = &drift.features[0];
+    let psi = feature.scores.psi.unwrap();
+    assert_eq!((psi.n_cur, psi.status), (300, Status::Quiet));
+    assert_eq!(feature.unusable, 560);
+    assert_eq!(
+        feature.isolated,
+        Isolated {
+            unusable_windows: 2,
+            constant_windows: 0,
+            devices: 1,
+            values: 600,
+            status: Status::Alarm
+        }
+    );
+    assert_eq!(drift.status, Status::Alarm);
+    assert_eq!(drift.inferences, 900, "the windows are sound otherwise");
+}
+
+#[test]
+fn a_stuck_sensor_is_kept_out_and_a_model_that_says_the_same_is_not() {
+    let stuck = window([0, 300, 0], [300, 0]);
+    let drift = scored(&[("a", window([100, 100, 100], [150, 150])), ("b", stuck)]);
+    let feature = &drift.features[0];
+    assert_eq!(feature.scores.psi.unwrap().n_cur, 300);
+    assert_eq!(
+        (feature.isolated.constant_windows, feature.isolated.values),
+        (1, 300)
+    );
+    assert_eq!(drift.confidence.unwrap().scores.psi.unwrap().n_cur, 600);
+    // Twenty times the same says nothing yet.
+    let few = scored(&[("a", window([20, 0, 0], [10, 10]))]);
+    assert_eq!(few.features[0].isolated.constant_windows, 0);
+    assert_eq!(few.features[0].scores.psi.unwrap().n_cur, 20);
+}
+
+#[test]
+fn features_are_held_against_each_other() {
+    // One of many drifts by a little: enough by itself, not among so many.
+    let mut reference = reference();
+    let feature = reference.profile.features[0].clone();
+    reference.profile.features = vec![feature; 40];
+    let one = |bins: [u64; 3]| Histogram {
+        counts: bins.to_vec(),
+        ..Histogram::default()
+    };
+    let of = |odd: usize, bins: [u64; 3]| {
+        let mut window = window([100, 100, 100], [150, 150]);
+        window.features = vec![one([100, 100, 100]); 40];
+        window.features[..odd].fill(one(bins));
+        let windows = [received("a", &window)];
+        let pool = Pool::of(&windows, None, Some(&reference));
+        let query = DriftQuery {
+            sensitivity: Sensitivity {
+                margin: 0.0,
+                ..SENSITIVITY
+            },
+            ..query()
+        };
+        scores(&query, 2, &pool, Some(&reference), None)
+    };
+    let alarms = |drift: &Drift| {
+        let psi = drift.features.iter().filter_map(|f| f.scores.psi);
+        psi.filter(|psi| psi.status == Status::Alarm).count()
+    };
+    let alone = of(1, [130, 95, 75]);
+    let p = alone.features[0].p_value.unwrap();
+    assert!(
+        p < 0.05 && alone.features[0].p_adjusted.unwrap() > 0.05,
+        "{p}"
+    );
+    assert_eq!(alarms(&alone), 0);
+    assert_eq!(alarms(&of(40, [130, 95, 75])), 40);
+    assert_eq!(alarms(&of(1, [200, 60, 40])), 1);
+}
+
+#[test]
+fn accuracy_is_estimated_where_there_is_a_calibration() {
+    use dunlin_protocol::calibration::{Calibration, Curve, ONE_NANO};
+    let mut reference = reference();
+    let curve = Curve {
+        scores: vec![0.0, 1.0],
+        probabilities: vec![0.0, 1.0],
+    };
+    reference.profile.calibration = Some(Calibration {
+        curves: vec![curve.clone(), curve],
+        rows: 1000,
+        right: 950,
+    });
+    let with = |cells: [u64; 4]| Window {
+        expected_confusion_nano: Some(cells.map(|n| n * ONE_NANO / 10).to_vec()),
+        ..window([100, 100, 100], [150, 150])
+    };
+    let drift = |windows: &[Window]| {
+        let windows: Vec<ReceivedWindow> = windows.iter().map(|w| received("a", w)).collect();
+        let pool = Pool::of(&windows, None, Some(&reference));
+        scores(&query(), 2, &pool, Some(&reference), None)
+    };
+    let good = drift(&[with([1425, 75, 75, 1425]), with([1425, 75, 75, 1425])]);
+    let accuracy = good.estimated_accuracy.unwrap();
+    assert!((accuracy.accuracy - 0.95).abs() < 1e-12);
+    assert_eq!(
+        (accuracy.fall.n_cur, accuracy.fall.status),
+        (600, Status::Quiet)
+    );
+    let bad = drift(&[with([1000, 500, 500, 1000])]);
+    assert_eq!(bad.estimated_accuracy.unwrap().fall.status, Status::Alarm);
+    assert_eq!(bad.status, Status::Alarm);
+    let absurd = drift(&[with([u64::MAX / 10_000_000_000, 0, 0, 0])]);
+    assert_eq!((absurd.windows, absurd.estimated_accuracy), (0, None));
+}
+
+#[test]
+fn answers_of_a_class_that_was_never_seen_are_counted() {
+    let mut reference = reference();
+    reference.profile.outputs.counts = vec![300, 0];
+    let windows = [received("a", &window([100, 100, 100], [290, 10]))];
+    let pool = Pool::of(&windows, None, Some(&reference));
+    let drift = scores(&query(), 2, &pool, Some(&reference), None);
+    assert_eq!(drift.output_mix.unwrap().unseen, 10);
+}
+
+#[test]
 fn without_a_profile_sums_are_given_and_scores_are_not() {
-    let windows = [("a".parse().unwrap(), window([1, 1, 1], [1, 2]))];
-    let pool = pool(&windows, None, None);
+    let windows = [received("a", &window([1, 1, 1], [1, 2]))];
+    let pool = Pool::of(&windows, None, None);
     let drift = scores(&query(), 2, &pool, None, Some("no profile".into()));
     assert_eq!(
         (drift.status, drift.inferences, drift.features.len()),
@@ -173,10 +361,50 @@ proptest! {
         prop_assert_eq!(grouped.iter().sum::<u64>(), current.iter().sum::<u64>());
     }
 
+    /// Any partition of the data over devices and windows, in any order, some of it absurd: the same
+    /// bytes.
     #[test]
-    fn any_order_of_windows_gives_the_same_answer(bins in prop::collection::vec([0_u64..300, 0..300, 0..300], 1..8)) {
-        let windows: Vec<(&str, Window)> = bins.iter().map(|b| ("a", window(*b, [b[0], b[1]]))).collect();
-        let reversed: Vec<(&str, Window)> = windows.iter().rev().cloned().collect();
-        prop_assert_eq!(scored(&windows), scored(&reversed));
+    fn any_partition_in_any_order_gives_the_same_bytes(
+        rows in prop::collection::vec((0_usize..3, 0_usize..2, 0_usize..6), 1..400),
+        order in prop::collection::vec(any::<u32>(), 8),
+        absurd in 0_usize..3,
+    ) {
+        let mut parts = vec![([0_u64; 3], [0_u64; 2]); 6];
+        for (bin, class, part) in &rows {
+            parts[*part].0[*bin] += 1;
+            parts[*part].1[*class] += 1;
+        }
+        let mut windows: Vec<(&str, Window)> = parts
+            .iter()
+            .filter(|part| part.0.iter().sum::<u64>() > 0)
+            .map(|part| ("a", window(part.0, part.1)))
+            .collect();
+        for _ in 0..absurd {
+            windows.push(("a", Window { inferences: u64::MAX, ..window([1, 1, 1], [1, 2]) }));
+        }
+        let in_turn = serde_json::to_vec(&scored(&windows)).unwrap();
+        let mut keyed: Vec<_> = windows.iter().cloned().zip(&order).collect();
+        keyed.sort_by_key(|(_, key)| **key);
+        let shuffled: Vec<(&str, Window)> = keyed.into_iter().map(|(w, _)| w).collect();
+        prop_assert_eq!(&serde_json::to_vec(&scored(&shuffled)).unwrap(), &in_turn);
+        // As one window, unless a part by itself looked like a stuck sensor.
+        let is_split_alike = |drift: &Drift| drift.features[0].isolated == Isolated {
+            status: Status::Quiet,
+            ..Isolated::default()
+        };
+        let whole = parts.iter().fold(([0; 3], [0; 2]), |sum, part| (
+            [0, 1, 2].map(|at| sum.0[at] + part.0[at]),
+            [0, 1].map(|at| sum.1[at] + part.1[at]),
+        ));
+        let mut split = scored(&windows);
+        let mut whole = scored(&[("a", window(whole.0, whole.1))]);
+        if is_split_alike(&split) && is_split_alike(&whole) {
+            // Errors and windows are counted by window.
+            for drift in [&mut split, &mut whole] {
+                (drift.windows, drift.errors) = (0, 0);
+                drift.left_out.clear();
+            }
+            prop_assert_eq!(serde_json::to_vec(&split).unwrap(), serde_json::to_vec(&whole).unwrap());
+        }
     }
 }

@@ -188,6 +188,7 @@ impl World {
             features: Vec::new(),
             profile: None,
             latency: Latency::default(),
+            expected_confusion_nano: None,
         };
         let records = vec![Record {
             time_ms: start_ms,

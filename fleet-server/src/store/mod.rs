@@ -30,7 +30,8 @@ pub use devices::{DeviceFilter, DeviceRow};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
 pub use telemetry::{
-    IncomingSegment, PeriodQuery, PeriodSum, StoredRecord, WINDOW_ROWS_MAX, WindowQuery,
+    IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
+    WindowQuery,
 };
 pub use trust::ReportedVersions;
 

@@ -1,6 +1,7 @@
 //! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
 
 use super::{ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json};
+use crate::drift::plausible;
 use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
@@ -63,6 +64,17 @@ pub struct WindowQuery {
     pub since_ms: Option<i64>,
     /// Windows that end at or before this, in milliseconds since 1970.
     pub until_ms: Option<i64>,
+}
+
+/// A stored window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedWindow {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// When it arrived, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// The window.
+    pub window: Window,
 }
 
 /// A record that is no window.
@@ -148,8 +160,18 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn windows(&self, query: &WindowQuery) -> Result<Vec<(DeviceId, Window)>> {
-        let mut sql =
-            QueryBuilder::<Sqlite>::new("SELECT device, window FROM windows WHERE family = ");
+        let received = self.received_windows(query).await?;
+        Ok(received.into_iter().map(|r| (r.device, r.window)).collect())
+    }
+
+    /// Windows with their arrival, as [`Store::windows`] gives them.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn received_windows(&self, query: &WindowQuery) -> Result<Vec<ReceivedWindow>> {
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "SELECT device, received_ms, window FROM windows WHERE family = ",
+        );
         sql.push_bind(query.family.as_str());
         if let Some(version) = query.version {
             sql.push(" AND version = ").push_bind(int(version));
@@ -171,8 +193,11 @@ impl Store {
         let rows = sql.build().fetch_all(&self.reader).await?;
         rows.iter()
             .map(|row| {
-                let device = parsed("device id", row.try_get("device")?)?;
-                Ok((device, from_json("window", row.try_get("window")?)?))
+                Ok(ReceivedWindow {
+                    device: parsed("device id", row.try_get("device")?)?,
+                    received_ms: row.try_get("received_ms")?,
+                    window: from_json("window", row.try_get("window")?)?,
+                })
             })
             .collect()
     }
@@ -305,7 +330,11 @@ impl Store {
 }
 
 impl PeriodSum {
+    /// A window that no honest device sends counts as none.
     fn add(&mut self, window: &Window) {
+        if plausible::numbers(window).is_err() {
+            return;
+        }
         self.inferences = self.inferences.saturating_add(window.inferences);
         self.errors = self.errors.saturating_add(window.errors);
         self.confidence_sum_micro = self

@@ -123,6 +123,7 @@ fn window(start_ms: i64, inferences: u64) -> Window {
         features: Vec::new(),
         profile: None,
         latency: Latency::default(),
+        expected_confusion_nano: None,
     }
 }
 

@@ -12,13 +12,14 @@
 
 use crate::clock;
 use crate::command::deliver::Wake;
+use crate::drift::plausible::{self, Implausible};
 use crate::mqtt::{Inbound, MqttClient};
 use crate::store::{IncomingSegment, Store, StoreError};
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, MessageError, parse};
 use dunlin_protocol::id::{BootId, DeviceId, FleetId};
 use dunlin_protocol::report::{Presence, Reported};
-use dunlin_protocol::telemetry::{Class, Segment};
+use dunlin_protocol::telemetry::{Body, Class, Segment};
 use dunlin_protocol::topic::{Channel, Topic, TopicError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -220,6 +221,7 @@ impl Ingest {
             return false;
         };
         self.touch(&segments, now_ms).await;
+        self.flag(&segments);
         let Some(stored) = self.store_segments(&segments, stop).await else {
             return false;
         };
@@ -328,6 +330,20 @@ impl Ingest {
         Some(segments)
     }
 
+    /// Says which windows no honest device sends. They are stored like all, and count in no sum.
+    fn flag(&mut self, segments: &[IncomingSegment]) {
+        for incoming in segments {
+            for why in absurdities(incoming) {
+                metrics::counter!("dunlin_ingest_windows_flagged_total", "reason" => why.code())
+                    .increment(1);
+                let (who, now_ms) = (incoming.device.as_str(), incoming.received_ms);
+                if let Some(left_out) = self.complaints.may_speak(who, now_ms) {
+                    tracing::warn!(device = %who, segment = incoming.segment.segment, left_out, "a window counts towards nothing: {why}");
+                }
+            }
+        }
+    }
+
     /// Notes who was heard of. Not worth holding anything up for.
     async fn touch(&mut self, segments: &[IncomingSegment], now_ms: i64) {
         if self.touched.len() > NAMES_MAX {
@@ -423,6 +439,23 @@ impl Ingest {
     }
 }
 
+/// What is wrong with the windows of a segment, one each.
+fn absurdities(incoming: &IncomingSegment) -> impl Iterator<Item = Implausible> + '_ {
+    let windows = incoming
+        .segment
+        .records
+        .iter()
+        .filter_map(|record| match &record.body {
+            Body::Window(window) => Some(window),
+            _ => None,
+        });
+    windows.filter_map(|window| {
+        plausible::numbers(window)
+            .and_then(|()| plausible::clock(window, incoming.received_ms))
+            .err()
+    })
+}
+
 /// Waits before the next try; `false` if `stop` came first.
 async fn pause(tries: u32, stop: &mut watch::Receiver<bool>) -> bool {
     let wait = RETRY_MIN.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
@@ -457,7 +490,7 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use dunlin_protocol::SEGMENT_MAX_BYTES;
     use proptest::prelude::*;
@@ -490,6 +523,47 @@ mod tests {
                 &vec![b'['; SEGMENT_MAX_BYTES + 1]
             ),
             "too_large"
+        );
+    }
+
+    #[test]
+    fn absurd_windows_are_found_among_honest_ones() {
+        let window = |start_ms: i64, inferences: u64| {
+            serde_json::json!({
+                "time_ms": 1, "type": "window", "bundle": "05b3abf2579a5eb66403cd78be557fd860633a1fe2103c7642030defe32c657f",
+                "family": "digits", "version": 1, "start_ms": start_ms, "end_ms": start_ms + 1000,
+                "inferences": inferences, "errors": 0, "confidence_sum_micro": 0, "entropy_sum_micro": 0,
+                "outputs": [], "confidence": {"counts": []}, "entropy": {"counts": []}, "features": [],
+                "latency": {"buckets": []},
+            })
+        };
+        let now_ms = 1_790_000_000_000;
+        let records = [
+            window(now_ms, 5),
+            window(0, 5),
+            window(now_ms, u64::MAX),
+            window(4_294_967_296_000, 5),
+        ];
+        let json = serde_json::json!({"boot": "b0".repeat(16), "segment": 1, "records": records});
+        let payload = serde_json::to_vec(&json).unwrap();
+        let (device, message) = read(&fleet(), "dunlin/v1/demo/d/sketch", &payload).unwrap();
+        let Message::Segment(class, segment) = message else {
+            panic!("{message:?}");
+        };
+        let incoming = IncomingSegment {
+            device,
+            class,
+            segment: *segment,
+            received_ms: now_ms,
+        };
+        let found: Vec<Implausible> = absurdities(&incoming).collect();
+        assert_eq!(
+            found,
+            [
+                Implausible::ClockBehind,
+                Implausible::Inferences,
+                Implausible::ClockAhead
+            ]
         );
     }
 

@@ -1,6 +1,7 @@
 //! The frozen reference profile: bins and counts that every device's windows are compared with.
 
 use super::{DType, Flow, Manifest};
+use crate::calibration::{Calibration, CalibrationError};
 use crate::sketch::{Edges, SketchError};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,9 @@ pub enum ProfileError {
         /// What is wrong.
         error: SketchError,
     },
+    /// Not a calibration of these classes.
+    #[error("profile: calibration: {0}")]
+    Calibration(#[from] CalibrationError),
     /// Lengths that do not belong together.
     #[error("profile: {what}: expected {expected}, got {got}")]
     Length {
@@ -102,6 +106,9 @@ pub struct Profile {
     pub confidence: OutputProfile,
     /// Entropy of the observed scores, in nats.
     pub entropy: OutputProfile,
+    /// From scores to probabilities, where accuracy is to be estimated without labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 impl Profile {
@@ -164,6 +171,9 @@ impl Profile {
             ("entropy", &profile.entropy),
         ] {
             length(what, h.edges.bins(), h.counts.len())?;
+        }
+        if let Some(calibration) = &profile.calibration {
+            calibration.check(profile.outputs.classes.len())?;
         }
         Ok(profile)
     }

@@ -1,0 +1,276 @@
+//! Windows of one version, added up. Only integers, each bounded by [`plausible`], and what is left out
+//! is decided by each window alone: any order gives the same.
+
+use super::Reference;
+use crate::drift::plausible;
+use crate::store::ReceivedWindow;
+use dunlin_protocol::bundle::{OutputProfile, Profile};
+use dunlin_protocol::calibration::{self, ExpectedConfusion};
+use dunlin_protocol::id::{DeviceId, Digest};
+use dunlin_protocol::sketch::{Histogram, Latency};
+use dunlin_protocol::telemetry::Window;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A window's feature is kept out of the scores when one value in so many is unusable.
+const UNUSABLE_ONE_IN: u64 = 20;
+/// Fewest values in one bin that make a constant.
+const CONSTANT_MIN: u64 = 30;
+/// ln 10⁻⁹: how unlikely it must be that the reference gave all values of a window in one bin.
+const CONSTANT_LN: f64 = -20.7;
+
+const MISFIT: &str = "other bins than the reference profile's";
+
+/// The sums.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Pool {
+    pub(super) devices: BTreeSet<DeviceId>,
+    pub(super) windows: u64,
+    pub(super) left_out: BTreeMap<String, u64>,
+    pub(super) from_ms: Option<i64>,
+    pub(super) until_ms: Option<i64>,
+    pub(super) inferences: u64,
+    pub(super) errors: u64,
+    pub(super) confidence_sum_micro: u128,
+    pub(super) entropy_sum_micro: u128,
+    pub(super) latency: Latency,
+    pub(super) scored: Option<Scored>,
+}
+
+/// Counts over the profile's bins.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Scored {
+    pub(super) outputs: Vec<u64>,
+    pub(super) confidence: Column,
+    pub(super) entropy: Column,
+    pub(super) features: Vec<Column>,
+    pub(super) expected: Option<ExpectedConfusion>,
+}
+
+/// One histogram, and what was kept out of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Column {
+    pub(super) sound: Histogram,
+    /// NaN, infinite or missing values, those of isolated windows included.
+    pub(super) unusable: u64,
+    pub(super) unusable_windows: u64,
+    pub(super) constant_windows: u64,
+    pub(super) isolated_values: u64,
+    pub(super) isolated_devices: BTreeSet<DeviceId>,
+}
+
+/// What a window's histogram is.
+enum Soundness {
+    Sound,
+    Unusable,
+    Constant,
+}
+
+impl Pool {
+    /// Adds up the windows of a version that `bundle` computed.
+    pub(super) fn of(
+        windows: &[ReceivedWindow],
+        bundle: Option<Digest>,
+        reference: Option<&Reference>,
+    ) -> Self {
+        let mut pool = Self::default();
+        for received in windows {
+            let window = &received.window;
+            if bundle.is_some_and(|bundle| bundle != window.bundle) {
+                pool.leave_out("computed by another bundle of this version");
+                continue;
+            }
+            let profile = reference
+                .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
+                .map(|r| &r.profile);
+            let checked = plausible::numbers(window)
+                .and_then(|()| plausible::clock(window, received.received_ms))
+                .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
+            if let Err(why) = checked {
+                pool.leave_out(&why.to_string());
+                continue;
+            }
+            pool.devices.insert(received.device.clone());
+            pool.add_sums(window);
+            match (reference, profile) {
+                (None, _) => {}
+                (Some(_), Some(profile)) => pool.add_counts(&received.device, window, profile),
+                (Some(reference), None) => pool.leave_out(match window.profile {
+                    None => "no reference profile named",
+                    Some(digest) if digest != reference.digest => "over another reference profile",
+                    Some(_) => MISFIT,
+                }),
+            }
+        }
+        pool
+    }
+
+    fn leave_out(&mut self, why: &str) {
+        *self.left_out.entry(why.to_owned()).or_default() += 1;
+    }
+
+    fn add_sums(&mut self, window: &Window) {
+        self.windows += 1;
+        let from_ms = self.from_ms.unwrap_or(window.start_ms);
+        self.from_ms = Some(from_ms.min(window.start_ms));
+        self.until_ms = self.until_ms.max(Some(window.end_ms));
+        self.inferences = self.inferences.saturating_add(window.inferences);
+        self.errors = self.errors.saturating_add(window.errors);
+        self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
+        self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
+        if self.latency.merge(&window.latency).is_err() {
+            self.leave_out("latency buckets beyond the last (the rest of the window counts)");
+        }
+    }
+
+    fn add_counts(&mut self, device: &DeviceId, window: &Window, profile: &Profile) {
+        let sum = self.scored.get_or_insert_with(|| Scored::empty(profile));
+        add(&mut sum.outputs, &window.outputs);
+        let outputs = [
+            (&mut sum.confidence, &window.confidence),
+            (&mut sum.entropy, &window.entropy),
+        ];
+        for (column, new) in outputs {
+            // A model that says the same to everything has drifted; a sensor that does is broken.
+            let soundness = match of_input(&[], new) {
+                Soundness::Constant => Soundness::Sound,
+                other => other,
+            };
+            column.add(device, new, &soundness);
+        }
+        let references = profile.features.iter().zip(&window.features);
+        for (column, (reference, new)) in sum.features.iter_mut().zip(references) {
+            column.add(device, new, &of_input(&reference.counts, new));
+        }
+        if let (Some(sum), Some(new)) = (&mut sum.expected, &window.expected_confusion_nano) {
+            // Cells that are none were refused with their window.
+            let _ = sum.add(new);
+        }
+    }
+}
+
+impl Scored {
+    fn empty(profile: &Profile) -> Self {
+        let output = |output: &OutputProfile| Column::new(output.edges.bins());
+        Self {
+            outputs: vec![0; profile.outputs.counts.len()],
+            confidence: output(&profile.confidence),
+            entropy: output(&profile.entropy),
+            features: profile
+                .features
+                .iter()
+                .map(|feature| Column::new(feature.edges.bins()))
+                .collect(),
+            expected: profile
+                .calibration
+                .as_ref()
+                .map(|calibration| ExpectedConfusion::new(calibration.curves.len())),
+        }
+    }
+}
+
+impl Column {
+    fn new(bins: usize) -> Self {
+        Self {
+            sound: Histogram::new(bins),
+            unusable: 0,
+            unusable_windows: 0,
+            constant_windows: 0,
+            isolated_values: 0,
+            isolated_devices: BTreeSet::new(),
+        }
+    }
+
+    fn add(&mut self, device: &DeviceId, new: &Histogram, soundness: &Soundness) {
+        self.unusable = self.unusable.saturating_add(unusable(new));
+        match soundness {
+            Soundness::Sound => {
+                let sum = &mut self.sound;
+                add(&mut sum.counts, &new.counts);
+                sum.under = sum.under.saturating_add(new.under);
+                sum.over = sum.over.saturating_add(new.over);
+                return;
+            }
+            Soundness::Unusable => self.unusable_windows += 1,
+            Soundness::Constant => self.constant_windows += 1,
+        }
+        self.isolated_values = self.isolated_values.saturating_add(new.total());
+        if !self.isolated_devices.contains(device) {
+            self.isolated_devices.insert(device.clone());
+        }
+    }
+}
+
+/// Of equal length, and too small to overflow: both were checked.
+fn add(sum: &mut [u64], new: &[u64]) {
+    for (slot, n) in sum.iter_mut().zip(new) {
+        *slot = slot.saturating_add(*n);
+    }
+}
+
+fn unusable(histogram: &Histogram) -> u64 {
+    [
+        histogram.nan,
+        histogram.pos_inf,
+        histogram.neg_inf,
+        histogram.missing,
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add)
+}
+
+/// Judges a window's values of one input by themselves.
+#[allow(clippy::cast_precision_loss, reason = "against a rough limit")]
+fn of_input(reference: &[u64], new: &Histogram) -> Soundness {
+    let total = new.total();
+    let unusable = unusable(new);
+    if unusable > 0 && unusable.saturating_mul(UNUSABLE_ONE_IN) >= total {
+        return Soundness::Unusable;
+    }
+    let usable = total - unusable;
+    let Some(bin) = new.counts.iter().position(|n| *n > 0) else {
+        return Soundness::Sound;
+    };
+    if usable < CONSTANT_MIN || new.counts[bin] != usable {
+        return Soundness::Sound;
+    }
+    let rows: f64 = reference.iter().map(|n| *n as f64).sum();
+    let share = reference
+        .get(bin)
+        .map_or(0.0, |n| *n as f64 / rows.max(1.0));
+    if usable as f64 * share.ln() < CONSTANT_LN {
+        Soundness::Constant
+    } else {
+        Soundness::Sound
+    }
+}
+
+fn fits(window: &Window, profile: &Profile) -> bool {
+    let fits = |histogram: &Histogram, bins: usize| {
+        histogram.counts.len() == bins && histogram.total() == window.inferences
+    };
+    let mut features = window.features.iter().zip(&profile.features);
+    window.outputs.len() == profile.outputs.counts.len()
+        && window.features.len() == profile.features.len()
+        && fits(&window.confidence, profile.confidence.edges.bins())
+        && fits(&window.entropy, profile.entropy.edges.bins())
+        && features.all(|(new, feature)| fits(new, feature.edges.bins()))
+}
+
+fn sums_fit(window: &Window, profile: &Profile) -> Result<(), plausible::Implausible> {
+    if let Some(cells) = &window.expected_confusion_nano {
+        let classes = profile.outputs.classes.len();
+        if !calibration::answers(classes, cells).is_ok_and(|n| n <= window.inferences) {
+            return Err(plausible::Implausible::Sums);
+        }
+    }
+    plausible::sum(
+        window.confidence_sum_micro,
+        &profile.confidence.edges,
+        &window.confidence,
+    )?;
+    plausible::sum(
+        window.entropy_sum_micro,
+        &profile.entropy.edges,
+        &window.entropy,
+    )
+}

@@ -1,0 +1,267 @@
+//! Sums into scores.
+
+use super::pool::{Column, Pool, Scored};
+use super::{
+    BinScores, Drift, DriftQuery, HistogramScore, Isolated, LatencyQuantiles, Mix, Reference,
+};
+use crate::drift::statistics::estimated::estimate;
+use crate::drift::statistics::multiplicity::benjamini_hochberg;
+use crate::drift::statistics::ordered::{OrderedComparison, std_of_middles};
+use crate::drift::statistics::{Comparison, Sensitivity, Status, pool_rare};
+use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::sketch::{Edges, Histogram, MICRO};
+
+/// Bins of the reference that a score compares: about a tenth of its rows each.
+const GROUPS: u64 = 10;
+/// Least fall of the estimated accuracy that matters.
+const ACCURACY_MARGIN: f64 = 0.05;
+/// Isolated values are an alarm from one in so many.
+const ISOLATED_ONE_IN: u64 = 10;
+
+/// What is published of a version in a cohort.
+pub(super) fn scores(
+    query: &DriftQuery,
+    version: u64,
+    pool: &Pool,
+    reference: Option<&Reference>,
+    note: Option<String>,
+) -> Drift {
+    let mut drift = Drift {
+        family: query.family.to_string(),
+        version,
+        cohort: query.cohort.clone(),
+        devices: pool.devices.len() as u64,
+        windows: pool.windows,
+        left_out: pool.left_out.clone(),
+        from_ms: pool.from_ms,
+        until_ms: pool.until_ms,
+        inferences: pool.inferences,
+        errors: pool.errors,
+        confidence_mean: mean(pool.confidence_sum_micro, pool.inferences),
+        entropy_mean: mean(pool.entropy_sum_micro, pool.inferences),
+        latency: LatencyQuantiles {
+            p50_us: pool.latency.quantile_us(0.5),
+            p90_us: pool.latency.quantile_us(0.9),
+            p99_us: pool.latency.quantile_us(0.99),
+        },
+        status: Status::Insufficient,
+        note,
+        output_mix: None,
+        confidence: None,
+        entropy: None,
+        estimated_accuracy: None,
+        features: Vec::new(),
+    };
+    if let (Some(Reference { profile, .. }), Some(counts)) = (reference, &pool.scored) {
+        score(&mut drift, query.sensitivity, profile, counts);
+    }
+    drift
+}
+
+fn score(drift: &mut Drift, whole: Sensitivity, profile: &Profile, counts: &Scored) {
+    drift.output_mix = Some(mix(profile, &counts.outputs, whole));
+    let outputs = [
+        ("confidence", &profile.confidence, &counts.confidence),
+        ("entropy", &profile.entropy, &counts.entropy),
+    ];
+    let [confidence, entropy] = outputs.map(|(name, reference, column)| {
+        Some(Compared::new(name, &reference.edges, &reference.counts, column).publish(whole, None))
+    });
+    (drift.confidence, drift.entropy) = (confidence, entropy);
+    drift.estimated_accuracy = profile.calibration.as_ref().and_then(|calibration| {
+        let margin = ACCURACY_MARGIN;
+        estimate(
+            counts.expected.as_ref()?,
+            calibration,
+            Sensitivity { margin, ..whole },
+        )
+    });
+    let pairs = profile.features.iter().zip(&counts.features);
+    let features: Vec<Compared<'_>> = pairs
+        .map(|(reference, column)| {
+            Compared::new(&reference.name, &reference.edges, &reference.counts, column)
+        })
+        .collect();
+    // Features that nothing can be said about take no part.
+    let p_values: Vec<f64> = features
+        .iter()
+        .filter_map(|feature| feature.p_value)
+        .collect();
+    let found = benjamini_hochberg(&p_values, whole.alpha);
+    let together = Sensitivity {
+        alpha: found.level,
+        ..whole
+    };
+    let mut adjusted = found.adjusted.into_iter();
+    drift.features = features
+        .iter()
+        .map(|feature| {
+            let adjusted = feature.p_value.and_then(|_| adjusted.next());
+            feature.publish(together, adjusted)
+        })
+        .collect();
+    drift.status = overall(drift);
+}
+
+fn overall(drift: &Drift) -> Status {
+    let mix = drift
+        .output_mix
+        .iter()
+        .flat_map(|mix| [mix.scores.psi, mix.scores.total_variation]);
+    let histograms = || {
+        let outputs = drift.confidence.iter().chain(&drift.entropy);
+        outputs.chain(&drift.features)
+    };
+    let accuracy = drift.estimated_accuracy.iter().map(|a| Some(a.fall));
+    let statuses: Vec<Status> = mix
+        .chain(accuracy)
+        .chain(histograms().map(|h| h.scores.psi))
+        .flatten()
+        .map(|score| score.status)
+        .collect();
+    let is_broken = histograms().any(|h| h.isolated.status == Status::Alarm);
+    if is_broken || statuses.contains(&Status::Alarm) {
+        Status::Alarm
+    } else if statuses.contains(&Status::Quiet) {
+        Status::Quiet
+    } else {
+        Status::Insufficient
+    }
+}
+
+fn mix(profile: &Profile, current: &[u64], sensitivity: Sensitivity) -> Mix {
+    let (pooled_reference, pooled_current) = pool_rare(&profile.outputs.counts, current);
+    let comparison = Comparison::new(&pooled_reference, &pooled_current).ok();
+    let pairs = profile.outputs.counts.iter().zip(current);
+    Mix {
+        classes: profile.outputs.classes.clone(),
+        reference: profile.outputs.counts.clone(),
+        current: current.to_vec(),
+        unseen: pairs
+            .filter(|(reference, _)| **reference == 0)
+            .fold(0, |sum, (_, n)| sum.saturating_add(*n)),
+        scores: bin_scores(comparison.as_ref(), sensitivity),
+    }
+}
+
+/// Every score of a comparison, each with a margin as large as the PSI's in its own unit; those that
+/// are differences of shares have the PSI's number as it is.
+fn bin_scores(comparison: Option<&Comparison>, psi: Sensitivity) -> BinScores {
+    let with = |margin: f64| Sensitivity { margin, ..psi };
+    comparison.map_or_else(BinScores::default, |comparison| BinScores {
+        psi: Some(comparison.psi(psi)),
+        total_variation: Some(comparison.total_variation(psi)),
+        jensen_shannon: Some(
+            comparison.jensen_shannon(with(psi.margin / (8.0 * std::f64::consts::LN_2))),
+        ),
+        hellinger: Some(comparison.hellinger(with((psi.margin / 8.0).sqrt()))),
+        l_infinity: Some(comparison.l_infinity(psi)),
+        chi_squared: Some(comparison.chi_squared(with(comparison.chi_squared_of(psi.margin)))),
+    })
+}
+
+/// One column against its reference, before it is known what the others say.
+struct Compared<'a> {
+    name: &'a str,
+    edges: &'a Edges,
+    reference: &'a [u64],
+    column: &'a Column,
+    grouped: Option<Comparison>,
+    p_value: Option<f64>,
+}
+
+impl<'a> Compared<'a> {
+    fn new(name: &'a str, edges: &'a Edges, reference: &'a [u64], column: &'a Column) -> Self {
+        let (groups, grouped) = group(reference, &column.sound.with_tails());
+        let grouped = Comparison::new(&groups, &grouped).ok();
+        Self {
+            name,
+            edges,
+            reference,
+            column,
+            p_value: grouped.as_ref().and_then(Comparison::psi_p_value),
+            grouped,
+        }
+    }
+
+    fn publish(&self, sensitivity: Sensitivity, p_adjusted: Option<f64>) -> HistogramScore {
+        let reference = Histogram {
+            counts: self.reference.to_vec(),
+            ..Histogram::default()
+        };
+        let sound = &self.column.sound;
+        let ordered = OrderedComparison::new(self.edges, &reference, sound).ok();
+        let unit = std_of_middles(self.edges, self.reference);
+        HistogramScore {
+            name: self.name.to_owned(),
+            scores: bin_scores(self.grouped.as_ref(), sensitivity),
+            p_value: self.p_value,
+            p_adjusted,
+            kolmogorov_smirnov: ordered
+                .as_ref()
+                .map(|ordered| ordered.kolmogorov_smirnov(sensitivity)),
+            wasserstein: ordered
+                .as_ref()
+                .map(|ordered| ordered.wasserstein(unit, sensitivity)),
+            outside: sound.under.saturating_add(sound.over),
+            unusable: self.column.unusable,
+            isolated: isolated(self.column),
+        }
+    }
+}
+
+fn isolated(column: &Column) -> Isolated {
+    let all = column.sound.total().saturating_add(column.isolated_values);
+    let is_much = column.isolated_values.saturating_mul(ISOLATED_ONE_IN) > all;
+    Isolated {
+        unusable_windows: column.unusable_windows,
+        constant_windows: column.constant_windows,
+        devices: column.isolated_devices.len() as u64,
+        values: column.isolated_values,
+        status: match all {
+            0 => Status::Insufficient,
+            _ if is_much => Status::Alarm,
+            _ => Status::Quiet,
+        },
+    }
+}
+
+/// Joins neighbouring bins until each group holds a tenth of the reference, so that the fine bins
+/// (whose edges include the deciles) become about deciles again; a heavy atom stays by itself.
+pub(super) fn group(reference: &[u64], current: &[u64]) -> (Vec<u64>, Vec<u64>) {
+    let total = reference
+        .iter()
+        .fold(0_u64, |sum, n| sum.saturating_add(*n));
+    let (mut groups, mut grouped) = (Vec::new(), Vec::new());
+    let (mut open_reference, mut open_current, mut is_open) = (0_u64, 0_u64, false);
+    for (r, c) in reference.iter().zip(current) {
+        open_reference = open_reference.saturating_add(*r);
+        open_current = open_current.saturating_add(*c);
+        is_open = true;
+        if u128::from(open_reference) * u128::from(GROUPS) >= u128::from(total)
+            && open_reference > 0
+        {
+            groups.push(open_reference);
+            grouped.push(open_current);
+            (open_reference, open_current, is_open) = (0, 0, false);
+        }
+    }
+    if is_open {
+        match (groups.last_mut(), grouped.last_mut()) {
+            (Some(r), Some(c)) => {
+                *r = r.saturating_add(open_reference);
+                *c = c.saturating_add(open_current);
+            }
+            _ => {
+                groups.push(open_reference);
+                grouped.push(open_current);
+            }
+        }
+    }
+    (groups, grouped)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a mean to six digits")]
+fn mean(sum_micro: u128, count: u64) -> Option<f64> {
+    (count > 0).then(|| sum_micro as f64 / MICRO / count as f64)
+}
