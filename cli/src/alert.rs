@@ -126,6 +126,9 @@ fn rule_json(args: &RuleArgs) -> Value {
         WhenArgs::Confidence { family, below } => {
             json!({"kind": "confidence", "family": family, "below": below})
         }
+        WhenArgs::Accuracy { family, below } => {
+            json!({"kind": "accuracy", "family": family, "below": below})
+        }
         WhenArgs::Errors {
             family,
             above_permille,

@@ -119,6 +119,14 @@ pub enum WhenArgs {
         #[arg(long)]
         below: f64,
     },
+    /// The accuracy estimated without labels is low (needs a bundle with a calibration)
+    Accuracy {
+        /// The model family
+        family: Family,
+        /// Below this, 0 to 1
+        #[arg(long)]
+        below: f64,
+    },
     /// Requests fail
     Errors {
         /// The model family

@@ -56,6 +56,14 @@ pub fn of_family(when: &When, drift: &[Drift], serving: &BTreeSet<u64>) -> BTree
                 Some(d),
             ) => confidence(d, *below, *inferences_min),
             (
+                When::Accuracy {
+                    below,
+                    inferences_min,
+                    ..
+                },
+                Some(d),
+            ) => accuracy(d, *below, *inferences_min),
+            (
                 When::Errors {
                     above_permille,
                     requests_min,
@@ -139,6 +147,20 @@ fn confidence(drift: &Drift, below: f64, inferences_min: u64) -> Reading {
     Reading { verdict, seen }
 }
 
+fn accuracy(drift: &Drift, below: f64, inferences_min: u64) -> Reading {
+    let estimate = drift.estimated_accuracy.as_ref();
+    let verdict = match estimate {
+        Some(e) if drift.inferences >= inferences_min => above(1.0 - e.accuracy, 1.0 - below),
+        _ => Verdict::Open,
+    };
+    let seen = json!({
+        "estimated_accuracy": estimate.map(|e| e.accuracy),
+        "reference_accuracy": estimate.map(|e| e.reference),
+        "below": below, "inferences": drift.inferences,
+    });
+    Reading { verdict, seen }
+}
+
 fn errors(drift: &Drift, above_permille: u32, requests_min: u64) -> Reading {
     let requests = drift.inferences.saturating_add(drift.errors);
     let permille = drift.errors as f64 * 1000.0 / requests.max(1) as f64;
@@ -165,11 +187,16 @@ fn latency(drift: &Drift, quantile: Quantile, above_us: f64) -> Reading {
 
 fn scores(drift: &Drift) -> Vec<(String, Score)> {
     let mut scores: Vec<(String, Score)> = Vec::new();
-    let mix = drift.output_mix.as_ref().and_then(|mix| mix.psi);
+    let mix = drift.output_mix.as_ref().and_then(|mix| mix.scores.psi);
     scores.extend(mix.map(|score| ("output_mix".to_owned(), score)));
     let outputs = drift.confidence.iter().chain(&drift.entropy);
     for histogram in outputs.chain(&drift.features) {
-        scores.extend(histogram.psi.map(|score| (histogram.name.clone(), score)));
+        scores.extend(
+            histogram
+                .scores
+                .psi
+                .map(|score| (histogram.name.clone(), score)),
+        );
     }
     scores
 }

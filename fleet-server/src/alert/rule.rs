@@ -105,6 +105,17 @@ pub enum When {
         #[serde(default = "hundred")]
         inferences_min: u64,
     },
+    /// The accuracy estimated without labels (a bundle with a calibration) is low.
+    Accuracy {
+        /// The model family.
+        #[schema(value_type = String)]
+        family: Family,
+        /// Below this, 0 to 1; over again at a fifth of the way to 1 above it.
+        below: f64,
+        /// So many inferences are needed for a judgement.
+        #[serde(default = "hundred")]
+        inferences_min: u64,
+    },
     /// Requests fail.
     Errors {
         /// The model family.
@@ -230,7 +241,9 @@ impl Rule {
                 positive("when.margin", *margin, 100.0)?;
                 within("when.signals_min", u64::from(*signals_min), 1, 1 << 20)
             }
-            When::Confidence { below, .. } => positive("when.below", *below, 1.0),
+            When::Confidence { below, .. } | When::Accuracy { below, .. } => {
+                positive("when.below", *below, 1.0)
+            }
             When::Errors { above_permille, .. } => {
                 within("when.above_permille", u64::from(*above_permille), 0, 1000)
             }
@@ -251,6 +264,7 @@ impl Rule {
         match &self.when {
             When::Drift { family, .. }
             | When::Confidence { family, .. }
+            | When::Accuracy { family, .. }
             | When::Errors { family, .. }
             | When::Latency { family, .. }
             | When::MissingData { family, .. } => Some(family),
@@ -274,6 +288,7 @@ mod tests {
         for when in [
             r#"{"kind":"drift","family":"pump"}"#,
             r#"{"kind":"confidence","family":"pump","below":0.6}"#,
+            r#"{"kind":"accuracy","family":"pump","below":0.9}"#,
             r#"{"kind":"errors","family":"pump","above_permille":10}"#,
             r#"{"kind":"latency","family":"pump","quantile":"p99","above_us":20000}"#,
             r#"{"kind":"missing_data","family":"pump"}"#,

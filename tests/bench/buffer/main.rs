@@ -85,6 +85,7 @@ impl Noise {
             features: (0..64).map(|_| self.histogram(40, 15)).collect(),
             profile: Some(Digest::of(b"profile")),
             latency: Latency::default(),
+            expected_confusion_nano: None,
         }))
     }
 
