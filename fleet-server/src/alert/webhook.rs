@@ -65,6 +65,7 @@ pub fn check_url(url: &str) -> Result<Uri, UrlError> {
 
 /// `v1=` and the signature in hexadecimal.
 #[must_use]
+#[allow(clippy::expect_used)]
 pub fn signature(secret: &str, timestamp_s: i64, body: &str) -> String {
     let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes());
     let mut mac = mac.expect("HMAC takes keys of any length (RFC 2104)");

@@ -68,6 +68,7 @@ impl Noise {
     }
 
     /// Of a model of 64 features with 40 bins each.
+    #[allow(clippy::expect_used)]
     fn window(&mut self, time_ms: i64) -> Body {
         Body::Window(Box::new(Window {
             bundle: Digest::of(b"bundle"),
