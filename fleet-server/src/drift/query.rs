@@ -237,20 +237,34 @@ pub async fn drift(
             Ok(reference) => (Some(reference), None),
             Err(note) => (None, Some(note)),
         };
-        let pool = Pool::of(
-            &windows,
-            bundle.map(|bundle| bundle.digest),
-            reference.as_ref(),
-        );
-        all.push(scores(query, version, &pool, reference.as_ref(), note));
+        let computed_by = bundle.map(|bundle| bundle.digest);
+        let mut drift = of_windows(query, version, &windows, computed_by, reference.as_ref());
+        drift.note = note;
+        all.push(drift);
     }
     Ok(all)
 }
 
+/// Adds up the windows of a version that `bundle` computed, and scores the sum. Pure; any order of the
+/// windows gives the same.
+pub fn of_windows<'a>(
+    query: &DriftQuery,
+    version: u64,
+    windows: impl IntoIterator<Item = &'a ReceivedWindow>,
+    bundle: Option<Digest>,
+    reference: Option<&Reference>,
+) -> Drift {
+    let pool = Pool::of(windows, bundle, reference);
+    scores(query, version, &pool, reference, None)
+}
+
 /// The frozen profile and its digest.
-struct Reference {
-    profile: Profile,
-    digest: Digest,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// The profile.
+    pub profile: Profile,
+    /// Digest of its document.
+    pub digest: Digest,
 }
 
 async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, String> {

@@ -67,8 +67,8 @@ enum Soundness {
 
 impl Pool {
     /// Adds up the windows of a version that `bundle` computed.
-    pub(super) fn of(
-        windows: &[ReceivedWindow],
+    pub(super) fn of<'a>(
+        windows: impl IntoIterator<Item = &'a ReceivedWindow>,
         bundle: Option<Digest>,
         reference: Option<&Reference>,
     ) -> Self {
@@ -89,7 +89,9 @@ impl Pool {
                 pool.leave_out(&why.to_string());
                 continue;
             }
-            pool.devices.insert(received.device.clone());
+            if !pool.devices.contains(&received.device) {
+                pool.devices.insert(received.device.clone());
+            }
             pool.add_sums(window);
             match (reference, profile) {
                 (None, _) => {}
