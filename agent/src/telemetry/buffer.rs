@@ -12,11 +12,9 @@
 //! | `opening` | number of starts that have died while opening |
 //! | `lock` | held while a process uses the folder |
 //!
-//! One tree. A segment's number, u64 big-endian, leads to its entry (`segment.rs`); `0xfe` and the
-//! number lead to its head: opening reads a range of small values, whatever the entries weigh. Both
-//! are written and removed in one batch. The key `u64::MAX` holds the boot id: a folder of garbage
-//! opens as an empty sled without complaint, and the missing boot id is how that is noticed. The key
-//! `0xfd` is there once every entry has its head beside it; a store of before gets both.
+//! One tree; keys are segment numbers, u64 big-endian; values are entries (`segment.rs`). The key
+//! `u64::MAX` holds the boot id: a folder of garbage opens as an empty sled without complaint, and
+//! the missing boot id is how that is noticed.
 //!
 //! What is known about sled 0.34 and what is done about it:
 //! * `flush()` writes and does not fsync: afterwards its files are fdatasynced from here, which
@@ -72,9 +70,6 @@ const HOUSEKEEPING_MS: u64 = 1000;
 const REOPEN_TRIES: u32 = 100;
 const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 const BOOT_KEY: [u8; 8] = [0xff; 8];
-/// Numbers are reserved in blocks from zero: none gets as far as these.
-const HEAD_PREFIX: u8 = 0xfe;
-const HEADS_KEY: [u8; 1] = [0xfd];
 
 /// The folder and the right to use it.
 #[derive(Debug)]
@@ -252,11 +247,8 @@ impl SledStore {
     /// Bytes of all entries.
     fn entry_bytes(&self) -> Result<u64, StoreError> {
         self.with("measuring", |db| {
-            let mut heads = db.scan_prefix([HEAD_PREFIX]);
-            heads.try_fold(0, |sum, head| {
-                let meta = Meta::from_bytes(&head?.1);
-                Ok(sum + meta.map_or(0, |m| u64::from(m.entry_bytes)))
-            })
+            let mut entries = db.iter();
+            entries.try_fold(0, |sum, entry| Ok(sum + entry?.1.len() as u64))
         })
     }
 
@@ -300,11 +292,9 @@ impl SegmentStore for SledStore {
         let mut batch = sled::Batch::default();
         for sealed in puts {
             batch.insert(&sealed.number.to_be_bytes(), sealed.entry.as_slice());
-            batch.insert(&head_key(sealed.number), sealed.meta.to_bytes());
         }
         for number in deletes {
             batch.remove(&number.to_be_bytes());
-            batch.remove(&head_key(*number));
         }
         self.with("writing segments", |db| db.apply_batch(batch))?;
         self.segments = (self.segments + puts.len()).saturating_sub(deletes.len());
@@ -381,7 +371,6 @@ fn fill_new(
     let db = open_db(path)?;
     let filled = guarded(path, WHAT, || -> sled::Result<()> {
         db.insert(BOOT_KEY, boot.as_bytes().as_slice())?;
-        db.insert(HEADS_KEY, &[])?;
         let mut batch = sled::Batch::default();
         for (at, entry) in entries.enumerate() {
             let (key, value) = entry?;
@@ -450,48 +439,20 @@ fn read_heads(db: &sled::Db, boot: BootId) -> Result<Vec<(u64, Meta)>, StoreErro
         let got = owner.map_or("none".to_owned(), hex::encode);
         return Err(damaged(format!("expected boot id {boot} in it, got {got}")));
     }
-    let has_heads = db.contains_key(HEADS_KEY);
-    if !has_heads.map_err(|e| store_error(&path, WHAT, e))? {
-        add_heads(db, &damaged)?;
-    }
     let mut heads = Vec::new();
-    for head in db.scan_prefix([HEAD_PREFIX]) {
-        let (key, value) = head.map_err(|e| store_error(&path, WHAT, e))?;
-        let number = number_of(&key[1..]).map_err(&damaged)?;
-        let meta = Meta::from_bytes(&value).map_err(|e| damaged(format!("head {number}: {e}")))?;
+    for entry in db.iter() {
+        let (key, value) = entry.map_err(|e| store_error(&path, WHAT, e))?;
+        if *key == BOOT_KEY {
+            continue;
+        }
+        let number: [u8; 8] = (*key)
+            .try_into()
+            .map_err(|_| damaged(format!("expected keys of 8 bytes, got {}", key.len())))?;
+        let number = u64::from_be_bytes(number);
+        let meta = Meta::read(&value).map_err(|e| damaged(format!("segment {number}: {e}")))?;
         heads.push((number, meta));
     }
     Ok(heads)
-}
-
-/// Puts the head of every entry beside it.
-fn add_heads(db: &sled::Db, damaged: &impl Fn(String) -> StoreError) -> Result<(), StoreError> {
-    let fail = |e| store_error(Path::new("store"), "adding heads", e);
-    let mut batch = sled::Batch::default();
-    let entries = db.range(..HEADS_KEY.to_vec());
-    for (at, entry) in entries.enumerate() {
-        let (key, value) = entry.map_err(fail)?;
-        let number = number_of(&key).map_err(damaged)?;
-        let meta = Meta::read(&value).map_err(|e| damaged(format!("segment {number}: {e}")))?;
-        batch.insert(&head_key(number), meta.to_bytes());
-        if at % BATCH_MAX == BATCH_MAX - 1 {
-            db.apply_batch(std::mem::take(&mut batch)).map_err(fail)?;
-        }
-    }
-    batch.insert(&HEADS_KEY, &[]);
-    db.apply_batch(batch).map_err(fail)
-}
-
-fn head_key(number: u64) -> [u8; 9] {
-    let mut key = [HEAD_PREFIX; 9];
-    key[1..].copy_from_slice(&number.to_be_bytes());
-    key
-}
-
-fn number_of(key: &[u8]) -> Result<u64, String> {
-    let bytes = key.try_into();
-    let bytes = bytes.map_err(|_| format!("expected keys of 8 bytes, got {}", key.len()))?;
-    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Makes sled's files durable: those that exist, whoever wrote them. `synced` holds the blobs that

@@ -2,8 +2,8 @@
 //!
 //! An entry of the store is the segment's number and
 //! `version u8 · kind u8 · records u32 · oldest_ms i64 · json_bytes u32` (all big-endian), then the
-//! JSON array of the records, compressed with zstd. The heads are kept once more beside the entries and
-//! they alone are read when the store is opened, so that opening is quick however much is buffered. Whole segments are compressed, not
+//! JSON array of the records, compressed with zstd. The head alone is read when the store is
+//! opened, so that opening is quick however much is buffered. Whole segments are compressed, not
 //! single records, because the store writes several bytes for each byte of a small entry.
 
 use super::sync::is_backfilled;
@@ -235,16 +235,18 @@ impl Sealed {
         let oldest_ms = records.iter().map(|r| r.time_ms).min().unwrap_or_default();
         let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
         let json_bytes = u32::try_from(json.len()).unwrap_or(u32::MAX);
-        let mut meta = Meta {
+        let mut entry = vec![VERSION, kind as u8];
+        entry.extend_from_slice(&count.to_be_bytes());
+        entry.extend_from_slice(&oldest_ms.to_be_bytes());
+        entry.extend_from_slice(&json_bytes.to_be_bytes());
+        entry.extend_from_slice(&zstd::bulk::compress(&json, ZSTD_LEVEL)?);
+        let meta = Meta {
             kind,
             records: count,
             oldest_ms,
             json_bytes,
-            entry_bytes: 0,
+            entry_bytes: u32::try_from(entry.len()).unwrap_or(u32::MAX),
         };
-        let mut entry = meta.head().to_vec();
-        entry.extend_from_slice(&zstd::bulk::compress(&json, ZSTD_LEVEL)?);
-        meta.entry_bytes = u32::try_from(entry.len()).unwrap_or(u32::MAX);
         Ok(Self {
             number,
             meta,
@@ -263,40 +265,6 @@ impl Sealed {
 }
 
 impl Meta {
-    fn head(&self) -> [u8; HEAD_BYTES] {
-        let mut head = [0; HEAD_BYTES];
-        head[0] = VERSION;
-        head[1] = self.kind as u8;
-        head[2..6].copy_from_slice(&self.records.to_be_bytes());
-        head[6..14].copy_from_slice(&self.oldest_ms.to_be_bytes());
-        head[14..].copy_from_slice(&self.json_bytes.to_be_bytes());
-        head
-    }
-
-    /// The head with the entry's length (u32, big-endian) behind it, as it is kept beside the entry.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.head().to_vec();
-        bytes.extend_from_slice(&self.entry_bytes.to_be_bytes());
-        bytes
-    }
-
-    /// Reads what [`Meta::to_bytes`] wrote.
-    ///
-    /// # Errors
-    /// As of [`Meta::read`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
-        let meta = Self::read(bytes)?;
-        let length = bytes[HEAD_BYTES..].try_into();
-        let length: [u8; 4] = length.map_err(|_| EntryError::Head {
-            got: format!("{} bytes", bytes.len()),
-        })?;
-        Ok(Self {
-            entry_bytes: u32::from_be_bytes(length),
-            ..meta
-        })
-    }
-
     /// Reads an entry's head.
     ///
     /// # Errors

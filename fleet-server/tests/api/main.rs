@@ -215,6 +215,16 @@ async fn the_document_lists_every_route() {
         "/api/v1/rollouts/{id}/abort",
         "/api/v1/rollouts/{id}/resume",
         "/api/v1/drift",
+        "/api/v1/alert-rules",
+        "/api/v1/alert-rules/{name}",
+        "/api/v1/alerts",
+        "/api/v1/silences",
+        "/api/v1/silences/{id}",
+        "/api/v1/webhooks",
+        "/api/v1/webhooks/{name}",
+        "/api/v1/dead-letters",
+        "/api/v1/dead-letters/{id}/redeliver",
+        "/api/v1/consumers",
     ] {
         assert!(
             paths.contains_key(path),
@@ -222,7 +232,7 @@ async fn the_document_lists_every_route() {
             paths.keys()
         );
     }
-    assert_eq!(paths.len(), 23);
+    assert_eq!(paths.len(), 35);
     let page = fleet.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     let metrics = fleet.get("/metrics").await;

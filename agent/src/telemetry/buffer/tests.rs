@@ -43,32 +43,6 @@ fn a_batch_is_there_after_reopening_and_what_was_acknowledged_is_not() {
 }
 
 #[test]
-fn a_store_without_heads_gets_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::take(dir.path()).unwrap();
-    let mut store = SledStore::create(&folder, BOOT).unwrap();
-    let segments: Vec<_> = (0..50).map(|n| sealed(n, 200)).collect();
-    for some in segments.chunks(20) {
-        store.append(some, &[]).unwrap();
-    }
-    let db = store.db.clone().unwrap();
-    db.remove(HEADS_KEY).unwrap();
-    for number in 0..50 {
-        assert!(db.remove(head_key(number)).unwrap().is_some());
-    }
-    drop(db);
-    store.sync().unwrap();
-    drop(store);
-    let (mut store, heads) = SledStore::open(&folder, BOOT).unwrap();
-    let metas: Vec<_> = segments.iter().map(|s| (s.number, s.meta)).collect();
-    assert_eq!(heads, metas);
-    store.ack(&[0]).unwrap();
-    drop(store);
-    let (_, heads) = SledStore::open(&folder, BOOT).unwrap();
-    assert_eq!(heads, metas[1..]);
-}
-
-#[test]
 fn a_folder_serves_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let held = Folder::take(dir.path()).unwrap();

@@ -79,7 +79,7 @@ fn what_waited_for_a_connection_is_marked_when_it_is_sent_and_what_is_new_is_not
         .map(|s| (s.records[0].time_ms, s.backfilled))
         .collect();
     let (old, new) = ((before, true), (now_ms, false));
-    assert_eq!(marks, [old, new, old, new], "events first, then metrics");
+    assert_eq!(marks, [new, new, old, old], "the state, then history");
 }
 
 #[test]
