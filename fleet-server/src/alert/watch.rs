@@ -5,13 +5,14 @@ use super::rule::{Rule, When};
 use super::track::{self, Change, Patience, Track, Verdict};
 use crate::blobs::Blobs;
 use crate::clock;
-use crate::drift::query::{self, DriftError, DriftQuery, SENSITIVITY};
+use crate::drift::query::{self, Drift, DriftError, DriftQuery, SENSITIVITY};
 use crate::drift::statistics::Sensitivity;
 use crate::store::{
     DeviceFilter, DeviceRow, Look, NewAlert, SilenceRow, Store, StoreError, TrackKey,
 };
 use dunlin_protocol::id::{Family, FleetId};
 use serde_json::{Value, json};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,9 +82,9 @@ impl Watch {
             .map(|w| w.name)
             .collect();
         let devices = self.store.list_devices(&DeviceFilter::default()).await?;
-        let mut look = Look::default();
+        let (mut look, mut scored) = (Look::default(), Scored::new());
         for rule in &rules {
-            let readings = self.readings(rule, &devices, now_ms).await?;
+            let readings = self.readings(rule, &devices, &mut scored, now_ms).await?;
             let told = decide(rule, readings, &tracks, &silences, now_ms, &mut look);
             for body in bodies(&self.fleet, rule, &told, now_ms) {
                 let named =
@@ -104,6 +105,7 @@ impl Watch {
         &self,
         rule: &Rule,
         devices: &[DeviceRow],
+        scored: &mut Scored,
         now_ms: i64,
     ) -> Result<BTreeMap<String, Reading>, WatchError> {
         if let When::Silence { after_s, labels } = &rule.when {
@@ -135,8 +137,14 @@ impl Watch {
                 ..SENSITIVITY
             },
         };
-        let drift = query::drift(&self.store, &self.blobs, &query).await?;
-        let readings = reading::of_family(&rule.when, &drift, &serving);
+        let key = (family.to_string(), rule.look_back_s, margin.to_bits());
+        let drift = match scored.entry(key) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(free) => {
+                free.insert(query::drift(&self.store, &self.blobs, &query).await?)
+            }
+        };
+        let readings = reading::of_family(&rule.when, drift, &serving);
         let subject = |version: u64| format!("{family}/{version}");
         Ok(readings
             .into_iter()
@@ -144,6 +152,10 @@ impl Watch {
             .collect())
     }
 }
+
+/// What one look has scored: rules about the same telemetry share it. By family, look back and the
+/// margin's bits.
+type Scored = BTreeMap<(String, u64, u64), Vec<Drift>>;
 
 fn heard(row: &DeviceRow) -> Heard {
     Heard {

@@ -17,7 +17,9 @@ use super::statistics::estimated::EstimatedAccuracy;
 use super::statistics::ordered::{KolmogorovSmirnov, Wasserstein};
 use super::statistics::{ChiSquared, Score, Sensitivity, Status};
 use crate::blobs::Blobs;
-use crate::store::{BundleRow, ReceivedWindow, Store, StoreError, WindowQuery};
+use crate::store::{
+    BundleRow, ReceivedWindow, Store, StoreError, WINDOW_ROWS_MAX, WindowMark, WindowQuery,
+};
 use dunlin_protocol::bundle::{Manifest, Profile};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
 use pool::Pool;
@@ -207,42 +209,98 @@ pub async fn drift(
     blobs: &Blobs,
     query: &DriftQuery,
 ) -> Result<Vec<Drift>, DriftError> {
-    let windows = store
-        .received_windows(&WindowQuery {
-            family: query.family.clone(),
-            version: query.version,
-            devices: query.devices.clone(),
-            since_ms: query.since_ms,
-            until_ms: query.until_ms,
-        })
-        .await?;
+    let wanted = WindowQuery {
+        family: query.family.clone(),
+        version: query.version,
+        devices: query.devices.clone(),
+        since_ms: query.since_ms,
+        until_ms: query.until_ms,
+    };
     let bundles = store.list_bundles().await?;
-    let mut by_version = BTreeMap::<u64, Vec<ReceivedWindow>>::new();
-    for received in windows {
-        by_version
-            .entry(received.window.version)
-            .or_default()
-            .push(received);
+    let mut versions: Vec<Version> = Vec::new();
+    let mut after = None;
+    loop {
+        // A page at a time: a fleet's windows of a day do not fit into memory.
+        let (windows, last) = store.window_page(&wanted, after, PAGE_ROWS).await?;
+        let is_last = windows.len() < PAGE_ROWS as usize;
+        after = last;
+        for received in &windows {
+            let number = received.window.version;
+            if versions.last().is_none_or(|v| v.number != number) {
+                let mut versions_bundles = bundles.iter();
+                let bundle =
+                    versions_bundles.find(|b| b.family == query.family && b.version == number);
+                versions.push(Version::begin(number, bundle, blobs).await);
+            }
+            let Some(version) = versions.last_mut() else {
+                continue;
+            };
+            if version.take(received) {
+                continue;
+            }
+            // Beyond the last that is added up: on with the next version.
+            after = Some(WindowMark::before(number.saturating_add(1)));
+            break;
+        }
+        if is_last && after == last {
+            break;
+        }
     }
-    let mut all = Vec::new();
-    for (version, windows) in by_version {
-        let bundle = bundles
-            .iter()
-            .find(|bundle| bundle.family == query.family && bundle.version == version);
-        let reference = match bundle {
+    Ok(versions.into_iter().map(|v| v.scores(query)).collect())
+}
+
+/// Windows in memory at once.
+const PAGE_ROWS: u32 = 500;
+const TOO_MANY: &str = "more windows than one question adds up (ask for a shorter time)";
+
+/// One version while its windows are added up.
+struct Version {
+    number: u64,
+    bundle: Option<Digest>,
+    reference: Option<Reference>,
+    note: Option<String>,
+    taken: u32,
+    pool: Pool,
+}
+
+impl Version {
+    async fn begin(number: u64, bundle: Option<&BundleRow>, blobs: &Blobs) -> Self {
+        let found = match bundle {
             Some(bundle) => reference(bundle, blobs).await,
             None => Err("no bundle of this version was ever published here".to_owned()),
         };
-        let (reference, note) = match reference {
+        let (reference, note) = match found {
             Ok(reference) => (Some(reference), None),
             Err(note) => (None, Some(note)),
         };
-        let computed_by = bundle.map(|bundle| bundle.digest);
-        let mut drift = of_windows(query, version, &windows, computed_by, reference.as_ref());
-        drift.note = note;
-        all.push(drift);
+        Self {
+            number,
+            bundle: bundle.map(|bundle| bundle.digest),
+            reference,
+            note,
+            taken: 0,
+            pool: Pool::default(),
+        }
     }
-    Ok(all)
+
+    /// Whether it took the window; sums are certain not to overflow up to [`WINDOW_ROWS_MAX`].
+    fn take(&mut self, received: &ReceivedWindow) -> bool {
+        if self.taken >= WINDOW_ROWS_MAX {
+            self.pool.leave_out(TOO_MANY);
+            return false;
+        }
+        self.taken += 1;
+        self.pool
+            .take(received, self.bundle, self.reference.as_ref());
+        true
+    }
+
+    fn scores(self, query: &DriftQuery) -> Drift {
+        let reference = self.reference.as_ref();
+        let mut drift = scores(query, self.number, &self.pool, reference, None);
+        drift.note = self.note;
+        drift
+    }
 }
 
 /// Adds up the windows of a version that `bundle` computed, and scores the sum. Pure; any order of the

@@ -31,7 +31,7 @@ pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
 pub use telemetry::{
     IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
-    WindowQuery,
+    WindowMark, WindowQuery,
 };
 pub use trust::ReportedVersions;
 

@@ -4,6 +4,7 @@ use super::{ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed
 use crate::drift::plausible;
 use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
 use std::collections::BTreeSet;
 
@@ -64,6 +65,26 @@ pub struct WindowQuery {
     pub since_ms: Option<i64>,
     /// Windows that end at or before this, in milliseconds since 1970.
     pub until_ms: Option<i64>,
+}
+
+/// A place in the order of version, start and arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowMark {
+    version: i64,
+    start_ms: i64,
+    id: i64,
+}
+
+impl WindowMark {
+    /// Before the first window of a version.
+    #[must_use]
+    pub fn before(version: u64) -> Self {
+        Self {
+            version: int(version),
+            start_ms: i64::MIN,
+            id: i64::MIN,
+        }
+    }
 }
 
 /// A stored window.
@@ -155,22 +176,28 @@ impl Store {
         Ok(sums)
     }
 
-    /// Windows, by device and start, at most [`WINDOW_ROWS_MAX`].
+    /// Windows, by version and start, at most [`WINDOW_ROWS_MAX`].
     ///
     /// # Errors
     /// The database failed.
     pub async fn windows(&self, query: &WindowQuery) -> Result<Vec<(DeviceId, Window)>> {
-        let received = self.received_windows(query).await?;
+        let (received, _) = self.window_page(query, None, WINDOW_ROWS_MAX).await?;
         Ok(received.into_iter().map(|r| (r.device, r.window)).collect())
     }
 
-    /// Windows with their arrival, as [`Store::windows`] gives them.
+    /// The first windows behind a mark, by version and start, at most `limit`; and the mark behind them.
+    /// None are left when there are fewer.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn received_windows(&self, query: &WindowQuery) -> Result<Vec<ReceivedWindow>> {
+    pub async fn window_page(
+        &self,
+        query: &WindowQuery,
+        after: Option<WindowMark>,
+        limit: u32,
+    ) -> Result<(Vec<ReceivedWindow>, Option<WindowMark>)> {
         let mut sql = QueryBuilder::<Sqlite>::new(
-            "SELECT device, received_ms, window FROM windows WHERE family = ",
+            "SELECT id, device, version, start_ms, received_ms, window FROM windows WHERE family = ",
         );
         sql.push_bind(query.family.as_str());
         if let Some(version) = query.version {
@@ -188,18 +215,35 @@ impl Store {
         if let Some(until_ms) = query.until_ms {
             sql.push(" AND end_ms <= ").push_bind(until_ms);
         }
-        sql.push(" ORDER BY device, start_ms, id LIMIT ")
-            .push_bind(WINDOW_ROWS_MAX);
+        if let Some(mark) = after {
+            sql.push(" AND (version, start_ms, id) > (")
+                .push_bind(mark.version)
+                .push(", ")
+                .push_bind(mark.start_ms)
+                .push(", ")
+                .push_bind(mark.id)
+                .push(")");
+        }
+        sql.push(" ORDER BY version, start_ms, id LIMIT ")
+            .push_bind(limit);
         let rows = sql.build().fetch_all(&self.reader).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ReceivedWindow {
-                    device: parsed("device id", row.try_get("device")?)?,
-                    received_ms: row.try_get("received_ms")?,
-                    window: from_json("window", row.try_get("window")?)?,
-                })
+        let mark = |row: &SqliteRow| -> Result<WindowMark> {
+            Ok(WindowMark {
+                version: row.try_get("version")?,
+                start_ms: row.try_get("start_ms")?,
+                id: row.try_get("id")?,
             })
-            .collect()
+        };
+        let last = rows.last().map(mark).transpose()?;
+        let window = |row: &SqliteRow| {
+            Ok(ReceivedWindow {
+                device: parsed("device id", row.try_get("device")?)?,
+                received_ms: row.try_get("received_ms")?,
+                window: from_json("window", row.try_get("window")?)?,
+            })
+        };
+        let windows = rows.iter().map(window).collect::<Result<_>>()?;
+        Ok((windows, last))
     }
 
     /// A device's newest events and gaps, the newest first.

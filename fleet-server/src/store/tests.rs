@@ -2,6 +2,7 @@
 
 mod certificates;
 mod families;
+mod pages;
 
 use super::*;
 use dunlin_protocol::command::{Desired, DesiredBundle};

@@ -74,39 +74,47 @@ impl Pool {
     ) -> Self {
         let mut pool = Self::default();
         for received in windows {
-            let window = &received.window;
-            if bundle.is_some_and(|bundle| bundle != window.bundle) {
-                pool.leave_out("computed by another bundle of this version");
-                continue;
-            }
-            let profile = reference
-                .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
-                .map(|r| &r.profile);
-            let checked = plausible::numbers(window)
-                .and_then(|()| plausible::clock(window, received.received_ms))
-                .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
-            if let Err(why) = checked {
-                pool.leave_out(&why.to_string());
-                continue;
-            }
-            if !pool.devices.contains(&received.device) {
-                pool.devices.insert(received.device.clone());
-            }
-            pool.add_sums(window);
-            match (reference, profile) {
-                (None, _) => {}
-                (Some(_), Some(profile)) => pool.add_counts(&received.device, window, profile),
-                (Some(reference), None) => pool.leave_out(match window.profile {
-                    None => "no reference profile named",
-                    Some(digest) if digest != reference.digest => "over another reference profile",
-                    Some(_) => MISFIT,
-                }),
-            }
+            pool.take(received, bundle, reference);
         }
         pool
     }
 
-    fn leave_out(&mut self, why: &str) {
+    /// Adds one window, or says why it is left out.
+    pub(super) fn take(
+        &mut self,
+        received: &ReceivedWindow,
+        bundle: Option<Digest>,
+        reference: Option<&Reference>,
+    ) {
+        let window = &received.window;
+        if bundle.is_some_and(|bundle| bundle != window.bundle) {
+            return self.leave_out("computed by another bundle of this version");
+        }
+        let profile = reference
+            .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
+            .map(|r| &r.profile);
+        let checked = plausible::numbers(window)
+            .and_then(|()| plausible::clock(window, received.received_ms))
+            .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
+        if let Err(why) = checked {
+            return self.leave_out(&why.to_string());
+        }
+        if !self.devices.contains(&received.device) {
+            self.devices.insert(received.device.clone());
+        }
+        self.add_sums(window);
+        match (reference, profile) {
+            (None, _) => {}
+            (Some(_), Some(profile)) => self.add_counts(&received.device, window, profile),
+            (Some(reference), None) => self.leave_out(match window.profile {
+                None => "no reference profile named",
+                Some(digest) if digest != reference.digest => "over another reference profile",
+                Some(_) => MISFIT,
+            }),
+        }
+    }
+
+    pub(super) fn leave_out(&mut self, why: &str) {
         *self.left_out.entry(why.to_owned()).or_default() += 1;
     }
 

@@ -1,0 +1,40 @@
+use super::*;
+use crate::store::WindowMark;
+
+#[tokio::test]
+async fn windows_come_by_the_page_each_once_and_in_order() {
+    let Fixture { store, _dir } = open().await;
+    let mut batch = Vec::new();
+    for number in 0..23_u64 {
+        // Several of one start, and two versions.
+        let mut one = window(i64::try_from(number / 5).unwrap() * 10, number);
+        one.version = 1 + number % 2;
+        batch.push(segment("a", number, Body::Window(Box::new(one))));
+    }
+    store.ingest(&batch).await.unwrap();
+    let query = WindowQuery {
+        family: family(),
+        version: None,
+        devices: None,
+        since_ms: None,
+        until_ms: None,
+    };
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let (page, last) = store.window_page(&query, after, 4).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 4);
+        let key = |r: &crate::store::ReceivedWindow| {
+            (r.window.version, r.window.start_ms, r.window.inferences)
+        };
+        seen.extend(page.iter().map(key));
+        after = last;
+    }
+    assert_eq!(seen.len(), 23);
+    assert!(seen.is_sorted(), "{seen:?}");
+    let second = Some(WindowMark::before(2));
+    let (page, _) = store.window_page(&query, second, 100).await.unwrap();
+    assert!(page.len() == 11 && page.iter().all(|r| r.window.version == 2));
+}
