@@ -9,7 +9,6 @@ use crate::failure::{Exit, Failure};
 use crate::table::{self, Table};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// `dunlin alert`.
 ///
@@ -195,8 +194,7 @@ fn list<const N: usize>(
 }
 
 fn seconds(value: &Value) -> String {
-    let seconds = value.as_u64().unwrap_or_default();
-    format!("{:?}", Duration::from_secs(seconds))
+    format!("{}s", value.as_u64().unwrap_or_default())
 }
 
 fn rules(session: &Session, answer: &Value) {
