@@ -25,15 +25,21 @@ pub struct AlertArgs {
 #[derive(Debug, Subcommand)]
 pub enum AlertAction {
     /// Put a rule in, or in the place of the one of that name
+    #[command(
+        after_help = "Example:\n  dunlin alert rule silent --critical silence --after 15m --label site=pier"
+    )]
     Rule(Box<RuleArgs>),
     /// List the rules
+    #[command(after_help = "Example:\n  dunlin alert rules")]
     Rules,
     /// Remove a rule; its alerts end, and nobody is told
+    #[command(after_help = "Example:\n  dunlin alert remove pump-drift")]
     Remove {
         /// Its name
         name: String,
     },
     /// List alerts that go on
+    #[command(after_help = "Example:\n  dunlin alert list --all")]
     List {
         /// Also those that are over
         #[arg(long)]
@@ -58,8 +64,10 @@ pub enum AlertAction {
         reason: String,
     },
     /// List silences that hold
+    #[command(after_help = "Example:\n  dunlin alert silences")]
     Silences,
     /// End a silence
+    #[command(after_help = "Example:\n  dunlin alert unsilence 1")]
     Unsilence {
         /// Its number, as `dunlin alert silences` shows it
         id: i64,
@@ -98,6 +106,9 @@ pub struct RuleArgs {
 #[derive(Debug, Subcommand)]
 pub enum WhenArgs {
     /// Inputs or outputs are far from the reference: beyond what sampling explains and a margin
+    #[command(
+        after_help = "Example:\n  dunlin alert rule pump-drift --for 10m --retrain drift pump --margin 0.2"
+    )]
     Drift {
         /// The model family
         family: Family,
@@ -112,6 +123,7 @@ pub enum WhenArgs {
         signals_min: u32,
     },
     /// The mean top-1 confidence is low
+    #[command(after_help = "Example:\n  dunlin alert rule pump-unsure confidence pump --below 0.6")]
     Confidence {
         /// The model family
         family: Family,
@@ -120,6 +132,7 @@ pub enum WhenArgs {
         below: f64,
     },
     /// The accuracy estimated without labels is low (needs a bundle with a calibration)
+    #[command(after_help = "Example:\n  dunlin alert rule pump-wrong accuracy pump --below 0.9")]
     Accuracy {
         /// The model family
         family: Family,
@@ -128,6 +141,9 @@ pub enum WhenArgs {
         below: f64,
     },
     /// Requests fail
+    #[command(
+        after_help = "Example:\n  dunlin alert rule pump-errors errors pump --above-permille 10"
+    )]
     Errors {
         /// The model family
         family: Family,
@@ -136,6 +152,9 @@ pub enum WhenArgs {
         above_permille: u32,
     },
     /// Answers are slow
+    #[command(
+        after_help = "Example:\n  dunlin alert rule pump-slow latency pump --quantile p99 --above-ms 20"
+    )]
     Latency {
         /// The model family
         family: Family,
@@ -147,6 +166,9 @@ pub enum WhenArgs {
         above_ms: f64,
     },
     /// A version serves, and its devices send too little
+    #[command(
+        after_help = "Example:\n  dunlin alert rule pump-quiet missing-data pump --inferences-min 100"
+    )]
     MissingData {
         /// The model family
         family: Family,
@@ -155,6 +177,9 @@ pub enum WhenArgs {
         inferences_min: u64,
     },
     /// A device is not heard of
+    #[command(
+        after_help = "Example:\n  dunlin alert rule silent silence --after 15m --label site=pier"
+    )]
     Silence {
         /// For longer than this
         #[arg(long, default_value = "15m", value_parser = duration)]
@@ -192,6 +217,7 @@ pub struct WebhookArgs {
 #[derive(Debug, Subcommand)]
 pub enum WebhookAction {
     /// Make a webhook; its secret is printed once
+    #[command(after_help = "Example:\n  dunlin webhook add on-call https://hooks.example/dunlin")]
     Add {
         /// Its name: a-z, 0-9 and -
         name: String,
@@ -199,15 +225,19 @@ pub enum WebhookAction {
         url: String,
     },
     /// List webhooks, and how many messages wait or were given up
+    #[command(after_help = "Example:\n  dunlin webhook list")]
     List,
     /// Remove a webhook and what it was still to be told
+    #[command(after_help = "Example:\n  dunlin webhook remove on-call")]
     Remove {
         /// Its name
         name: String,
     },
     /// List messages that were given up
+    #[command(after_help = "Example:\n  dunlin webhook dead")]
     Dead,
     /// Try a message that was given up once more
+    #[command(after_help = "Example:\n  dunlin webhook redeliver 17")]
     Redeliver {
         /// Its number, as `dunlin webhook dead` shows it
         id: i64,
