@@ -28,6 +28,13 @@ impl Said {
         }
     }
 
+    /// Waits a moment for a word: what is asked at full speed is over before the detectors' next turn.
+    async fn take_one(&mut self, worker: &mut Running) {
+        if let Ok(Some(word)) = timeout(Duration::from_millis(5), worker.hear.recv()).await {
+            self.take(word);
+        }
+    }
+
     async fn take_last(&mut self, mut worker: Running) {
         worker.say.send(ToWorker::Drain).await.unwrap();
         while let Some(word) = timeout(PATIENCE, worker.hear.recv()).await.unwrap() {
@@ -58,7 +65,7 @@ async fn a_change_is_told_and_what_the_detectors_know_outlives_the_worker() {
         assert!(asked < 3000, "a camera that sees grey was not noticed");
         worker.infer(&grey).await;
         asked += 1;
-        said.take_all(&mut worker);
+        said.take_one(&mut worker).await;
     }
     let (bundle, detection) = said.detected[0];
     assert_eq!(bundle, slot.bundle());
