@@ -184,6 +184,8 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             }),
         },
         Sub::Run { config } => with_settings(&config, |settings| {
+            // The kernel keeps the wish over what follows.
+            die_with_parent_if_asked();
             with_small_heap(&again);
             run(settings, prefix)
         }),
@@ -221,7 +223,6 @@ fn run(settings: Settings, prefix: &[&str]) -> anyhow::Result<ExitCode> {
     log_to_stderr(&settings.log_level);
     let path = std::env::current_exe().context("own program")?;
     let prefix = prefix.iter().map(ToString::to_string).collect();
-    die_with_parent_if_asked();
     runtime()?.block_on(async {
         let shutdown = shell::terminated()?;
         shell::run(settings, Program { path, prefix }, shutdown).await
@@ -329,10 +330,17 @@ fn as_owner(
 
 /// A demo or a test that is killed must not leave agents behind.
 fn die_with_parent_if_asked() {
-    if std::env::var_os("DUNLIN_DIE_WITH_PARENT").is_some() {
-        let term = Some(rustix::process::Signal::TERM);
-        // Where the kernel has no such thing, the agent merely outlives its parent.
-        let _ = rustix::process::set_parent_process_death_signal(term);
+    let Ok(parent) = std::env::var("DUNLIN_DIE_WITH_PARENT") else {
+        return;
+    };
+    let term = Some(rustix::process::Signal::TERM);
+    // Where the kernel has no such thing, the agent merely outlives its parent.
+    let _ = rustix::process::set_parent_process_death_signal(term);
+    // It may have died before.
+    let present = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    if present.is_some_and(|present| present != parent) {
+        eprintln!("process {parent}, which started this agent, has ended");
+        std::process::exit(1);
     }
 }
 

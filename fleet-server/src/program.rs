@@ -158,10 +158,17 @@ async fn new_admin_token(settings: &Settings, name: &str) -> ExitCode {
 /// A demo or a test that is killed must not leave its server behind. Called on the main thread,
 /// since the kernel forgets the wish of a thread that ends.
 fn die_with_parent_if_asked() {
-    if std::env::var_os("DUNLIN_DIE_WITH_PARENT").is_some() {
-        let term = Some(rustix::process::Signal::TERM);
-        // Where the kernel has no such thing, the server merely outlives its parent.
-        let _ = rustix::process::set_parent_process_death_signal(term);
+    let Ok(parent) = std::env::var("DUNLIN_DIE_WITH_PARENT") else {
+        return;
+    };
+    let term = Some(rustix::process::Signal::TERM);
+    // Where the kernel has no such thing, the server merely outlives its parent.
+    let _ = rustix::process::set_parent_process_death_signal(term);
+    // It may have died before.
+    let present = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    if present.is_some_and(|present| present != parent) {
+        eprintln!("process {parent}, which started this server, has ended");
+        std::process::exit(1);
     }
 }
 

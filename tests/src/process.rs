@@ -51,7 +51,7 @@ impl Process {
         let file = std::fs::File::options().create(true).append(true).open(log);
         let file = file.with_context(|| log.display().to_string())?;
         let child = command
-            .env("DUNLIN_DIE_WITH_PARENT", "1")
+            .env("DUNLIN_DIE_WITH_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(file)

@@ -77,7 +77,7 @@ fn command(program: &Path, log: &Path) -> anyhow::Result<Command> {
         .with_context(|| log.display().to_string())?;
     let mut command = Command::new(program);
     command
-        .env(DIE_WITH_PARENT, "1")
+        .env(DIE_WITH_PARENT, std::process::id().to_string())
         .env_remove("DUNLIN_TOKEN")
         .stdin(Stdio::null())
         .stderr(file)
