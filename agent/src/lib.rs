@@ -13,6 +13,7 @@ pub mod detect;
 pub mod device;
 pub mod enroll;
 pub mod files;
+mod health;
 pub mod hold;
 pub mod http;
 pub mod identity;

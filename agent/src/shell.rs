@@ -19,6 +19,7 @@ pub mod updater;
 use crate::bundle::BlockLink;
 use crate::config::Settings;
 use crate::device::{self, Event};
+use crate::health::Health;
 use crate::identity::Identity;
 use crate::inference::confine::Confinement;
 use crate::mqtt::{Incoming, Link};
@@ -135,6 +136,7 @@ struct Shell {
     command_revision: Revision,
     live: record::Live,
     detectors: Detectors,
+    health: Health,
 }
 
 impl Shell {
@@ -331,6 +333,9 @@ impl Shell {
             }
             Channel::Ack => {
                 let ack: Ack = parse("ack", CONTROL_MESSAGE_MAX_BYTES, payload)?;
+                if let Some(server_ms) = ack.server_time_ms {
+                    self.health.stamped(server_ms, now_ms());
+                }
                 self.acknowledged(ack).await;
                 self.send_telemetry().await;
             }

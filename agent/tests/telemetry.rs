@@ -54,6 +54,7 @@ fn ack_of(boot: BootId, batch: &[Outgoing]) -> Ack {
     Ack {
         boot,
         segments: batch.iter().map(|o| o.segment).collect(),
+        server_time_ms: None,
     }
 }
 

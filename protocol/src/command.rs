@@ -230,6 +230,10 @@ pub struct Ack {
     pub boot: BootId,
     /// Segment numbers, each one named.
     pub segments: Vec<u64>,
+    /// The server's clock when this was sent, in milliseconds since 1970: how a device learns how far
+    /// its own is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_time_ms: Option<i64>,
 }
 
 #[cfg(test)]

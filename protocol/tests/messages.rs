@@ -149,6 +149,15 @@ fn control_messages() {
         &Ack {
             boot: BootId([0xb0; 16]),
             segments: vec![3, 5, 42],
+            server_time_ms: None,
+        },
+    );
+    golden(
+        "ack-stamped",
+        &Ack {
+            boot: BootId([0xb0; 16]),
+            segments: vec![3, 5, 42],
+            server_time_ms: Some(1_700_000_000_456),
         },
     );
 }

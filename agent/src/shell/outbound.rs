@@ -115,7 +115,9 @@ impl Shell {
     pub(super) async fn record_metrics(&mut self) {
         let stats = soon("telemetry buffer: statistics", self.telemetry.stats()).await;
         let stats = stats.unwrap_or_default();
-        let record = self.live.metrics(now_ms(), self.updater.state(), &stats);
+        let health = self.health.read();
+        let state = self.updater.state();
+        let record = self.live.metrics(now_ms(), state, &stats, health);
         self.push(record).await;
     }
 

@@ -70,8 +70,15 @@ impl Live {
         now.fold(self.before, |sum, count| sum.plus(*count))
     }
 
-    pub(super) fn metrics(&self, time_ms: i64, state: &State, buffer: &Stats) -> Record {
-        let mut values = BTreeMap::new();
+    /// `health` is what the device says of itself, by name.
+    pub(super) fn metrics(
+        &self,
+        time_ms: i64,
+        state: &State,
+        buffer: &Stats,
+        health: BTreeMap<String, Scalar>,
+    ) -> Record {
+        let mut values = health;
         let mut put = |name: &str, n: u64| {
             let n = Scalar::Integer(i64::try_from(n).unwrap_or(i64::MAX));
             values.insert(name.to_owned(), n);

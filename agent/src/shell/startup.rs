@@ -7,6 +7,7 @@ use crate::bundle::receive::Receiver;
 use crate::bundle::{BlockLink, stage};
 use crate::config::{Settings, TelemetrySettings};
 use crate::files::Disk;
+use crate::health::Health;
 use crate::identity::Identity;
 use crate::mqtt::{self, Link, LinkSettings, Outgoing};
 use crate::pipeline::command::charge;
@@ -54,6 +55,7 @@ impl Shell {
         };
         let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
         let detectors = tokio::task::block_in_place(|| Detectors::open(&settings.state_dir));
+        let health = Health::new(&settings.state_dir);
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (pipelines, pipeline_events) = pipelines(&settings, &identity, &worker_settings)?;
         let mut shell = Self {
@@ -77,6 +79,7 @@ impl Shell {
             command_revision: Revision::default(),
             live: record::Live::new(),
             detectors,
+            health,
         };
         for (code, detail) in opened.events() {
             shell.record_event(code, detail, None).await;

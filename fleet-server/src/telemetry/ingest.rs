@@ -414,7 +414,12 @@ impl Ingest {
         for ((device, boot), mut segments) in by_boot {
             segments.sort_unstable();
             segments.dedup();
-            let Ok(json) = serde_json::to_vec(&Ack { boot, segments }) else {
+            let ack = Ack {
+                boot,
+                segments,
+                server_time_ms: Some(clock::now_ms()),
+            };
+            let Ok(json) = serde_json::to_vec(&ack) else {
                 continue;
             };
             if let Err(error) = self

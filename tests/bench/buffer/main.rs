@@ -190,7 +190,13 @@ async fn deliver(buffer: &TelemetryHandle, boot: dunlin_protocol::id::BootId) {
             return;
         }
         let segments = batch.iter().map(|outgoing| outgoing.segment).collect();
-        buffer.ack(Ack { boot, segments }).await;
+        buffer
+            .ack(Ack {
+                boot,
+                segments,
+                server_time_ms: None,
+            })
+            .await;
     }
 }
 

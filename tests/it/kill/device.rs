@@ -239,7 +239,13 @@ impl Device {
             seen += segments.len();
             numbers.extend(&segments);
             let boot = opened.boot;
-            buffer.ack(Ack { boot, segments }).await;
+            buffer
+                .ack(Ack {
+                    boot,
+                    segments,
+                    server_time_ms: None,
+                })
+                .await;
         }
         assert_eq!(seen, opened.segments, "{}", self.id);
         self.kills.segments_seen += seen as u64;

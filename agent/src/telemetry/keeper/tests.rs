@@ -43,7 +43,17 @@ fn drain(keeper: &mut Keeper) -> Vec<Segment> {
         }
         let boot = keeper.counter.boot();
         let segments = batch.iter().map(|o| o.segment).collect();
-        assert_eq!(keeper.ack(&Ack { boot, segments }, 0), batch.len());
+        assert_eq!(
+            keeper.ack(
+                &Ack {
+                    boot,
+                    segments,
+                    server_time_ms: None
+                },
+                0
+            ),
+            batch.len()
+        );
         all.extend(decode(&batch));
     }
 }
@@ -93,6 +103,7 @@ fn an_ack_deletes_exactly_what_it_names_in_its_own_boot() {
     let ack = |boot, segments: &[u64]| Ack {
         boot,
         segments: segments.to_vec(),
+        server_time_ms: None,
     };
     let boot = keeper.counter.boot();
     let middle = batch[1].segment;
@@ -276,7 +287,7 @@ proptest! {
                 },
                 Action::AckOld(count) => {
                     let segments: Vec<_> = under_way.drain(..count.min(under_way.len())).collect();
-                    keeper.ack(&Ack { boot, segments: segments.clone() }, 0);
+                    keeper.ack(&Ack { boot, segments: segments.clone(), server_time_ms: None }, 0);
                     settled.extend(segments);
                 }
                 Action::Sync => keeper.sync(0).unwrap(),
