@@ -4,6 +4,7 @@ use crate::clients::Clients;
 use crate::inference::turns::RulesByModel;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker, TrialReport};
 use dunlin_protocol::id::Digest;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct WorkerSettings {
     pub clients: Clients,
     /// Queue, concurrency, priority and share of models.
     pub rules: RulesByModel,
+    /// Segments that all requests belong to unless they say another, by key.
+    pub segments: BTreeMap<String, String>,
     /// Length of a drift window in milliseconds.
     pub window_ms: u64,
     /// Most memory the worker may map, in bytes.
@@ -211,6 +214,11 @@ fn spawn(
         command
             .arg("--rules")
             .arg(serde_json::to_string(&settings.rules)?);
+    }
+    if !settings.segments.is_empty() {
+        command
+            .arg("--segments")
+            .arg(serde_json::to_string(&settings.segments)?);
     }
     if confesses {
         command.arg("--say-at-work");

@@ -43,6 +43,7 @@ impl Serving {
             grpc_listen: None,
             socket_gid: Some(rustix::process::getegid().as_raw()),
             clients: None,
+            segments: None,
             window_ms: 60_000,
             say_at_work: false,
             rules: None,

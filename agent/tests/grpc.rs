@@ -45,6 +45,7 @@ impl Serving {
             grpc_listen: Some(GrpcAddress::Unix(socket.clone())),
             socket_gid: None,
             clients,
+            segments: None,
             window_ms: 60_000,
             say_at_work: false,
             rules: None,

@@ -60,6 +60,7 @@ fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
         grpc_listen: None,
         socket_gid: None,
         clients: None,
+        segments: None,
         window_ms,
         say_at_work: false,
         rules: None,

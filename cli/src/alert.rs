@@ -159,6 +159,7 @@ fn rule_json(args: &RuleArgs) -> Value {
     json!({
         "name": args.name,
         "when": when,
+        "segment": args.segment,
         "look_back_s": args.look_back.as_secs(),
         "for_s": args.time.as_secs(),
         "clear_s": args.clear.as_secs(),

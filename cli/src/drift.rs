@@ -17,6 +17,7 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
     let family: Family = args.family.parse().map_err(Failure::usage)?;
     let mut query = vec![("family", family.to_string())];
     query.extend(args.version.map(|v| ("version", v.to_string())));
+    query.extend(args.segment.clone().map(|s| ("segment", s)));
     let mut cohorts = vec!["all"];
     if let Some(rollout) = &args.rollout {
         let rollout: RolloutId = rollout.parse().map_err(Failure::usage)?;
@@ -65,11 +66,14 @@ pub struct Shown {
 pub fn show(drift: &Drift, shown: Shown) -> String {
     let mean = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
     let ms = |us: Option<f64>| us.map_or("-".to_owned(), |us| format!("{:.2} ms", us / 1000.0));
+    let segment = drift.segment.as_ref();
+    let segment = segment.map_or_else(String::new, |s| format!(" · {s}"));
     let mut text = format!(
-        "{} version {} · {} · {}\n{} inferences, {} errors, {} devices; confidence {}, entropy {}; latency p50 {}, p99 {}\n",
+        "{} version {} · {}{} · {}\n{} inferences, {} errors, {} devices; confidence {}, entropy {}; latency p50 {}, p99 {}\n",
         drift.family,
         drift.version,
         drift.cohort,
+        segment,
         status_text(drift.status),
         drift.inferences,
         drift.errors,
@@ -79,6 +83,19 @@ pub fn show(drift: &Drift, shown: Shown) -> String {
         ms(drift.latency.p50_us),
         ms(drift.latency.p99_us),
     );
+    if drift.refused > 0 {
+        text.push_str(&format!(
+            "{} requests did not fit the manifest and were refused\n",
+            drift.refused
+        ));
+    }
+    if !drift.segments.is_empty() {
+        let named = drift.segments.iter().map(|(name, n)| format!("{name} {n}"));
+        text.push_str(&format!(
+            "inferences by segment: {}\n",
+            named.collect::<Vec<_>>().join(", ")
+        ));
+    }
     if let Some(note) = &drift.note {
         text.push_str(&format!("{note}\n"));
     }

@@ -43,6 +43,13 @@ pub enum SketchError {
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Edges(Vec<f64>);
 
+/// One bin, from 0 to 1.
+impl Default for Edges {
+    fn default() -> Self {
+        Self(vec![0.0, 1.0])
+    }
+}
+
 impl TryFrom<Vec<f64>> for Edges {
     type Error = SketchError;
 

@@ -116,10 +116,17 @@ pub struct Window {
     pub start_ms: i64,
     /// End of the span (exclusive), in milliseconds since 1970.
     pub end_ms: i64,
+    /// The profile's segment that was counted; absent: requests that said none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
     /// Inferences that gave an answer.
     pub inferences: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Requests that were refused because what they sent does not fit the manifest: another type or
+    /// shape, a tensor that is missing, a picture that is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
     /// Sum of top-1 confidences, in millionths.
     pub confidence_sum_micro: u64,
     /// Sum of output entropies in nats, in millionths.
@@ -141,6 +148,10 @@ pub struct Window {
     /// answer: rows are predicted classes, columns true ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_confusion_nano: Option<Vec<u64>>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Something that happened on a device.

@@ -320,6 +320,8 @@ fn telemetry() {
             buckets: vec![0, 0, 8],
         },
         expected_confusion_nano: None,
+        segment: None,
+        refused: 0,
     };
     segment(
         "sketch",

@@ -5,11 +5,15 @@ use crate::clients::{Accounts, ClientRule, Clients, UnknownAccount};
 use crate::files::FileError;
 use crate::inference::GrpcAddress;
 use crate::inference::turns::{QUEUE_DEFAULT, Rules, RulesByModel, SHARE_DEFAULT};
+use dunlin_protocol::bundle::segments::NAME_MAX_BYTES;
 use dunlin_protocol::id::Family;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use toml::Value;
 
+/// Most segments a device is said to be in.
+const SEGMENTS_MAX: usize = 32;
 /// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 
@@ -28,6 +32,8 @@ pub struct InferenceSettings {
     pub clients: Vec<ClientRule>,
     /// How models are served of which there is something to say.
     pub models: RulesByModel,
+    /// What segment requests of this device belong to unless they say another, by the profile's key.
+    pub segments: BTreeMap<String, String>,
     /// Length of a telemetry window, 100 to 86,400,000 ms.
     pub window_ms: u64,
     /// Memory the worker may use, 16 to 1,048,576 MiB.
@@ -83,6 +89,26 @@ pub(super) fn read_models(from: &mut Reader) -> Vec<ModelInputs> {
                 key: key_of(&family, &e.key),
                 ..e
             }));
+    }
+    all
+}
+
+pub(super) fn read_segments(from: &mut Reader) -> Vec<(String, String)> {
+    let key = "inference.segments";
+    let table = match from.take(key) {
+        None => return Vec::new(),
+        Some(Value::Table(table)) => table,
+        Some(other) => {
+            from.wrong(key, "texts by key, such as site = \"quay-4\"", &other);
+            return Vec::new();
+        }
+    };
+    let mut all = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::String(text) => all.push((name, text)),
+            other => from.wrong(&format!("{key}.{name}"), "a text", &other),
+        }
     }
     all
 }
@@ -196,6 +222,25 @@ impl Check<'_> {
             rules.insert(family, of_model);
         }
         rules
+    }
+
+    pub(super) fn segments(&mut self, all: Vec<(String, String)>) -> BTreeMap<String, String> {
+        let key = "inference.segments";
+        if all.len() > SEGMENTS_MAX {
+            self.wrong(
+                key,
+                format!("at most {SEGMENTS_MAX}"),
+                all.len().to_string(),
+            );
+        }
+        for (name, value) in &all {
+            let lengths = 1..=NAME_MAX_BYTES;
+            if !lengths.contains(&name.len()) || !lengths.contains(&value.len()) {
+                let expected = format!("keys and values of 1 to {NAME_MAX_BYTES} bytes");
+                self.wrong(key, expected, format!("{name:?} = {value:?}"));
+            }
+        }
+        all.into_iter().collect()
     }
 
     pub(super) fn clients(&mut self, lists: Vec<(String, Vec<String>)>) -> Vec<ClientRule> {

@@ -283,7 +283,7 @@ impl Engine {
     }
 }
 
-fn check_window_size(manifest: &Manifest, profile: &Profile) -> Result<(), EngineError> {
+pub(super) fn check_window_size(manifest: &Manifest, profile: &Profile) -> Result<(), EngineError> {
     let features: usize = profile.features.iter().map(|f| f.edges.bins()).sum();
     let got = features
         + profile.confidence.edges.bins()

@@ -21,6 +21,8 @@ mod models;
 mod observe;
 mod observe_bench;
 mod ops;
+pub mod reference;
+mod segment;
 mod serve;
 mod shadow;
 mod statistics;

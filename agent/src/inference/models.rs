@@ -4,6 +4,7 @@ use super::api::signature::Signature;
 use super::at_work::AtWork;
 use super::engine::{Engine, EngineError, Inference};
 use super::observe::{Observation, Totals, Windows};
+use super::segment::Segment;
 use super::shadow::Challenger;
 use super::statistics::Statistics;
 use super::steps::Shaped;
@@ -35,10 +36,17 @@ pub(crate) struct Served {
     statistics: Statistics,
     in_flight: watch::Sender<()>,
     at_work: AtWork,
+    segments: Arc<BTreeMap<String, String>>,
 }
 
 impl Served {
-    pub(crate) fn new(engine: Engine, window_ms: i64, at_work: AtWork) -> Self {
+    /// `segments` is what the device's owner says of all its requests, by key.
+    pub(crate) fn new(
+        engine: Engine,
+        window_ms: i64,
+        at_work: AtWork,
+        segments: Arc<BTreeMap<String, String>>,
+    ) -> Self {
         let windows = Mutex::new(Windows::new(&engine, window_ms));
         Self {
             engine,
@@ -47,6 +55,7 @@ impl Served {
             statistics: Statistics::default(),
             in_flight: watch::Sender::new(()),
             at_work,
+            segments,
         }
     }
 
@@ -73,20 +82,41 @@ impl Served {
         self.engine.bundle()
     }
 
-    /// Counts a request: how long it took in all, and the model alone, as in a trial. The clock is read under the lock, so that times never go back by a race.
-    pub(crate) fn count(&self, seen: Option<&Observation>, latency: Duration, computing: Duration) {
+    /// Counts a request: how long it took in all, and the model alone, as in a trial. The clock is
+    /// read under the lock, so that times never go back by a race.
+    pub(crate) fn count(
+        &self,
+        segment: Segment,
+        seen: Option<&Observation>,
+        latency: Duration,
+        computing: Duration,
+    ) {
         let mut windows = self.windows();
         match seen {
             Some(seen) => {
                 let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
                 let budget_ms = self.engine.manifest().limits.latency_budget_ms;
-                windows.answered(now_ms(), seen, latency_us);
+                windows.answered(now_ms(), segment, seen, latency_us);
                 if computing > Duration::from_millis(budget_ms) {
                     windows.was_slow();
                 }
             }
-            None => windows.failed(now_ms()),
+            None => windows.failed(now_ms(), segment),
         }
+    }
+
+    /// Counts a request that does not fit the manifest.
+    pub(crate) fn refuse(&self, parameters: Option<&Map<String, Value>>) {
+        let segment = self.segment(parameters);
+        self.windows().refused(now_ms(), segment);
+    }
+
+    fn segment(&self, parameters: Option<&Map<String, Value>>) -> Segment {
+        Segment::of(
+            self.engine.profile().map(|(_, p)| p),
+            parameters,
+            &self.segments,
+        )
     }
 
     /// Takes the windows whose time has passed, or all of them.
@@ -176,11 +206,16 @@ impl Held {
                 if let Some(challenger) = &self.challenger {
                     challenger.offer(engine, inputs, parameters, (inference, &seen), computing);
                 }
-                self.served.count(Some(&seen), latency(), computing);
+                let segment = self.served.segment(parameters);
+                self.served
+                    .count(segment, Some(&seen), latency(), computing);
             }
             // A picture that is none says nothing about the bundle.
-            Err(error) if error.is_of_request() => {}
-            Err(_) => self.served.count(None, latency(), computing),
+            Err(error) if error.is_of_request() => self.served.refuse(parameters),
+            Err(_) => {
+                let segment = self.served.segment(parameters);
+                self.served.count(segment, None, latency(), computing);
+            }
         }
         result.map(Inference::into_outputs)
     }

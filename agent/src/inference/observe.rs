@@ -1,10 +1,11 @@
 //! What answered requests leave behind: counts in windows. Pure: time is an argument.
 
 use super::engine::{Engine, Inference};
+use super::segment::Segment;
 use super::tensor::Values;
 use super::watching::WAITING_MAX;
 use crate::detect::watch::Seen;
-use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::bundle::{FeatureProfile, Profile};
 use dunlin_protocol::calibration::add_answer;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency, to_micro};
@@ -35,21 +36,8 @@ impl Observation {
     /// What was sent and what was computed show.
     pub(crate) fn of(engine: &Engine, sent: &[Values], inference: &Inference<'_>) -> Self {
         let features = engine.profile().map_or(&[][..], |(_, p)| &p.features);
-        let features = features
-            .iter()
-            .map(|f| {
-                let values = if f.after_steps {
-                    let specs = engine.manifest().inputs.iter();
-                    let mut all = specs.zip(inference.graph_inputs());
-                    all.find(|(spec, _)| spec.name == f.tensor).map(|(_, v)| v)
-                } else {
-                    let inputs = engine.plan().inputs().iter();
-                    let mut all = inputs.zip(sent);
-                    all.find(|(i, _)| i.spec.name == f.tensor).map(|(_, v)| v)
-                };
-                values.and_then(|v| v.get(f.index)).unwrap_or(f64::NAN)
-            })
-            .collect();
+        let features = features.iter().map(|f| look(engine, sent, inference, f));
+        let features = features.collect();
         let observed = inference.observed();
         let (class, confidence, entropy) = observed.map_or((None, f64::NAN, f64::NAN), top);
         let calibration = engine.profile().and_then(|(_, p)| p.calibration.as_ref());
@@ -66,10 +54,53 @@ impl Observation {
     }
 }
 
+/// The value of one feature; NaN if there is none.
+#[allow(clippy::cast_precision_loss, reason = "a profile has few categories")]
+pub(super) fn look(
+    engine: &Engine,
+    sent: &[Values],
+    inference: &Inference<'_>,
+    feature: &FeatureProfile,
+) -> f64 {
+    let found = if feature.after_steps {
+        let specs = engine.manifest().inputs.iter();
+        let mut all = specs.zip(inference.graph_inputs());
+        all.find(|(spec, _)| spec.name == feature.tensor)
+    } else {
+        let inputs = engine.plan().inputs().iter();
+        let mut all = inputs.map(|i| &i.spec).zip(sent);
+        all.find(|(spec, _)| spec.name == feature.tensor)
+    };
+    let Some((spec, values)) = found else {
+        return f64::NAN;
+    };
+    let value = match (feature.statistic, &feature.categories) {
+        (Some(statistic), _) => {
+            let at = feature.axis.map(|axis| (axis, feature.index));
+            Some(values.statistic(statistic, &spec.shape, at))
+        }
+        (None, Some(categories)) => values
+            .category(feature.index, categories)
+            .map(|place| place as f64),
+        (None, None) => values.get(feature.index),
+    };
+    value.unwrap_or(f64::NAN)
+}
+
 impl Observation {
     /// The class that was observed.
     pub(crate) fn class(&self) -> Option<usize> {
         self.class
+    }
+
+    /// The largest of the observed scores.
+    pub(crate) fn confidence(&self) -> f64 {
+        self.confidence
+    }
+
+    /// Their entropy in nats.
+    pub(crate) fn entropy(&self) -> f64 {
+        self.entropy
     }
 }
 
@@ -104,7 +135,8 @@ pub(crate) struct Windows {
     classes: usize,
     profile: Option<Arc<(Digest, Profile)>>,
     window_ms: i64,
-    open: Option<Window>,
+    /// The present span's, one for each segment that was heard of; all of the same span.
+    open: Vec<Window>,
     closed: VecDeque<Window>,
     /// When a window was last closed before its end; the next one starts there.
     resumed_ms: i64,
@@ -139,12 +171,17 @@ impl Windows {
             classes: manifest.labels.len().max(named),
             profile,
             window_ms: window_ms.max(1),
-            open: None,
+            open: Vec::new(),
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
             totals: Totals::default(),
             signals: Vec::new(),
         }
+    }
+
+    fn segment(&self, segment: Segment) -> Option<String> {
+        let segments = self.profile.as_ref()?.1.segments.as_ref()?;
+        segment.name(segments).map(str::to_owned)
     }
 
     /// What was counted since the bundle was activated.
@@ -158,7 +195,13 @@ impl Windows {
     }
 
     /// Counts an answered request.
-    pub(crate) fn answered(&mut self, now_ms: i64, seen: &Observation, latency_us: u64) {
+    pub(crate) fn answered(
+        &mut self,
+        now_ms: i64,
+        segment: Segment,
+        seen: &Observation,
+        latency_us: u64,
+    ) {
         self.totals.inferences = self.totals.inferences.saturating_add(1);
         if self.signals.len() < WAITING_MAX {
             self.signals.push(Seen {
@@ -167,7 +210,7 @@ impl Windows {
             });
         }
         let profile = self.profile.clone();
-        let window = self.window_at(now_ms);
+        let window = self.window_at(now_ms, segment);
         window.inferences += 1;
         window.latency.add_us(latency_us);
         window.confidence_sum_micro = window
@@ -204,27 +247,28 @@ impl Windows {
     }
 
     /// Counts a request that the engine failed.
-    pub(crate) fn failed(&mut self, now_ms: i64) {
+    pub(crate) fn failed(&mut self, now_ms: i64, segment: Segment) {
         self.totals.errors = self.totals.errors.saturating_add(1);
-        self.window_at(now_ms).errors += 1;
+        self.window_at(now_ms, segment).errors += 1;
+    }
+
+    /// Counts a request that does not fit the manifest.
+    pub(crate) fn refused(&mut self, now_ms: i64, segment: Segment) {
+        self.window_at(now_ms, segment).refused += 1;
     }
 
     /// Takes the windows whose time has passed, oldest first.
     pub(crate) fn take_due(&mut self, now_ms: i64) -> Vec<Window> {
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|w| !(w.start_ms..w.end_ms).contains(&now_ms))
-        {
-            self.closed.extend(self.open.take());
+        if !self.is_open_at(now_ms) {
+            self.closed.extend(self.open.drain(..));
         }
         self.closed.drain(..).collect()
     }
 
-    /// Closes the open window now and takes all, oldest first.
+    /// Closes the open windows now and takes all, oldest first.
     pub(crate) fn take_all(&mut self, now_ms: i64) -> Vec<Window> {
         let mut taken = self.take_due(now_ms);
-        if let Some(mut window) = self.open.take() {
+        for mut window in self.open.drain(..) {
             window.end_ms = now_ms.saturating_add(1).min(window.end_ms);
             self.resumed_ms = now_ms;
             taken.push(window);
@@ -232,56 +276,85 @@ impl Windows {
         taken
     }
 
-    /// The window that a request finished now belongs to. The clock may be set in either
-    /// direction at any time.
-    fn window_at(&mut self, now_ms: i64) -> &mut Window {
+    fn is_open_at(&self, now_ms: i64) -> bool {
+        let mut open = self.open.iter();
+        open.any(|w| (w.start_ms..w.end_ms).contains(&now_ms))
+    }
+
+    /// Most closed windows that wait.
+    fn closed_max(&self) -> usize {
+        let profile = self.profile.as_ref();
+        let segments = profile.and_then(|p| p.1.segments.as_ref());
+        CLOSED_MAX * segments.map_or(1, |s| s.values.len() + 2)
+    }
+
+    /// The span that a request finished now belongs to. The clock may be set in either direction at
+    /// any time.
+    fn span_at(&mut self, now_ms: i64) -> (i64, i64) {
         let aligned_ms = now_ms.div_euclid(self.window_ms) * self.window_ms;
         let end_ms = aligned_ms.saturating_add(self.window_ms);
-        if let Some(window) = &mut self.open
-            && !(window.start_ms..window.end_ms).contains(&now_ms)
-        {
-            if self.closed.len() < CLOSED_MAX {
-                self.closed.extend(self.open.take());
-            } else {
+        if !self.is_open_at(now_ms) {
+            if self.closed.len() < self.closed_max() {
+                self.closed.extend(self.open.drain(..));
+            }
+            for window in &mut self.open {
                 window.start_ms = window.start_ms.min(aligned_ms);
                 window.end_ms = window.end_ms.max(end_ms);
             }
         }
-        let start_ms = if (aligned_ms..=now_ms).contains(&self.resumed_ms) {
-            self.resumed_ms
+        if let Some(window) = self.open.first() {
+            return (window.start_ms, window.end_ms);
+        }
+        if (aligned_ms..=now_ms).contains(&self.resumed_ms) {
+            (self.resumed_ms, end_ms)
         } else {
-            aligned_ms
-        };
-        let (profile, windows) = (self.profile.as_deref(), &mut self.open);
-        windows.get_or_insert_with(|| {
-            let reference = profile.map(|(_, p)| p);
-            let bins = |edges: &Edges| Histogram::new(edges.bins());
-            Window {
-                bundle: self.bundle,
-                family: self.family.clone(),
-                version: self.version,
-                start_ms,
-                end_ms,
-                inferences: 0,
-                errors: 0,
-                confidence_sum_micro: 0,
-                entropy_sum_micro: 0,
-                outputs: vec![0; self.classes],
-                confidence: reference
-                    .map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
-                entropy: reference.map_or_else(Histogram::default, |p| bins(&p.entropy.edges)),
-                features: reference
-                    .map_or(&[][..], |p| &p.features)
-                    .iter()
-                    .map(|f| bins(&f.edges))
-                    .collect(),
-                profile: profile.map(|(digest, _)| *digest),
-                latency: Latency::default(),
-                expected_confusion_nano: reference
-                    .and_then(|p| p.calibration.as_ref())
-                    .map(|calibration| vec![0; calibration.curves.len().pow(2)]),
-            }
-        })
+            (aligned_ms, end_ms)
+        }
+    }
+
+    /// The window of a segment that a request finished now belongs to.
+    fn window_at(&mut self, now_ms: i64, segment: Segment) -> &mut Window {
+        let span = self.span_at(now_ms);
+        let segment = self.segment(segment);
+        let found = self.open.iter().position(|w| w.segment == segment);
+        let at = found.unwrap_or_else(|| {
+            let empty = self.empty(span, segment);
+            self.open.push(empty);
+            self.open.len() - 1
+        });
+        &mut self.open[at]
+    }
+
+    fn empty(&self, (start_ms, end_ms): (i64, i64), segment: Option<String>) -> Window {
+        let profile = self.profile.as_deref();
+        let reference = profile.map(|(_, p)| p);
+        let bins = |edges: &Edges| Histogram::new(edges.bins());
+        Window {
+            bundle: self.bundle,
+            family: self.family.clone(),
+            version: self.version,
+            start_ms,
+            end_ms,
+            segment,
+            inferences: 0,
+            errors: 0,
+            refused: 0,
+            confidence_sum_micro: 0,
+            entropy_sum_micro: 0,
+            outputs: vec![0; self.classes],
+            confidence: reference.map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
+            entropy: reference.map_or_else(Histogram::default, |p| bins(&p.entropy.edges)),
+            features: reference
+                .map_or(&[][..], |p| &p.features)
+                .iter()
+                .map(|f| bins(&f.edges))
+                .collect(),
+            profile: profile.map(|(digest, _)| *digest),
+            latency: Latency::default(),
+            expected_confusion_nano: reference
+                .and_then(|p| p.calibration.as_ref())
+                .map(|calibration| vec![0; calibration.curves.len().pow(2)]),
+        }
     }
 }
 
@@ -289,9 +362,11 @@ impl Windows {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile};
+    use dunlin_protocol::bundle::Segments;
+    use dunlin_protocol::bundle::{ClassProfile, OutputProfile};
     use dunlin_protocol::calibration::{Calibration, Curve};
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn edges(values: &[f64]) -> Edges {
         Edges::try_from(values.to_vec()).unwrap()
@@ -309,6 +384,9 @@ mod tests {
                 name: "f".to_owned(),
                 tensor: "x".to_owned(),
                 after_steps: false,
+                categories: None,
+                statistic: None,
+                axis: None,
                 index: 0,
                 edges: edges(&[0.0, 1.0, 2.0]),
                 counts: vec![0, 0],
@@ -320,6 +398,7 @@ mod tests {
             confidence: output(&[0.0, 0.5, 1.1]),
             entropy: output(&[0.0, 0.3, 0.8]),
             calibration: None,
+            segments: None,
         };
         Windows {
             bundle: Digest([1; 32]),
@@ -328,13 +407,15 @@ mod tests {
             classes: 2,
             profile: Some(Arc::new((Digest([2; 32]), profile))),
             window_ms,
-            open: None,
+            open: Vec::new(),
             closed: VecDeque::new(),
             resumed_ms: i64::MIN,
             totals: Totals::default(),
             signals: Vec::new(),
         }
     }
+
+    const NONE: Segment = Segment::NONE;
 
     fn seen(feature: f64, outputs: Vec<f32>) -> Observation {
         let (class, confidence, entropy) = top(&Values::FP32(outputs));
@@ -361,10 +442,10 @@ mod tests {
     #[test]
     fn windows_are_aligned_and_close_when_their_time_has_passed() {
         let mut w = windows(1000);
-        w.answered(1500, &seen(0.5, vec![0.9, 0.1]), 10);
-        w.failed(1999);
+        w.answered(1500, NONE, &seen(0.5, vec![0.9, 0.1]), 10);
+        w.failed(1999, NONE);
         assert_eq!(w.take_due(1999), []);
-        w.answered(2000, &seen(9.0, vec![0.5, 0.5]), 10);
+        w.answered(2000, NONE, &seen(9.0, vec![0.5, 0.5]), 10);
         let due = w.take_due(2500);
         assert_eq!(due.len(), 1);
         assert_eq!((due[0].start_ms, due[0].end_ms), (1000, 2000));
@@ -406,7 +487,7 @@ mod tests {
             #[allow(clippy::cast_possible_truncation)]
             let mut seen = seen(0.5, scores.map(|p| p as f32).to_vec());
             seen.probabilities = calibration.probabilities(scores.into_iter());
-            w.answered(100, &seen, 1);
+            w.answered(100, NONE, &seen, 1);
         }
         let window = w.take_all(200).remove(0);
         let cells = [1_650_000_000, 350_000_000, 400_000_000, 600_000_000];
@@ -414,11 +495,53 @@ mod tests {
     }
 
     #[test]
+    fn segments_are_counted_apart_over_the_same_span() {
+        let mut w = windows(1000);
+        let mut shared = w.profile.as_deref().unwrap().clone();
+        shared.1.segments = Some(Segments {
+            key: "camera".to_owned(),
+            values: vec!["north".to_owned(), "south".to_owned()],
+        });
+        w.profile = Some(Arc::new(shared.clone()));
+        let of = |value: &str| {
+            let said = serde_json::json!({"camera": value});
+            Segment::of(Some(&shared.1), said.as_object(), &BTreeMap::new())
+        };
+        w.answered(10, of("south"), &seen(0.5, vec![0.9, 0.1]), 1);
+        w.answered(20, NONE, &seen(0.5, vec![0.9, 0.1]), 1);
+        w.answered(30, of("south"), &seen(0.5, vec![0.9, 0.1]), 1);
+        w.failed(40, of("attic"));
+        w.refused(50, of("north"));
+        let taken = w.take_due(1000);
+        let counted: Vec<_> = taken
+            .iter()
+            .map(|w| (w.segment.as_deref(), w.inferences, w.errors, w.refused))
+            .collect();
+        let expected = [
+            (Some("south"), 2, 0, 0),
+            (None, 1, 0, 0),
+            (Some("other"), 0, 1, 0),
+            (Some("north"), 0, 0, 1),
+        ];
+        assert_eq!(counted, expected);
+        assert!(taken.iter().all(|w| (w.start_ms, w.end_ms) == (0, 1000)));
+        // However long the supervisor does not come, no more than these are kept.
+        for n in 0..1000_i64 {
+            for value in ["north", "south", "west"] {
+                w.answered(n * 1000, of(value), &seen(0.5, vec![0.9, 0.1]), 1);
+            }
+        }
+        let taken = w.take_all(2_000_000);
+        assert!(taken.len() <= CLOSED_MAX * 4 + 4, "{}", taken.len());
+        assert_eq!(taken.iter().map(|w| w.inferences).sum::<u64>(), 3000);
+    }
+
+    #[test]
     fn a_flush_splits_the_span() {
         let mut w = windows(1000);
-        w.answered(100, &seen(0.0, vec![1.0, 0.0]), 1);
+        w.answered(100, NONE, &seen(0.0, vec![1.0, 0.0]), 1);
         let first = w.take_all(200);
-        w.answered(300, &seen(0.0, vec![1.0, 0.0]), 1);
+        w.answered(300, NONE, &seen(0.0, vec![1.0, 0.0]), 1);
         let second = w.take_due(1000);
         assert_eq!((first[0].start_ms, first[0].end_ms), (0, 201));
         assert_eq!((second[0].start_ms, second[0].end_ms), (200, 1000));
@@ -427,7 +550,7 @@ mod tests {
     #[test]
     fn not_a_number_is_counted_as_such() {
         let mut w = windows(1000);
-        w.answered(0, &seen(f64::NAN, vec![f32::NAN, 0.1]), 1);
+        w.answered(0, NONE, &seen(f64::NAN, vec![f32::NAN, 0.1]), 1);
         let window = w.take_all(1).remove(0);
         assert_eq!(window.inferences, 1);
         assert_eq!((window.confidence.nan, window.entropy.nan), (1, 1));
@@ -439,8 +562,8 @@ mod tests {
     #[test]
     fn a_clock_set_back_closes_the_window() {
         let mut w = windows(1000);
-        w.answered(10_000, &seen(0.0, vec![1.0, 0.0]), 1);
-        w.answered(500, &seen(0.0, vec![1.0, 0.0]), 1);
+        w.answered(10_000, NONE, &seen(0.0, vec![1.0, 0.0]), 1);
+        w.answered(500, NONE, &seen(0.0, vec![1.0, 0.0]), 1);
         let spans: Vec<_> = w
             .take_all(600)
             .iter()
@@ -453,7 +576,7 @@ mod tests {
     fn a_slow_supervisor_costs_resolution_but_no_counts() {
         let mut w = windows(10);
         for n in 0..100 {
-            w.answered(n * 10, &seen(0.0, vec![1.0, 0.0]), 1);
+            w.answered(n * 10, NONE, &seen(0.0, vec![1.0, 0.0]), 1);
         }
         let all = w.take_due(5000);
         assert_eq!(all.len(), CLOSED_MAX + 1);
@@ -473,8 +596,8 @@ mod tests {
                 match action {
                     0 => taken.extend(w.take_due(now)),
                     1 => taken.extend(w.take_all(now)),
-                    2 => { w.failed(now); failed += 1; }
-                    _ => { w.answered(now, &seen(1.5, vec![0.2, 0.8]), 5); answered += 1; }
+                    2 => { w.failed(now, NONE); failed += 1; }
+                    _ => { w.answered(now, NONE, &seen(1.5, vec![0.2, 0.8]), 5); answered += 1; }
                 }
             }
             taken.extend(w.take_all(5000));

@@ -2,6 +2,7 @@
 
 use super::engine::{Engine, EngineError};
 use super::observe::{Observation, Windows};
+use super::segment::Segment;
 use super::tensor::Values;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ impl ObserveBench {
         let begun = Instant::now();
         for n in 0..times {
             let seen = Observation::of(&self.engine, &self.inputs, &inference);
-            self.windows.answered(0, &seen, n as u64);
+            let segment = Segment::default();
+            self.windows.answered(0, segment, &seen, n as u64);
         }
         begun.elapsed()
     }

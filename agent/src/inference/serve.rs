@@ -275,7 +275,9 @@ fn compute<F: Form>(
     let start = Instant::now();
     let received = form.received();
     let body = received.encoding.decode(&received.bytes, max_bytes)?;
-    let request = form.read(&body, &signature)?;
+    let request = form
+        .read(&body, &signature)
+        .inspect_err(|_| held.served().refuse(None))?;
     let read = start.elapsed();
     let (inputs, parameters) = (F::inputs(&request), F::parameters(&request));
     let result = held.infer(inputs, parameters, || queue + start.elapsed());

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use dunlin_protocol::bundle::{DType, TensorSpec};
+use dunlin_protocol::bundle::{DType, Statistic, TensorSpec};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::fmt;
@@ -142,6 +142,56 @@ impl Values {
             v => Box::new(v.iter().map(|x| x.to_f64())),
             _ => Box::new(std::iter::empty())
         )
+    }
+
+    /// Which of some categories the value at an index is, by their place; their number if it is none of
+    /// them. Numbers are compared as they are written in JSON.
+    #[must_use]
+    pub(crate) fn category(&self, index: usize, categories: &[String]) -> Option<usize> {
+        let place = |is: &dyn Fn(&String) -> bool| {
+            let found = categories.iter().position(is);
+            Some(found.unwrap_or(categories.len()))
+        };
+        match self {
+            Self::BYTES(list) => {
+                let value = list.get(index)?;
+                place(&|category| category.as_bytes() == value)
+            }
+            Self::BOOL(list) => {
+                let value = list.get(index)?.to_string();
+                place(&|category| *category == value)
+            }
+            numbers => {
+                let value = numbers.get(index)?.to_string();
+                place(&|category| *category == value)
+            }
+        }
+    }
+
+    /// A statistic of all values, or of those at one place of a dimension (`(axis, index)`); NaN of
+    /// `BYTES`. `shape` is the tensor's.
+    #[must_use]
+    pub(crate) fn statistic(
+        &self,
+        statistic: Statistic,
+        shape: &[usize],
+        at: Option<(usize, usize)>,
+    ) -> f64 {
+        let Some((axis, index)) = at else {
+            let row = shape.last().copied().unwrap_or(1);
+            return each!(self, v => statistic.of(v.iter().map(|x| x.to_f64()), row), _ => f64::NAN);
+        };
+        let inner: usize = shape.iter().skip(axis + 1).product();
+        let whole = inner
+            .saturating_mul(shape.get(axis).copied().unwrap_or(1))
+            .max(1);
+        let place = index.saturating_mul(inner)..index.saturating_add(1).saturating_mul(inner);
+        let mut others = shape.iter().enumerate().rev().filter(|(n, _)| *n != axis);
+        let row = others.next().map_or(1, |(_, n)| *n);
+        each!(self, v => {
+            let chosen = v.chunks_exact(whole).filter_map(|c| c.get(place.clone())).flatten();
+            statistic.of(chosen.map(|x| x.to_f64()), row)
+        }, _ => f64::NAN)
     }
 
     /// Values of an element type from 64-bit floats.

@@ -67,6 +67,9 @@ pub struct WorkerArgs {
     /// Queue, concurrency, priority and share of models, as JSON by family.
     #[arg(long, value_parser = rules_of_json)]
     pub rules: Option<ModelRules>,
+    /// Segments that all requests on this device belong to unless they say another, as JSON by key.
+    #[arg(long, value_parser = segments_of_json)]
+    pub segments: Option<DeviceSegments>,
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
@@ -90,6 +93,16 @@ pub struct WorkerArgs {
 /// Rules by model, as an argument.
 #[derive(Debug, Clone, Default)]
 pub struct ModelRules(pub RulesByModel);
+
+/// A device's own segments by key, as an argument.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceSegments(pub BTreeMap<String, String>);
+
+fn segments_of_json(text: &str) -> Result<DeviceSegments, String> {
+    serde_json::from_str(text)
+        .map(DeviceSegments)
+        .map_err(|e| e.to_string())
+}
 
 fn rules_of_json(text: &str) -> Result<ModelRules, String> {
     serde_json::from_str(text)
@@ -349,6 +362,7 @@ async fn run_until_drained(
         models,
         out,
         window_ms: i64::from(args.window_ms),
+        segments: Arc::new(args.segments.clone().unwrap_or_default().0),
         at_work,
         told: BTreeMap::new(),
         told_of_shadow: BTreeMap::new(),
@@ -406,6 +420,7 @@ struct Desk {
     models: Arc<Models>,
     out: mpsc::Sender<FromWorker>,
     window_ms: i64,
+    segments: Arc<BTreeMap<String, String>>,
     at_work: AtWork,
     /// Totals told last, by bundle.
     told: BTreeMap<Digest, Totals>,
@@ -429,7 +444,9 @@ impl Desk {
         match loaded {
             Ok(Loaded::Serving) => self.tell(FromWorker::Activated { bundle }).await,
             Ok(Loaded::Fresh(engine)) => {
-                let served = Served::new(*engine, self.window_ms, self.at_work.clone());
+                let segments = Arc::clone(&self.segments);
+                let at_work = self.at_work.clone();
+                let served = Served::new(*engine, self.window_ms, at_work, segments);
                 let retired = self.models.swap(Arc::new(served));
                 tracing::info!(%bundle, slot = %slot.display(), "activated");
                 self.tell(FromWorker::Activated { bundle }).await?;

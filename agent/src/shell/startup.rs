@@ -133,6 +133,7 @@ fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<Work
         socket_gid,
         clients,
         rules: settings.inference.models.clone(),
+        segments: settings.inference.segments.clone(),
         window_ms: settings.inference.window_ms,
         memory_limit_bytes: settings.inference.memory_limit_mib << 20,
         trial_timeout: worker::TRIAL_TIMEOUT,

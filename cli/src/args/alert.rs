@@ -79,6 +79,9 @@ pub enum AlertAction {
 pub struct RuleArgs {
     /// Its name: a-z, 0-9 and -
     pub name: String,
+    /// Only this segment of the family's requests, such as one camera; not with silence
+    #[arg(long, value_name = "NAME")]
+    pub segment: Option<String>,
     /// How far back telemetry counts
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub look_back: Duration,

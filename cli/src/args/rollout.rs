@@ -139,6 +139,9 @@ pub struct DriftArgs {
     /// Only this rollout's canaries and controls
     #[arg(long, value_name = "ID")]
     pub rollout: Option<String>,
+    /// Only this segment, such as one site or camera
+    #[arg(long, value_name = "NAME")]
+    pub segment: Option<String>,
     /// Also features and metrics that are quiet
     #[arg(long)]
     pub all: bool,

@@ -1,5 +1,6 @@
 //! What an operator wants to be told of.
 
+use dunlin_protocol::bundle::segments::NAME_MAX_BYTES;
 use dunlin_protocol::id::Family;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub struct Rule {
     pub name: String,
     /// What counts.
     pub when: When,
+    /// Only this segment of the family's requests counts; all if left out. Not with silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
     /// How far back telemetry counts, 60 s to 90 days.
     #[serde(default = "an_hour")]
     pub look_back_s: u64,
@@ -229,6 +233,8 @@ impl Rule {
     /// The first field that is out of its range.
     pub fn check(&self) -> Result<(), RuleError> {
         check_name(&self.name)?;
+        let segment = self.segment.as_ref().map_or(0, String::len);
+        within("segment (bytes)", segment as u64, 0, NAME_MAX_BYTES as u64)?;
         within("look_back_s", self.look_back_s, 60, LOOK_BACK_S_MAX)?;
         within("for_s", self.for_s, 0, WAIT_S_MAX)?;
         within("clear_s", self.clear_s, 0, WAIT_S_MAX)?;
@@ -251,6 +257,11 @@ impl Rule {
             When::MissingData { inferences_min, .. } => {
                 within("when.inferences_min", *inferences_min, 1, u64::MAX)
             }
+            When::Silence { .. } if self.segment.is_some() => Err(RuleError {
+                field: "segment",
+                expected: "none with silence, which is a device's".to_owned(),
+                got: self.segment.clone().unwrap_or_default(),
+            }),
             When::Silence { after_s, labels } => {
                 within("when.labels", labels.len() as u64, 0, LABELS_MAX as u64)?;
                 within("when.after_s", *after_s, 60, WAIT_S_MAX)

@@ -130,6 +130,7 @@ impl Watch {
             version: None,
             cohort: "all".to_owned(),
             devices: None,
+            segment: rule.segment.clone(),
             since_ms: Some(now_ms.saturating_sub(look_back_ms)),
             until_ms: None,
             sensitivity: Sensitivity {
@@ -137,7 +138,12 @@ impl Watch {
                 ..SENSITIVITY
             },
         };
-        let key = (family.to_string(), rule.look_back_s, margin.to_bits());
+        let key = (
+            family.to_string(),
+            rule.segment.clone(),
+            rule.look_back_s,
+            margin.to_bits(),
+        );
         let drift = match scored.entry(key) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(free) => {
@@ -153,9 +159,9 @@ impl Watch {
     }
 }
 
-/// What one look has scored: rules about the same telemetry share it. By family, look back and the
-/// margin's bits.
-type Scored = BTreeMap<(String, u64, u64), Vec<Drift>>;
+/// What one look has scored: rules about the same telemetry share it. By family, segment,
+/// look back and the margin's bits.
+type Scored = BTreeMap<(String, Option<String>, u64, u64), Vec<Drift>>;
 
 fn heard(row: &DeviceRow) -> Heard {
     Heard {

@@ -65,6 +65,7 @@ pub fn numbers(window: &Window) -> Result<(), Implausible> {
         return Err(Implausible::Span);
     }
     let requests = window.inferences.saturating_add(window.errors);
+    let requests = requests.saturating_add(window.refused);
     if requests > span_ms.saturating_mul(INFERENCES_PER_MS_MAX) {
         return Err(Implausible::Inferences);
     }
@@ -156,6 +157,8 @@ mod tests {
                 buckets: vec![0, 5],
             },
             expected_confusion_nano: None,
+            segment: None,
+            refused: 0,
         }
     }
 

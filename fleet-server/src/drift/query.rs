@@ -39,6 +39,8 @@ pub struct DriftQuery {
     pub cohort: String,
     /// Its devices; `None`: all.
     pub devices: Option<BTreeSet<DeviceId>>,
+    /// One segment; `None`: all, and what belongs to none.
+    pub segment: Option<String>,
     /// Windows that begin at or after this, in milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Windows that end at or before this, in milliseconds since 1970.
@@ -62,6 +64,13 @@ pub struct Drift {
     pub version: u64,
     /// `canary`, `control` or `all`.
     pub cohort: String,
+    /// The only segment that was added up; none: all.
+    #[serde(default)]
+    pub segment: Option<String>,
+    /// Inferences of the time asked for by segment, those of other segments than the one that was
+    /// added up too. What belongs to none is not among them.
+    #[serde(default)]
+    pub segments: BTreeMap<String, u64>,
     /// Devices with windows.
     pub devices: u64,
     /// Windows merged.
@@ -76,6 +85,9 @@ pub struct Drift {
     pub inferences: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Requests that did not fit the manifest, and were refused.
+    #[serde(default)]
+    pub refused: u64,
     /// Mean top-1 confidence, 0 to 1.
     pub confidence_mean: Option<f64>,
     /// Mean output entropy, in nats.
@@ -230,7 +242,7 @@ pub async fn drift(
                 let mut versions_bundles = bundles.iter();
                 let bundle =
                     versions_bundles.find(|b| b.family == query.family && b.version == number);
-                versions.push(Version::begin(number, bundle, blobs).await);
+                versions.push(Version::begin(number, bundle, blobs, query).await);
             }
             let Some(version) = versions.last_mut() else {
                 continue;
@@ -264,7 +276,12 @@ struct Version {
 }
 
 impl Version {
-    async fn begin(number: u64, bundle: Option<&BundleRow>, blobs: &Blobs) -> Self {
+    async fn begin(
+        number: u64,
+        bundle: Option<&BundleRow>,
+        blobs: &Blobs,
+        query: &DriftQuery,
+    ) -> Self {
         let found = match bundle {
             Some(bundle) => reference(bundle, blobs).await,
             None => Err("no bundle of this version was ever published here".to_owned()),
@@ -279,7 +296,7 @@ impl Version {
             reference,
             note,
             taken: 0,
-            pool: Pool::default(),
+            pool: Pool::of_segment(query.segment.clone()),
         }
     }
 
@@ -312,7 +329,7 @@ pub fn of_windows<'a>(
     bundle: Option<Digest>,
     reference: Option<&Reference>,
 ) -> Drift {
-    let pool = Pool::of(windows, bundle, reference);
+    let pool = Pool::of(query.segment.clone(), windows, bundle, reference);
     scores(query, version, &pool, reference, None)
 }
 

@@ -19,6 +19,9 @@ fn reference() -> Reference {
         name: "pixel".into(),
         tensor: "x".into(),
         after_steps: false,
+        categories: None,
+        statistic: None,
+        axis: None,
         index: 0,
         edges,
         counts: vec![100, 100, 100],
@@ -34,6 +37,7 @@ fn reference() -> Reference {
         confidence: output.clone(),
         entropy: output,
         calibration: None,
+        segments: None,
     };
     Reference {
         profile,
@@ -66,6 +70,8 @@ fn window(bins: [u64; 3], outputs: [u64; 2]) -> Window {
             buckets: vec![0, inferences],
         },
         expected_confusion_nano: None,
+        segment: None,
+        refused: 0,
     }
 }
 
@@ -75,6 +81,7 @@ fn query() -> DriftQuery {
         version: None,
         cohort: "all".into(),
         devices: None,
+        segment: None,
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
@@ -92,7 +99,12 @@ fn received(device: &str, window: &Window) -> ReceivedWindow {
 fn scored(windows: &[(&str, Window)]) -> Drift {
     let windows: Vec<ReceivedWindow> = windows.iter().map(|(d, w)| received(d, w)).collect();
     let reference = reference();
-    let pool = Pool::of(&windows, Some(Digest::of(b"bundle")), Some(&reference));
+    let pool = Pool::of(
+        None,
+        &windows,
+        Some(Digest::of(b"bundle")),
+        Some(&reference),
+    );
     scores(&query(), 2, &pool, Some(&reference), None)
 }
 
@@ -254,7 +266,7 @@ fn features_are_held_against_each_other() {
         window.features = vec![one([100, 100, 100]); 40];
         window.features[..odd].fill(one(bins));
         let windows = [received("a", &window)];
-        let pool = Pool::of(&windows, None, Some(&reference));
+        let pool = Pool::of(None, &windows, None, Some(&reference));
         let query = DriftQuery {
             sensitivity: Sensitivity {
                 margin: 0.0,
@@ -298,7 +310,7 @@ fn accuracy_is_estimated_where_there_is_a_calibration() {
     };
     let drift = |windows: &[Window]| {
         let windows: Vec<ReceivedWindow> = windows.iter().map(|w| received("a", w)).collect();
-        let pool = Pool::of(&windows, None, Some(&reference));
+        let pool = Pool::of(None, &windows, None, Some(&reference));
         scores(&query(), 2, &pool, Some(&reference), None)
     };
     let good = drift(&[with([1425, 75, 75, 1425]), with([1425, 75, 75, 1425])]);
@@ -320,7 +332,7 @@ fn answers_of_a_class_that_was_never_seen_are_counted() {
     let mut reference = reference();
     reference.profile.outputs.counts = vec![300, 0];
     let windows = [received("a", &window([100, 100, 100], [290, 10]))];
-    let pool = Pool::of(&windows, None, Some(&reference));
+    let pool = Pool::of(None, &windows, None, Some(&reference));
     let drift = scores(&query(), 2, &pool, Some(&reference), None);
     assert_eq!(drift.output_mix.unwrap().unseen, 10);
 }
@@ -328,7 +340,7 @@ fn answers_of_a_class_that_was_never_seen_are_counted() {
 #[test]
 fn without_a_profile_sums_are_given_and_scores_are_not() {
     let windows = [received("a", &window([1, 1, 1], [1, 2]))];
-    let pool = Pool::of(&windows, None, None);
+    let pool = Pool::of(None, &windows, None, None);
     let drift = scores(&query(), 2, &pool, None, Some("no profile".into()));
     assert_eq!(
         (drift.status, drift.inferences, drift.features.len()),
@@ -407,4 +419,41 @@ proptest! {
             prop_assert_eq!(serde_json::to_vec(&split).unwrap(), serde_json::to_vec(&whole).unwrap());
         }
     }
+}
+
+#[test]
+fn segments_are_scored_apart_and_only_those_that_are_signed() {
+    let mut reference = reference();
+    let of = |bins: [u64; 3], segment: Option<&str>| Window {
+        segment: segment.map(str::to_owned),
+        refused: 2,
+        ..window(bins, [45, 45])
+    };
+    let windows = [
+        received("a", &of([30, 30, 30], Some("north"))),
+        received("b", &of([90, 0, 0], Some("south"))),
+        received("c", &of([30, 30, 30], None)),
+        received("d", &of([0, 0, 90], Some("moon"))),
+    ];
+    let drift = |reference: &Reference, segment: Option<&str>| {
+        let query = DriftQuery {
+            segment: segment.map(str::to_owned),
+            ..query()
+        };
+        of_windows(&query, 2, &windows, None, Some(reference))
+    };
+    let undeclared = drift(&reference, None);
+    assert_eq!((undeclared.windows, undeclared.segments.len()), (1, 0));
+    reference.profile.segments = Some(dunlin_protocol::bundle::Segments {
+        key: "camera".to_owned(),
+        values: vec!["north".to_owned(), "south".to_owned()],
+    });
+    let all = drift(&reference, None);
+    assert_eq!((all.windows, all.inferences, all.refused), (3, 270, 6));
+    assert_eq!(all.left_out.values().sum::<u64>(), 1, "{:?}", all.left_out);
+    let north = drift(&reference, Some("north"));
+    assert_eq!((north.windows, north.devices, north.inferences), (1, 1, 90));
+    assert_eq!(north.segments, all.segments);
+    assert_eq!(all.segments["south"], 90);
+    assert_eq!(drift(&reference, Some("west")).windows, 0);
 }

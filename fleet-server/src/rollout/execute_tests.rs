@@ -189,6 +189,8 @@ impl World {
             profile: None,
             latency: Latency::default(),
             expected_confusion_nano: None,
+            segment: None,
+            refused: 0,
         };
         let records = vec![Record {
             time_ms: start_ms,

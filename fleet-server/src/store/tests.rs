@@ -125,6 +125,8 @@ fn window(start_ms: i64, inferences: u64) -> Window {
         profile: None,
         latency: Latency::default(),
         expected_confusion_nano: None,
+        segment: None,
+        refused: 0,
     }
 }
 

@@ -9,7 +9,9 @@ pub mod flow;
 mod golden;
 mod manifest;
 mod profile;
+pub mod segments;
 mod selection;
+mod statistic;
 pub mod step;
 
 pub use flow::{Application, ApplicationInput, Dim, Flow, TensorType};
@@ -19,7 +21,9 @@ pub use manifest::{
     Resources, TensorSpec, target_path,
 };
 pub use profile::{ClassProfile, FeatureProfile, OutputProfile, Profile, ProfileError};
+pub use segments::Segments;
 pub use selection::{HostFacts, Unfit, check_fit};
+pub use statistic::Statistic;
 pub use step::{Step, Steps};
 
 /// Largest blob a manifest may name, in bytes.

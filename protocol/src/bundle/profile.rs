@@ -1,6 +1,7 @@
 //! The frozen reference profile: bins and counts that every device's windows are compared with.
 
-use super::{DType, Flow, Manifest};
+use super::segments::{Segments, SegmentsError};
+use super::{DType, Flow, Manifest, Statistic, TensorSpec};
 use crate::calibration::{Calibration, CalibrationError};
 use crate::sketch::{Edges, SketchError};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,29 @@ pub enum ProfileError {
         /// What is wrong.
         error: SketchError,
     },
+    /// A statistic along a dimension that the tensor has not.
+    #[error(
+        "profile: feature {feature:?}: input {tensor:?} has no dimension {axis} with a place {index}"
+    )]
+    Axis {
+        /// Name of the feature.
+        feature: String,
+        /// Tensor it names.
+        tensor: String,
+        /// Dimension it names.
+        axis: usize,
+        /// Place along it.
+        index: usize,
+    },
+    /// Categories whose edges are not their places.
+    #[error("profile: feature {feature:?}: categories need the edges 0, 1, 2, …, and no statistic")]
+    Categories {
+        /// Name of the feature.
+        feature: String,
+    },
+    /// Segments that cannot be used.
+    #[error("profile: segments: {0}")]
+    Segments(#[from] SegmentsError),
     /// Not a calibration of these classes.
     #[error("profile: calibration: {0}")]
     Calibration(#[from] CalibrationError),
@@ -64,8 +88,20 @@ pub struct FeatureProfile {
     /// application sends: for images and whatever else has no element of its own to look at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_steps: bool,
-    /// Element of the tensor, row-major.
+    /// What is looked at, where it is not one element: a statistic of all of them, for images and
+    /// sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistic: Option<Statistic>,
+    /// With a statistic: only of the elements at place `index` of this dimension, such as one colour;
+    /// of all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axis: Option<usize>,
+    /// Element of the tensor, row-major; with an `axis`, the place along it; 0 with a statistic of all.
     pub index: usize,
+    /// Values that have no order, as they are written; a tensor of `BYTES` has only such. Bin n is value
+    /// n, the edges are 0, 1, 2 and so on, and what is none of them is above the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub categories: Option<Vec<String>>,
     /// Bin edges, see [`Edges`].
     pub edges: Edges,
     /// Reference rows by bin.
@@ -109,6 +145,50 @@ pub struct Profile {
     /// From scores to probabilities, where accuracy is to be estimated without labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// What is counted apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
+}
+
+impl FeatureProfile {
+    /// Whether it looks at something that the tensor has.
+    fn check(&self, tensor: Option<&TensorSpec>) -> Result<(), ProfileError> {
+        if let Some(categories) = &self.categories {
+            let steps = self.edges.as_slice().iter().zip(0_u32..);
+            if self.statistic.is_some() || !steps.into_iter().all(|(e, n)| *e == f64::from(n)) {
+                return Err(ProfileError::Categories {
+                    feature: self.name.clone(),
+                });
+            }
+            if categories.len() != self.edges.bins() {
+                return Err(ProfileError::Length {
+                    what: self.name.clone(),
+                    expected: self.edges.bins(),
+                    got: categories.len(),
+                });
+            }
+        }
+        let shape = tensor.map_or(&[][..], |t| &t.shape);
+        let elements = tensor.map_or(0, TensorSpec::elements);
+        match (self.statistic, self.axis) {
+            (Some(_), Some(axis)) if shape.get(axis).is_none_or(|n| self.index >= *n) => {
+                Err(ProfileError::Axis {
+                    feature: self.name.clone(),
+                    tensor: self.tensor.clone(),
+                    axis,
+                    index: self.index,
+                })
+            }
+            (Some(_), Some(_)) => Ok(()),
+            (Some(_), None) if elements > 0 && self.index == 0 => Ok(()),
+            (None, None) if self.index < elements => Ok(()),
+            _ => Err(ProfileError::Feature {
+                feature: self.name.clone(),
+                tensor: self.tensor.clone(),
+                index: self.index,
+            }),
+        }
+    }
 }
 
 impl Profile {
@@ -153,17 +233,10 @@ impl Profile {
             let found = if f.after_steps {
                 manifest.inputs.iter().find(|t| t.name == f.tensor)
             } else {
-                sent.filter(|t| t.dtype != DType::BYTES)
+                sent.filter(|t| t.dtype != DType::BYTES || f.categories.is_some())
                     .find(|t| t.name == f.tensor)
             };
-            let elements = found.map_or(0, super::TensorSpec::elements);
-            if f.index >= elements {
-                return Err(ProfileError::Feature {
-                    feature: f.name.clone(),
-                    tensor: f.tensor.clone(),
-                    index: f.index,
-                });
-            }
+            f.check(found)?;
             length(&f.name, f.edges.bins(), f.counts.len())?;
         }
         for (what, h) in [
@@ -174,6 +247,9 @@ impl Profile {
         }
         if let Some(calibration) = &profile.calibration {
             calibration.check(profile.outputs.classes.len())?;
+        }
+        if let Some(segments) = &profile.segments {
+            segments.check()?;
         }
         Ok(profile)
     }

@@ -87,6 +87,8 @@ impl Noise {
             profile: Some(Digest::of(b"profile")),
             latency: Latency::default(),
             expected_confusion_nano: None,
+            segment: None,
+            refused: 0,
         }))
     }
 

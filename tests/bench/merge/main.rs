@@ -32,6 +32,7 @@ fn main() -> anyhow::Result<()> {
         version: None,
         cohort: "all".to_owned(),
         devices: None,
+        segment: None,
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
@@ -83,6 +84,9 @@ fn reference() -> anyhow::Result<Reference> {
         name: format!("pixels[{index}]"),
         tensor: "pixels".to_owned(),
         after_steps: false,
+        categories: None,
+        statistic: None,
+        axis: None,
         index,
         edges: edges.clone(),
         counts: counts.clone(),
@@ -98,6 +102,7 @@ fn reference() -> anyhow::Result<Reference> {
         confidence: output.clone(),
         entropy: output,
         calibration: None,
+        segments: None,
     };
     Ok(Reference {
         profile,
@@ -147,6 +152,8 @@ fn window(at: usize, reference: &Reference, random: &mut u64) -> anyhow::Result<
             buckets: vec![0, inferences],
         },
         expected_confusion_nano: None,
+        segment: None,
+        refused: 0,
     };
     Ok(ReceivedWindow {
         device: format!("dev-{:04}", at % 500).parse()?,

@@ -18,11 +18,16 @@ const CONSTANT_MIN: u64 = 30;
 /// ln 10⁻⁹: how unlikely it must be that the reference gave all values of a window in one bin.
 const CONSTANT_LN: f64 = -20.7;
 
+const UNDECLARED: &str = "a segment that the reference profile does not name";
 const MISFIT: &str = "other bins than the reference profile's";
 
 /// The sums.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Pool {
+    /// The only segment that is added up.
+    pub(super) segment: Option<String>,
+    /// Inferences by segment.
+    pub(super) segments: BTreeMap<String, u64>,
     pub(super) devices: BTreeSet<DeviceId>,
     pub(super) windows: u64,
     pub(super) left_out: BTreeMap<String, u64>,
@@ -30,6 +35,7 @@ pub(super) struct Pool {
     pub(super) until_ms: Option<i64>,
     pub(super) inferences: u64,
     pub(super) errors: u64,
+    pub(super) refused: u64,
     pub(super) confidence_sum_micro: u128,
     pub(super) entropy_sum_micro: u128,
     pub(super) latency: Latency,
@@ -66,13 +72,22 @@ enum Soundness {
 }
 
 impl Pool {
+    /// Nothing yet; of this segment alone, if there is one.
+    pub(super) fn of_segment(segment: Option<String>) -> Self {
+        Self {
+            segment,
+            ..Self::default()
+        }
+    }
+
     /// Adds up the windows of a version that `bundle` computed.
     pub(super) fn of<'a>(
+        segment: Option<String>,
         windows: impl IntoIterator<Item = &'a ReceivedWindow>,
         bundle: Option<Digest>,
         reference: Option<&Reference>,
     ) -> Self {
-        let mut pool = Self::default();
+        let mut pool = Self::of_segment(segment);
         for received in windows {
             pool.take(received, bundle, reference);
         }
@@ -98,6 +113,18 @@ impl Pool {
             .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
         if let Err(why) = checked {
             return self.leave_out(&why.to_string());
+        }
+        if let Some(segment) = &window.segment {
+            // Without a profile nobody says which there may be.
+            let declared = reference.and_then(|r| r.profile.segments.as_ref());
+            if !declared.is_some_and(|declared| declared.has(segment)) {
+                return self.leave_out(UNDECLARED);
+            }
+            let inferences = self.segments.entry(segment.clone()).or_default();
+            *inferences = inferences.saturating_add(window.inferences);
+        }
+        if self.segment.is_some() && self.segment != window.segment {
+            return;
         }
         if !self.devices.contains(&received.device) {
             self.devices.insert(received.device.clone());
@@ -125,6 +152,7 @@ impl Pool {
         self.until_ms = self.until_ms.max(Some(window.end_ms));
         self.inferences = self.inferences.saturating_add(window.inferences);
         self.errors = self.errors.saturating_add(window.errors);
+        self.refused = self.refused.saturating_add(window.refused);
         self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
         self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
         if self.latency.merge(&window.latency).is_err() {

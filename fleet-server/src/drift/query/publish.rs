@@ -30,6 +30,8 @@ pub(super) fn scores(
         family: query.family.to_string(),
         version,
         cohort: query.cohort.clone(),
+        segment: pool.segment.clone(),
+        segments: pool.segments.clone(),
         devices: pool.devices.len() as u64,
         windows: pool.windows,
         left_out: pool.left_out.clone(),
@@ -37,6 +39,7 @@ pub(super) fn scores(
         until_ms: pool.until_ms,
         inferences: pool.inferences,
         errors: pool.errors,
+        refused: pool.refused,
         confidence_mean: mean(pool.confidence_sum_micro, pool.inferences),
         entropy_mean: mean(pool.entropy_sum_micro, pool.inferences),
         latency: LatencyQuantiles {
@@ -79,7 +82,12 @@ fn score(drift: &mut Drift, whole: Sensitivity, profile: &Profile, counts: &Scor
     let pairs = profile.features.iter().zip(&counts.features);
     let features: Vec<Compared<'_>> = pairs
         .map(|(reference, column)| {
-            Compared::new(&reference.name, &reference.edges, &reference.counts, column)
+            let (name, edges, counts) = (&reference.name, &reference.edges, &reference.counts);
+            if reference.categories.is_some() {
+                Compared::of_categories(name, edges, counts, column)
+            } else {
+                Compared::new(name, edges, counts, column)
+            }
         })
         .collect();
     // Features that nothing can be said about take no part.
@@ -165,6 +173,7 @@ struct Compared<'a> {
     name: &'a str,
     edges: &'a Edges,
     reference: &'a [u64],
+    is_ordered: bool,
     column: &'a Column,
     grouped: Option<Comparison>,
     p_value: Option<f64>,
@@ -172,12 +181,43 @@ struct Compared<'a> {
 
 impl<'a> Compared<'a> {
     fn new(name: &'a str, edges: &'a Edges, reference: &'a [u64], column: &'a Column) -> Self {
-        let (groups, grouped) = group(reference, &column.sound.with_tails());
+        let groups = group(reference, &column.sound.with_tails());
+        Self::grouped(name, edges, reference, column, groups)
+    }
+
+    /// Bins that have no order; what the reference has not seen is one of them.
+    fn of_categories(
+        name: &'a str,
+        edges: &'a Edges,
+        reference: &'a [u64],
+        column: &'a Column,
+    ) -> Self {
+        let sound = &column.sound;
+        let unseen = sound.under.saturating_add(sound.over);
+        let with_unseen = |counts: &[u64], n| counts.iter().copied().chain([n]).collect::<Vec<_>>();
+        let groups = pool_rare(
+            &with_unseen(reference, 0),
+            &with_unseen(&sound.counts, unseen),
+        );
+        Self {
+            is_ordered: false,
+            ..Self::grouped(name, edges, reference, column, groups)
+        }
+    }
+
+    fn grouped(
+        name: &'a str,
+        edges: &'a Edges,
+        reference: &'a [u64],
+        column: &'a Column,
+        (groups, grouped): (Vec<u64>, Vec<u64>),
+    ) -> Self {
         let grouped = Comparison::new(&groups, &grouped).ok();
         Self {
             name,
             edges,
             reference,
+            is_ordered: true,
             column,
             p_value: grouped.as_ref().and_then(Comparison::psi_p_value),
             grouped,
@@ -191,6 +231,7 @@ impl<'a> Compared<'a> {
         };
         let sound = &self.column.sound;
         let ordered = OrderedComparison::new(self.edges, &reference, sound).ok();
+        let ordered = ordered.filter(|_| self.is_ordered);
         let unit = std_of_middles(self.edges, self.reference);
         HistogramScore {
             name: self.name.to_owned(),
