@@ -264,7 +264,7 @@ impl Inputs {
             socket_group: from.text("inference.socket_group"),
             clients: from.lists("inference.clients"),
             models: inference::read_models(from),
-            segments: inference::read_segments(from),
+            segments: inference::texts_by_key(from, "inference.segments"),
             window_ms: from.number("inference.window_ms", 60_000),
             memory_limit_mib: from.number("inference.memory_limit_mib", 512),
             max_mib: from.number("telemetry.max_mib", 64),
@@ -305,7 +305,7 @@ impl Inputs {
                 socket_group: self.socket_group,
                 clients: check.clients(self.clients),
                 models: check.models(self.models),
-                segments: check.segments(self.segments),
+                segments: check.texts("inference.segments", self.segments),
                 window_ms: check.range("inference.window_ms", self.window_ms, 100, 86_400_000),
                 memory_limit_mib: check.range(
                     "inference.memory_limit_mib",

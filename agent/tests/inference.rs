@@ -560,7 +560,16 @@ async fn a_wrong_request_is_explained_and_is_not_the_models_fault() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{body}");
 
     let (windows, progress) = worker.drain().await;
-    assert_eq!((windows, progress), (vec![], vec![]), "nothing was counted");
+    assert_eq!(progress, [], "nothing counts against the bundle");
+    let counted: Vec<_> = windows
+        .iter()
+        .map(|w| (w.inferences, w.errors, w.refused))
+        .collect();
+    assert_eq!(
+        counted,
+        [(0, 0, 2)],
+        "what did not fit the manifest is told"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,6 +161,17 @@ pub enum BundleAction {
     /// helps, packing refuses and names the operator, its node and what was tried (docs/models.md).
     #[command(after_help = "Example:\n  dunlin bundle pack tests/models/digits/v1 --out packed")]
     Pack(PackArgs),
+    /// Make the reference profile that devices are compared with, from rows of data
+    ///
+    /// Runs the model over the rows with the device's own engine, and freezes bins and counts of
+    /// inputs, classes, confidence and entropy. Small tensors are looked at element by element, images
+    /// and sound by statistics (mean, contrast, sharpness, loudness), texts by category. Use rows that
+    /// the model was not trained on, a few thousand or more.
+    #[command(after_help = "\
+Examples:
+  dunlin bundle profile model --data reference.csv --label species -o model/profile.json
+  dunlin bundle profile model --data images/ --segment-key camera --segment north --segment south")]
+    Profile(crate::profile::ProfileArgs),
     /// List bundles in new targets metadata and sign it, or add a signature to it
     ///
     /// Builds on the newest targets metadata that the server has (or --targets FILE), after checking

@@ -23,6 +23,7 @@ pub async fn run(args: &BundleArgs) -> Result<Exit, Failure> {
     let shared = &args.shared;
     match &args.action {
         BundleAction::Pack(pack) => run_pack(pack, shared.json),
+        BundleAction::Profile(profile) => crate::profile::run(profile, shared.json),
         BundleAction::Sign(sign) => crate::sign::command::run(sign, shared).await,
         BundleAction::Publish {
             bundles,

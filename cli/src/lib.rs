@@ -23,6 +23,7 @@ pub mod files;
 pub mod keys;
 pub mod pack;
 pub mod patch;
+mod profile;
 pub mod publish;
 pub mod rollout;
 pub mod sign;

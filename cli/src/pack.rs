@@ -362,7 +362,7 @@ pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, Examined
     if occupied {
         return Err(PackError::OutExists(out.to_owned()));
     }
-    let draft = draft(request)?;
+    let draft = draft(request, true)?;
     let manifest_bytes = draft.manifest.to_bytes()?;
     let examined = trial(&draft, &manifest_bytes)?;
     let target = TargetEntry::of(draft.manifest.target_path(), &manifest_bytes, &draft.custom);
@@ -408,7 +408,17 @@ pub fn pack(request: &PackRequest, out: &Path) -> Result<(PackedBundle, Examined
     Ok((bundle, examined))
 }
 
-fn draft(request: &PackRequest) -> Result<Draft, PackError> {
+/// Stages a spec in a folder as a device would have it, without a profile.
+///
+/// # Errors
+/// Spec, golden cases or model do not fit together.
+pub(crate) fn staged(spec: &Path) -> Result<tempfile::TempDir, PackError> {
+    let draft = draft(&PackRequest::new(spec), false)?;
+    stage(&draft, &draft.manifest.to_bytes()?)
+}
+
+/// `with_profile`: with the one that the request or else the spec names.
+fn draft(request: &PackRequest, with_profile: bool) -> Result<Draft, PackError> {
     let spec_path = match request.spec.is_dir() {
         true => request.spec.join("bundle.toml"),
         false => request.spec.clone(),
@@ -430,6 +440,7 @@ fn draft(request: &PackRequest) -> Result<Draft, PackError> {
         (None, Some(file)) => Some(folder.join(file)),
         (None, None) => None,
     };
+    let profile_path = profile_path.filter(|_| with_profile);
     let card_path = spec.card.as_ref().map(|path| folder.join(path));
     let documents = [
         ("golden.json", Some(&golden_path)),
@@ -540,8 +551,8 @@ fn check_documents(
     Ok(())
 }
 
-/// Runs the golden cases as the device's worker will, over the same files in the same layout.
-fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<Examined, PackError> {
+/// The files in the layout that a device has them in.
+fn stage(draft: &Draft, manifest_bytes: &[u8]) -> Result<tempfile::TempDir, PackError> {
     let slot = tempfile::tempdir().map_err(|error| FileError::Io {
         action: "cannot make",
         path: std::env::temp_dir(),
@@ -551,6 +562,12 @@ fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<Examined, PackError> {
     for part in &draft.parts {
         files::write_whole(&slot.path().join(part.name), &part.bytes)?;
     }
+    Ok(slot)
+}
+
+/// Runs the golden cases as the device's worker will, over the same files.
+fn trial(draft: &Draft, manifest_bytes: &[u8]) -> Result<Examined, PackError> {
+    let slot = stage(draft, manifest_bytes)?;
     let path = slot.path().to_owned();
     let refused = |code: &str, detail: &str| PackError::Trial {
         model: draft.model_path.clone(),

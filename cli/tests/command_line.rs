@@ -129,3 +129,68 @@ fn a_model_is_packed_from_the_command_line() {
         "{shown}"
     );
 }
+
+#[test]
+fn a_profile_is_made_from_rows_and_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/digits/v2");
+    let golden = std::fs::read(spec.join("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    // "validation row 3, a 7"
+    let rows = cases.iter().cycle().take(120).map(|case| {
+        let name = case["name"].as_str().unwrap();
+        let digit = name.rsplit(' ').next().unwrap();
+        let row = serde_json::json!({"inputs": case["inputs"], "label": digit});
+        format!("{row}\n")
+    });
+    let data = folder.path().join("rows.jsonl");
+    std::fs::write(&data, rows.collect::<String>()).unwrap();
+    let (profile, out) = (
+        folder.path().join("profile.json"),
+        folder.path().join("packed"),
+    );
+    let [spec, data, profile, out] =
+        [&spec, &data, &profile, &out].map(|path| path.to_str().unwrap());
+    let made = dunlin(&[
+        "bundle",
+        "profile",
+        spec,
+        "--data",
+        data,
+        "-o",
+        profile,
+        "--segment-key",
+        "camera",
+        "--segment",
+        "north",
+        "--json",
+    ]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(
+        (&said["rows"], &said["features"]),
+        (&120.into(), &64.into())
+    );
+    assert_eq!(said["calibration"]["rows"], 120);
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(profile).unwrap()).unwrap();
+    assert_eq!(written["segments"]["values"], serde_json::json!(["north"]));
+    let mix: u64 = written["outputs"]["counts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
+    assert_eq!(mix, 120);
+    let packed = dunlin(&["bundle", "pack", spec, "--profile", profile, "--out", out]);
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+
+    std::fs::write(data, "{\"inputs\":{\"pixels\":[1,2]}}\n").unwrap();
+    let refused = dunlin(&["bundle", "profile", spec, "--data", data, "-o", profile]);
+    let problem = text(&refused.stderr);
+    assert!(
+        problem.contains("rows.jsonl:1:") && problem.contains("[1, 64]"),
+        "{problem}"
+    );
+}

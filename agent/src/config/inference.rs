@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use toml::Value;
 
-/// Most segments a device is said to be in.
-const SEGMENTS_MAX: usize = 32;
+/// Most texts by key.
+const TEXTS_MAX: usize = 32;
 /// Longest path of a Unix socket, in bytes (`sun_path` less its final zero).
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 
@@ -93,8 +93,7 @@ pub(super) fn read_models(from: &mut Reader) -> Vec<ModelInputs> {
     all
 }
 
-pub(super) fn read_segments(from: &mut Reader) -> Vec<(String, String)> {
-    let key = "inference.segments";
+pub(super) fn texts_by_key(from: &mut Reader, key: &str) -> Vec<(String, String)> {
     let table = match from.take(key) {
         None => return Vec::new(),
         Some(Value::Table(table)) => table,
@@ -224,14 +223,13 @@ impl Check<'_> {
         rules
     }
 
-    pub(super) fn segments(&mut self, all: Vec<(String, String)>) -> BTreeMap<String, String> {
-        let key = "inference.segments";
-        if all.len() > SEGMENTS_MAX {
-            self.wrong(
-                key,
-                format!("at most {SEGMENTS_MAX}"),
-                all.len().to_string(),
-            );
+    pub(super) fn texts(
+        &mut self,
+        key: &str,
+        all: Vec<(String, String)>,
+    ) -> BTreeMap<String, String> {
+        if all.len() > TEXTS_MAX {
+            self.wrong(key, format!("at most {TEXTS_MAX}"), all.len().to_string());
         }
         for (name, value) in &all {
             let lengths = 1..=NAME_MAX_BYTES;

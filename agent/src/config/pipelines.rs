@@ -22,6 +22,7 @@ pub(super) struct Inputs {
     queue: i64,
     timeout_ms: i64,
     after: String,
+    parameters: Vec<(String, String)>,
     credentials: Option<String>,
 }
 
@@ -62,6 +63,7 @@ pub(super) fn read(from: &mut Reader) -> Vec<Inputs> {
                 i64::try_from(TIMEOUT_DEFAULT_MS).unwrap_or(i64::MAX),
             ),
             after: one.text("after").unwrap_or_else(|| "move".to_owned()),
+            parameters: super::inference::texts_by_key(&mut one, "parameters"),
             credentials: one.text("credentials"),
         });
         for (name, value) in std::mem::take(&mut one.table) {
@@ -158,6 +160,7 @@ impl Inputs {
             queue: usize::try_from(queue).unwrap_or(QUEUE_MAX),
             timeout_ms,
             after: after?,
+            parameters: check.texts("parameters", self.parameters),
             credentials,
         })
     }

@@ -232,3 +232,42 @@ fn a_pipeline_is_four_lines_and_each_wrong_one_is_named() {
         "{text}"
     );
 }
+
+#[test]
+fn segments_and_parameters_are_texts_by_key() {
+    let settings = parse(
+        r#"
+        [inference.segments]
+        site = "quay-4"
+        [[pipelines]]
+        source = "folder:/in"
+        model = "digits"
+        sink = "file:/out"
+        parameters = { camera = "north" }
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.inference.segments["site"], "quay-4");
+    assert_eq!(settings.pipelines[0].parameters["camera"], "north");
+    let errors = parse(
+        r#"
+        [inference.segments]
+        site = 4
+        shift = ""
+        [[pipelines]]
+        source = "folder:/in"
+        model = "digits"
+        sink = "file:/out"
+        parameters = "north"
+        "#,
+    )
+    .unwrap_err();
+    let mut keys: Vec<_> = errors.errors.iter().map(|e| e.key.as_str()).collect();
+    keys.sort_unstable();
+    let expected = [
+        "inference.segments",
+        "inference.segments.site",
+        "pipelines[0].parameters",
+    ];
+    assert_eq!(keys, expected);
+}

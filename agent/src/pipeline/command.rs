@@ -222,6 +222,9 @@ pub struct PipeArgs {
     /// File with the broker's user (first line) and password (second line).
     #[arg(long)]
     credentials: Option<PathBuf>,
+    /// Parameter of every request that does not say otherwise, such as its segment (repeatable)
+    #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = key_value)]
+    parameters: Vec<(String, String)>,
     /// The inference API's socket; the configuration's otherwise.
     #[arg(long)]
     socket: Option<PathBuf>,
@@ -257,6 +260,7 @@ impl PipeArgs {
             queue: usize::try_from(self.queue).unwrap_or(QUEUE_MAX),
             timeout_ms: self.timeout_ms,
             after: self.after,
+            parameters: self.parameters.into_iter().collect(),
             credentials: self.credentials,
         }
     }
@@ -330,6 +334,13 @@ fn in_words(counts: &Counts) -> String {
         }
     }
     text
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("expected KEY=VALUE, got {text:?}")),
+    }
 }
 
 /// What the supervisor's child is told of these settings.

@@ -7,10 +7,11 @@ mod csv;
 #[cfg(test)]
 mod tests;
 
-pub use csv::{Header, header};
+pub use csv::{Header, fields, header};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Longest id that the inference API takes, in bytes.
 const ID_MAX_BYTES: usize = 256;
@@ -87,6 +88,38 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Length of the JSON if binary data follows it.
     pub json_bytes: Option<usize>,
+}
+
+impl Request {
+    /// With parameters that hold for all records, where a record does not say otherwise.
+    #[must_use]
+    pub fn with_parameters(mut self, parameters: &BTreeMap<String, String>) -> Self {
+        if parameters.is_empty() {
+            return self;
+        }
+        let end = self.json_bytes.unwrap_or(self.body.len());
+        let head = self.body.get(..end).unwrap_or_default();
+        let Ok(Value::Object(mut whole)) = serde_json::from_slice(head) else {
+            return self;
+        };
+        let given = whole
+            .entry("parameters")
+            .or_insert_with(|| Value::Object(Map::new()));
+        // What is no object is refused by the model, with its reason.
+        if let Value::Object(given) = given {
+            for (name, value) in parameters {
+                let text = || Value::String(value.clone());
+                given.entry(name.clone()).or_insert_with(text);
+            }
+        }
+        let head = Value::Object(whole).to_string().into_bytes();
+        let json_bytes = self.json_bytes.map(|_| head.len());
+        let mut body = head;
+        body.extend_from_slice(self.body.get(end..).unwrap_or_default());
+        self.body = body;
+        self.json_bytes = json_bytes;
+        self
+    }
 }
 
 /// Why a payload is no record of this model.

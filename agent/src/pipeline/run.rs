@@ -7,6 +7,7 @@ use super::settings::PipelineSettings;
 use super::sink::{Output, SYNC_EVERY};
 use super::source;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,7 @@ pub async fn run(
             Duration::from_millis(settings.timeout_ms),
         ),
         metadata: None,
+        parameters: settings.parameters.clone(),
         output: Output::new(&settings, &environment),
         feed: Arc::clone(&feed),
     };
@@ -94,6 +96,7 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 struct Work {
     client: Client,
     metadata: Option<Arc<Metadata>>,
+    parameters: BTreeMap<String, String>,
     output: Output,
     feed: Arc<Feed>,
 }
@@ -140,7 +143,7 @@ impl Work {
                 &metadata,
             );
             let request = match made {
-                Ok(request) => request,
+                Ok(request) => request.with_parameters(&self.parameters),
                 Err(e) => {
                     if self.has_changed(&metadata).await {
                         continue;

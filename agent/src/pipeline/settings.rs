@@ -4,6 +4,7 @@ use super::place::{Sink, Source};
 use super::queue::WhenFull;
 use super::record::Format;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Most pipelines of a device.
@@ -64,6 +65,8 @@ pub struct PipelineSettings {
     pub timeout_ms: u64,
     /// What becomes of files.
     pub after: After,
+    /// Parameters of every request that does not say otherwise, such as the segment it belongs to.
+    pub parameters: BTreeMap<String, String>,
     /// File with the broker's user (first line) and password (second line).
     pub credentials: Option<PathBuf>,
 }

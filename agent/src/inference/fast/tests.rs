@@ -28,7 +28,7 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
 
 /// Runs a model as tract would and as we do, with each instruction set; `fused` is the number of our
 /// operators in it.
-fn compare(model: TypedModel, inputs: &[Tensor], fused: usize) {
+fn compare(model: TypedModel, inputs: &[Tensor], fused: std::ops::RangeInclusive<usize>) {
     let run = |model: TypedModel| {
         let inputs = inputs.iter().map(|i| i.clone().into_tvalue()).collect();
         model.into_runnable().unwrap().run(inputs).unwrap()
@@ -38,7 +38,7 @@ fn compare(model: TypedModel, inputs: &[Tensor], fused: usize) {
         let ours = narrow::with(set, || {
             let ours = optimised(model.clone()).unwrap();
             let found = ours.nodes().iter().filter(|n| n.op_is::<Fused>()).count();
-            assert_eq!(found, fused, "{ours}");
+            assert!(fused.contains(&found), "{found} of {fused:?}: {ours}");
             run(ours)
         });
         assert_eq!(ours.len(), theirs.len());
@@ -117,6 +117,14 @@ impl Case {
         )
     }
 
+    /// How many of our operators it becomes. Of a stride over a single tap tract makes a choice of places
+    /// and a product; with one channel that is no product worth an operator.
+    fn fused(&self) -> std::ops::RangeInclusive<usize> {
+        let downsampled = (0..2).any(|side| self.strides[side] > 1);
+        let least = usize::from(!(downsampled && self.channels.0 == 1));
+        least..=1
+    }
+
     /// Whether the kernel fits into the image with its borders.
     fn fits(&self) -> bool {
         (0..2).all(|side| {
@@ -189,7 +197,7 @@ proptest! {
         let mut model = TypedModel::default();
         let out = case.wire(&mut model);
         model.select_output_outlets(&[out]).unwrap();
-        compare(model, &[case.image()], 1);
+        compare(model, &[case.image()], case.fused());
     }
 
     #[test]
@@ -199,7 +207,7 @@ proptest! {
         let mut model = TypedModel::default();
         let out = case.wire(&mut model);
         model.select_output_outlets(&[out]).unwrap();
-        compare(model, &[case.image()], 1);
+        compare(model, &[case.image()], case.fused());
     }
 
     #[test]
@@ -216,7 +224,7 @@ proptest! {
         // Two sources and what does all the rest; and what a stride over a single tap makes tract do.
         let downsampled = (0..2).any(|s| case.strides[s] > 1);
         prop_assert!(downsampled || nodes <= 5, "{nodes}");
-        compare(model, &[case.image(), other], 1);
+        compare(model, &[case.image(), other], case.fused());
     }
 
     #[test]
@@ -233,7 +241,7 @@ proptest! {
         let zero = constant(&mut model, "zero", zero);
         let out = model.wire_node("relu", max(), &[out, zero]).unwrap()[0];
         model.select_output_outlets(&[out]).unwrap();
-        compare(model, &[numbers(seed + 2, &[channels, places])], 1);
+        compare(model, &[numbers(seed + 2, &[channels, places])], 1..=1);
     }
 
     #[test]
@@ -257,7 +265,7 @@ proptest! {
         let bias = constant(&mut model, "bias", numbers(seed + 1, &[1, columns]));
         let out = model.wire_node("sum", sub(), &[product, bias]).unwrap()[0];
         model.select_output_outlets(&[out]).unwrap();
-        compare(model, &[numbers(seed + 2, &[rows, inner])], 1);
+        compare(model, &[numbers(seed + 2, &[rows, inner])], 1..=1);
     }
 }
 
@@ -280,7 +288,7 @@ fn what_others_read_as_well_stays() {
     let zero = constant(&mut model, "zero", one(0.0));
     let relu = model.wire_node("relu", max(), &[out, zero]).unwrap()[0];
     model.select_output_outlets(&[out, relu]).unwrap();
-    compare(model, &[case.image()], 1);
+    compare(model, &[case.image()], case.fused());
 }
 
 /// A graph that computes `x · factor + x`, for the sides of an `If`.
@@ -332,5 +340,5 @@ fn not_a_number_stays_so() {
         .unwrap()[0];
     model.select_output_outlets(&[out]).unwrap();
     let given = Tensor::from_shape(&[1, 4], &[1.0, f32::NAN, 0.0, 0.0]).unwrap();
-    compare(model, &[given], 1);
+    compare(model, &[given], 1..=1);
 }

@@ -105,7 +105,11 @@ fn number(field: &str) -> Option<Number> {
     field.parse::<f64>().ok().and_then(Number::from_f64)
 }
 
-fn fields(line: &[u8]) -> Result<Vec<String>, RecordError> {
+/// The fields of a line, quotes taken off.
+///
+/// # Errors
+/// It is no line of CSV.
+pub fn fields(line: &[u8]) -> Result<Vec<String>, RecordError> {
     let wrong = |got: &str| RecordError::Payload {
         expected: "a line of CSV".to_owned(),
         got: got.to_owned(),

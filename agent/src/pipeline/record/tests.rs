@@ -214,3 +214,34 @@ proptest! {
         prop_assert_eq!(&made["inputs"][0]["data"], &json!(fields));
     }
 }
+
+#[test]
+fn parameters_are_added_where_a_record_does_not_say_otherwise() {
+    let all = BTreeMap::from([
+        ("camera".to_owned(), "north".to_owned()),
+        ("shift".to_owned(), "early".to_owned()),
+    ]);
+    let binary = Request {
+        body: b"{\"id\":\"a\",\"parameters\":{\"shift\":2}}\x00\xff".to_vec(),
+        json_bytes: Some(35),
+    };
+    let with = binary.clone().with_parameters(&all);
+    let end = with.json_bytes.unwrap();
+    let head: Value = serde_json::from_slice(&with.body[..end]).unwrap();
+    assert_eq!(
+        head["parameters"],
+        serde_json::json!({"camera": "north", "shift": 2})
+    );
+    assert_eq!(with.body[end..], [0, 0xff]);
+    assert_eq!(binary.clone().with_parameters(&BTreeMap::new()), binary);
+    let plain = Request {
+        body: b"{}".to_vec(),
+        json_bytes: None,
+    };
+    let with = plain.with_parameters(&all);
+    let whole: Value = serde_json::from_slice(&with.body).unwrap();
+    assert_eq!(
+        (&whole["parameters"]["shift"], with.json_bytes),
+        (&"early".into(), None)
+    );
+}
