@@ -7,6 +7,8 @@
 mod device;
 #[path = "kill/server.rs"]
 mod server;
+#[path = "kill/soak.rs"]
+mod soak;
 
 use device::{Device, Kills};
 use dunlin::demo::stream::{Stream, feed};

@@ -3,6 +3,7 @@
 //! [`fleet::Fleet`] boots broker, server and agents in one process (each agent's worker is a
 //! process of its own, as always), waits for conditions and never for a time.
 
+pub mod chaos;
 pub mod fleet;
 pub mod golden;
 pub mod http;

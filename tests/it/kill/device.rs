@@ -154,7 +154,7 @@ impl Device {
         *self.kills.by_phase.entry(phase).or_default() += 1;
     }
 
-    async fn kill_supervisor(&mut self) {
+    pub(crate) async fn kill_supervisor(&mut self) {
         self.note_phase();
         let mut agent = self.agent.take().unwrap();
         agent.kill().await.unwrap();
@@ -164,7 +164,7 @@ impl Device {
     }
 
     /// The serving worker or the process of a trial, whichever is there.
-    async fn kill_worker(&mut self, random: &mut Random) {
+    pub(crate) async fn kill_worker(&mut self, random: &mut Random) {
         let supervisor = self.agent.as_ref().unwrap().pid();
         let child = eventually("a worker", async || {
             let children = children_of(supervisor);
