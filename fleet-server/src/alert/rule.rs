@@ -1,6 +1,6 @@
 //! What an operator wants to be told of.
 
-use dunlin_protocol::bundle::segments::NAME_MAX_BYTES;
+use dunlin_protocol::bundle::segments::{NAME_MAX_BYTES, is_name};
 use dunlin_protocol::id::Family;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -233,8 +233,13 @@ impl Rule {
     /// The first field that is out of its range.
     pub fn check(&self) -> Result<(), RuleError> {
         check_name(&self.name)?;
-        let segment = self.segment.as_ref().map_or(0, String::len);
-        within("segment (bytes)", segment as u64, 0, NAME_MAX_BYTES as u64)?;
+        if let Some(segment) = self.segment.as_ref().filter(|s| !is_name(s)) {
+            return Err(RuleError {
+                field: "segment",
+                expected: format!("1 to {NAME_MAX_BYTES} bytes of a-z, A-Z, 0-9, _, - and ."),
+                got: format!("{segment:?}"),
+            });
+        }
         within("look_back_s", self.look_back_s, 60, LOOK_BACK_S_MAX)?;
         within("for_s", self.for_s, 0, WAIT_S_MAX)?;
         within("clear_s", self.clear_s, 0, WAIT_S_MAX)?;

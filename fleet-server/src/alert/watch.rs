@@ -298,5 +298,9 @@ fn links(rule: &Rule, now_ms: i64) -> Value {
     };
     let look_back_ms = i64::try_from(rule.look_back_s).unwrap_or(i64::MAX / 1000) * 1000;
     let since_ms = now_ms.saturating_sub(look_back_ms);
-    json!({"drift": format!("/api/v1/drift?family={family}&since_ms={since_ms}&until_ms={now_ms}")})
+    // A rule's segment needs no escaping: it was checked to be a plain name.
+    let segment = rule.segment.as_ref();
+    let segment = segment.map_or_else(String::new, |s| format!("&segment={s}"));
+    let time = format!("since_ms={since_ms}&until_ms={now_ms}");
+    json!({"drift": format!("/api/v1/drift?family={family}{segment}&{time}")})
 }

@@ -36,7 +36,9 @@ pub struct Segments {
     pub values: Vec<String>,
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text may be a key or a value.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
     (1..=NAME_MAX_BYTES).contains(&text.len()) && text.bytes().all(allowed)
 }
