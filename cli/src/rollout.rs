@@ -13,6 +13,7 @@ use dunlin_server::drift::gate::{Decision, Verdict};
 use dunlin_server::rollout::model::{PauseReason, RolloutState, StopReason};
 use dunlin_server::rollout::policy::{Policy, REST, Stage, StageSize};
 use dunlin_server::rollout::report::StageReport;
+use dunlin_server::rollout::shadowed::Shadowed;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -360,9 +361,40 @@ pub fn show(rollout: &RolloutView) -> String {
             text.push_str(&format!("- {}\n", reason.sentence));
         }
     }
+    if let Some(shadow) = &rollout.shadow {
+        text.push_str(&shadow_text(shadow));
+    }
     for (stage, verdict) in verdicts(rollout) {
         text.push('\n');
         text.push_str(&verdict_text(&stage, &verdict));
+    }
+    text
+}
+
+/// Evidence of an e-value of 20 is that of a p-value of .05.
+const EVIDENCE: f64 = 20.0;
+
+fn shadow_text(shadow: &Shadowed) -> String {
+    let mut text = format!(
+        "\nin the shadow: {} of {} answers agree on {} devices; {} failed, {} passed over; {} µs against {} µs\n",
+        shadow.agreed,
+        shadow.compared,
+        shadow.devices,
+        shadow.failed,
+        shadow.passed_over,
+        shadow.latency_us,
+        shadow.serving_latency_us,
+    );
+    if shadow.won + shadow.lost > 0 {
+        let says = match shadow {
+            s if s.inferior_e >= EVIDENCE => "it is worse",
+            s if s.differ_e >= EVIDENCE && s.won > s.lost => "it is better",
+            _ => "not enough to say which is better",
+        };
+        text.push_str(&format!(
+            "labelled: {} won, {} lost: {says} (e-values: differ {:.1}, inferior {:.1})\n",
+            shadow.won, shadow.lost, shadow.differ_e, shadow.inferior_e
+        ));
     }
     text
 }

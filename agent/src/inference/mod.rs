@@ -15,6 +15,7 @@ pub mod graph;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod listen;
+mod loading;
 pub mod mend;
 mod ml;
 mod models;

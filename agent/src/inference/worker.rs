@@ -4,9 +4,9 @@ use super::at_work::AtWork;
 use super::confine::{
     ConfineError, Confinement, Enforced, Needs, confine, offer_to_oom_killer, seal,
 };
-use super::engine::{Engine, load_manifest};
 use super::golden::trial;
 use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
+use super::loading::{Loaded, beside_requests, load};
 use super::models::{Models, Served};
 use super::observe::Totals;
 use super::serve::{Api, Limits};
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -41,8 +41,6 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stack of threads that load and run models, in a trial and in service alike. Stacks count towards
 /// the memory limit.
 const STACK_BYTES: usize = 2 << 20;
-/// How far a load stands back behind requests.
-const LOADING_NICE: i32 = 19;
 /// Stack of the two threads at the pipe.
 const PIPE_STACK_BYTES: usize = 256 << 10;
 
@@ -531,16 +529,14 @@ impl Desk {
     /// Goes on telling windows and progress until a load is done.
     async fn while_loading(
         &mut self,
-        mut loading: oneshot::Receiver<Result<Loaded, String>>,
+        mut loading: mpsc::Receiver<Result<Loaded, String>>,
     ) -> Result<Result<Loaded, String>, WorkerError> {
         let mut tick = interval(TICK_MAX);
         loop {
             tokio::select! {
-                loaded = &mut loading => {
-                    return Ok(match loaded {
-                        Ok(loaded) => loaded,
-                        Err(_) => Err("loading failed: its thread ended".to_owned()),
-                    });
+                loaded = loading.recv() => {
+                    let ended = || Err("loading failed: its thread ended".to_owned());
+                    return Ok(loaded.unwrap_or_else(ended));
                 }
                 _ = tick.tick() => {
                     self.send_windows(false).await?;
@@ -637,48 +633,4 @@ async fn retire(old: Arc<Served>, out: mpsc::Sender<FromWorker>) -> Result<(), W
         tell(&out, FromWorker::Window(Box::new(window))).await?;
     }
     tell(&out, progress(old.bundle(), old.totals())).await
-}
-
-/// Loads in a thread of its own, behind whatever answers requests: they are to notice a swap as little
-/// as may be. On an idle machine it takes no longer for that.
-fn beside_requests(
-    work: impl FnOnce() -> Result<Loaded, String> + Send + 'static,
-) -> oneshot::Receiver<Result<Loaded, String>> {
-    let (done, loading) = oneshot::channel();
-    let run = move || {
-        // Of this thread alone, as Linux counts it.
-        if let Err(error) = rustix::process::setpriority_process(None, LOADING_NICE) {
-            tracing::debug!(%error, "a model is loaded at ordinary priority");
-        }
-        let _ = done.send(work());
-    };
-    let thread = std::thread::Builder::new().name("loading".to_owned());
-    if let Err(error) = thread.stack_size(STACK_BYTES).spawn(run) {
-        tracing::error!(%error, "no thread to load a model in");
-    }
-    loading
-}
-
-enum Loaded {
-    /// It serves already.
-    Serving,
-    Fresh(Box<Engine>),
-}
-
-fn load(slot: &Path, wanted: Digest, present: &[Digest]) -> Result<Loaded, String> {
-    let expect = |got: Digest| {
-        let mismatch = || {
-            let path = slot.display();
-            format!("{path}: expected bundle {wanted}, got {got}")
-        };
-        (got == wanted).then_some(()).ok_or_else(mismatch)
-    };
-    let (_, got) = load_manifest(slot).map_err(|e| e.to_string())?;
-    expect(got)?;
-    if present.contains(&wanted) {
-        return Ok(Loaded::Serving);
-    }
-    let engine = Engine::load(slot).map_err(|e| e.to_string())?;
-    expect(engine.bundle())?;
-    Ok(Loaded::Fresh(Box::new(engine)))
 }

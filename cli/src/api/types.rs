@@ -5,6 +5,7 @@ use dunlin_protocol::id::{Digest, Family, FleetId, RolloutId};
 use dunlin_server::rollout::model::RolloutState;
 use dunlin_server::rollout::policy::Policy;
 use dunlin_server::rollout::report::Report;
+use dunlin_server::rollout::shadowed::Shadowed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -131,6 +132,9 @@ pub struct RolloutView {
     /// Counts by stage and why it is not moving; absent before the planner's first tick.
     #[serde(default)]
     pub report: Option<Report>,
+    /// How it does in the shadow of what serves, if it is compared.
+    #[serde(default)]
+    pub shadow: Option<Shadowed>,
     /// Everything else: policy, verdicts, device rows.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,

@@ -114,3 +114,31 @@ fn a_rollout_is_shown_with_counts_reasons_and_verdict_numbers() {
     assert!(text.contains("gate after canary: pass"), "{text}");
     assert!(text.contains("-0.0020"), "{text}");
 }
+
+#[test]
+fn a_shadow_is_shown_with_its_evidence() {
+    let shadowed = |won, lost, differ_e, inferior_e| Shadowed {
+        devices: 3,
+        compared: 900,
+        agreed: 850,
+        won,
+        lost,
+        failed: 1,
+        passed_over: 2,
+        differ_e,
+        inferior_e,
+        latency_us: 90,
+        serving_latency_us: 70,
+    };
+    let text = shadow_text(&shadowed(20, 5, 24.3, 0.1));
+    assert!(
+        text.contains("850 of 900 answers agree on 3 devices"),
+        "{text}"
+    );
+    assert!(text.contains("it is better"), "{text}");
+    let text = shadow_text(&shadowed(5, 20, 24.3, 40.0));
+    assert!(text.contains("it is worse"), "{text}");
+    let text = shadow_text(&shadowed(5, 6, 0.3, 1.2));
+    assert!(text.contains("not enough to say"), "{text}");
+    assert!(!shadow_text(&shadowed(0, 0, 1.0, 1.0)).contains("labelled"));
+}

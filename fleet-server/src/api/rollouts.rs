@@ -8,6 +8,7 @@ use crate::clock;
 use crate::rollout::draw;
 use crate::rollout::model::{DeviceObservation, DeviceState, RolloutState};
 use crate::rollout::policy::{Policy, PolicyProblem};
+use crate::rollout::shadowed::{Shadowed, shadowed};
 use crate::store::{BundleRow, DeviceFilter, DeviceRow, RolloutDeviceRow, RolloutRow};
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
@@ -85,6 +86,10 @@ pub struct RolloutView {
     /// Verdicts with everything they rest on, the oldest first; only when one rollout is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdicts: Option<Vec<VerdictView>>,
+    /// How the version does in the shadow of what serves, if it is compared; only when one rollout is
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadowed>,
     /// Its devices in the order drawn; only when one rollout is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<RolloutDeviceView>>,
@@ -148,6 +153,7 @@ fn view(row: RolloutRow) -> Result<RolloutView, ApiError> {
         probation: to_value(&row.probation)?,
         report: row.report,
         verdicts: None,
+        shadow: None,
         devices: None,
     })
 }
@@ -378,6 +384,7 @@ pub async fn show(
     let Some(row) = app.store.rollout(&id).await? else {
         return Err(ApiError::not_found(format!("no rollout {id}")));
     };
+    let (family, bundle) = (row.family.clone(), row.digest);
     let mut shown = view(row)?;
     let verdicts = app.store.rollout_verdicts(&id).await?.into_iter();
     let verdicts = verdicts.map(|v| VerdictView {
@@ -385,8 +392,11 @@ pub async fn show(
         judged: v.verdict,
     });
     shown.verdicts = Some(verdicts.collect());
-    let devices = app.store.rollout_devices(&id).await?.into_iter();
-    let devices = devices.map(|row| RolloutDeviceView {
+    let devices = app.store.rollout_devices(&id).await?;
+    let mut all = app.store.list_devices(&DeviceFilter::default()).await?;
+    all.retain(|row| devices.iter().any(|d| d.device == row.device));
+    shown.shadow = shadowed(&all, &family, bundle);
+    let devices = devices.into_iter().map(|row| RolloutDeviceView {
         device: row.device.to_string(),
         stage: row.stage,
         position: row.position,

@@ -13,3 +13,4 @@ pub mod plan;
 pub mod policy;
 pub mod ratio;
 pub mod report;
+pub mod shadowed;
