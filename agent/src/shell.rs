@@ -17,6 +17,7 @@ mod startup;
 pub mod updater;
 
 use crate::bundle::BlockLink;
+use crate::capture::Captures;
 use crate::config::Settings;
 use crate::device::{self, Event};
 use crate::identity::Identity;
@@ -135,6 +136,7 @@ struct Shell {
     command_revision: Revision,
     live: record::Live,
     detectors: Detectors,
+    captures: Captures,
 }
 
 impl Shell {
@@ -159,6 +161,7 @@ impl Shell {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
                 },
+                said = self.captures.said() => self.record_event(said.code, said.detail, None).await,
                 said = self.renewal.said() => self.record_event(said.code, said.detail, None).await,
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
@@ -285,6 +288,7 @@ impl Shell {
                 };
                 self.push(record).await;
             }
+            FromWorker::Captured { sealed, lost } => self.captures.keep(sealed, lost, now_ms()),
             FromWorker::AtWork { .. } | FromWorker::Drained => {}
         }
     }
@@ -298,6 +302,9 @@ impl Shell {
                 self.reset_inflight().await;
                 self.send_report();
                 self.send_telemetry().await;
+                if self.settings.capture.owner.allow {
+                    self.captures.nudge();
+                }
             }
             Incoming::Disconnected(reason) => {
                 if self.connected {
@@ -355,6 +362,9 @@ impl Shell {
     }
 
     async fn command(&mut self, command: Command) {
+        if command.action == Action::Capture {
+            return self.captures.nudge();
+        }
         if command.revision <= self.command_revision {
             return;
         }
@@ -366,6 +376,7 @@ impl Shell {
                     worker.say(crate::pipe::ToWorker::Flush).await;
                 }
             }
+            Action::Capture => {}
         }
     }
 }

@@ -44,6 +44,7 @@ impl Serving {
             socket_gid: Some(rustix::process::getegid().as_raw()),
             clients: None,
             window_ms: 60_000,
+            capture: None,
             say_at_work: false,
             rules: None,
             memory_limit_bytes: None,

@@ -46,6 +46,7 @@ impl Serving {
             socket_gid: None,
             clients,
             window_ms: 60_000,
+            capture: None,
             say_at_work: false,
             rules: None,
             memory_limit_bytes: None,

@@ -61,6 +61,7 @@ fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
         socket_gid: None,
         clients: None,
         window_ms,
+        capture: None,
         say_at_work: false,
         rules: None,
         memory_limit_bytes: None,

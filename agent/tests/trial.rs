@@ -33,6 +33,7 @@ fn settings(dir: &Path) -> WorkerSettings {
         socket_gid: None,
         clients: dunlin_agent::clients::Clients::default(),
         rules: std::collections::BTreeMap::new(),
+        capture: None,
         window_ms: 60_000,
         memory_limit_bytes: LIMIT_BYTES,
         trial_timeout: PATIENCE,

@@ -208,6 +208,7 @@ fn reports() {
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
                 trust: None,
+                capture: None,
                 models: Vec::new(),
             },
         );
@@ -233,6 +234,7 @@ fn reports() {
             active: Some(installed()),
             agent_version: "0.1.0".to_owned(),
             trust: None,
+            capture: None,
             models: Vec::new(),
         },
     );
@@ -252,6 +254,7 @@ fn reports() {
                 timestamp: 12,
                 snapshot: 9,
             }),
+            capture: None,
             models: Vec::new(),
         },
     );

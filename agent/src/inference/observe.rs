@@ -71,6 +71,28 @@ impl Observation {
     pub(crate) fn class(&self) -> Option<usize> {
         self.class
     }
+
+    /// The observed scores' largest element; NaN if there are none.
+    pub(crate) fn confidence(&self) -> f64 {
+        self.confidence
+    }
+
+    /// Values of the profile's features, in the profile's order.
+    pub(crate) fn features(&self) -> &[f64] {
+        &self.features
+    }
+
+    /// One that was seen like this.
+    #[cfg(test)]
+    pub(crate) fn seen(features: Vec<f64>, confidence: f64) -> Self {
+        Self {
+            features,
+            class: None,
+            confidence,
+            entropy: f64::NAN,
+            probabilities: None,
+        }
+    }
 }
 
 fn top(values: &Values) -> (Option<usize>, f64, f64) {
@@ -157,8 +179,13 @@ impl Windows {
         self.totals.slow = self.totals.slow.saturating_add(1);
     }
 
-    /// Counts an answered request.
-    pub(crate) fn answered(&mut self, now_ms: i64, seen: &Observation, latency_us: u64) {
+    /// Counts an answered request; the span of the window that it counts in, in milliseconds since 1970.
+    pub(crate) fn answered(
+        &mut self,
+        now_ms: i64,
+        seen: &Observation,
+        latency_us: u64,
+    ) -> (i64, i64) {
         self.totals.inferences = self.totals.inferences.saturating_add(1);
         if self.signals.len() < WAITING_MAX {
             self.signals.push(Seen {
@@ -196,6 +223,12 @@ impl Windows {
                 histogram.add(&feature.edges, *value);
             }
         }
+        (window.start_ms, window.end_ms)
+    }
+
+    /// The span of the open window, if there is one.
+    pub(crate) fn open_span(&self) -> Option<(i64, i64)> {
+        self.open.as_ref().map(|w| (w.start_ms, w.end_ms))
     }
 
     /// Takes the signals of the answers since the last time, oldest first.

@@ -370,6 +370,7 @@ pub(crate) fn bundle(version: u64, rollback_floor: u64) -> Bundle {
             agent_min: "0.1.0".to_owned(),
         },
         lineage: Lineage::default(),
+        capture: None,
         files: Files {
             model: blob(&model),
             golden: blob(&golden),
