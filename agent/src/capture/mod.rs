@@ -13,14 +13,17 @@ mod shelf;
 
 pub use shelf::{Kept, Shelf, ShelfError, ShelfLimits, surplus};
 
+use crate::bundle::stage::models_dir;
 use crate::config::CaptureSettings;
 use crate::files::Disk;
 use crate::http::{Client, Limits, Proxy};
 use crate::identity::Identity;
 use crate::throttle::Throttle;
 use base64::Engine as _;
-use dunlin_protocol::capture::OwnerRules;
+use dunlin_protocol::bundle::{MANIFEST_MAX_BYTES, Manifest};
 use dunlin_protocol::capture::seal::SEALED_MAX_BYTES;
+use dunlin_protocol::capture::{OwnerRules, Standing, standing};
+use dunlin_protocol::id::Family;
 use dunlin_protocol::report::CaptureReport;
 use send::Sending;
 use std::path::Path;
@@ -317,6 +320,23 @@ fn decode(base64: &str) -> Result<Vec<u8>, String> {
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(base64);
     decoded.map_err(|e| format!("a batch that is not Base64: {e}"))
+}
+
+/// Whether inputs of each family that has a version here are kept on this device, and why not.
+#[must_use]
+pub fn standings(state_dir: &Path, owner: &OwnerRules) -> Vec<(Family, Standing)> {
+    let (disk, models) = (Disk::native(), models_dir(state_dir));
+    let families = disk.list(&models).unwrap_or_default();
+    let families = families
+        .iter()
+        .filter_map(|(name, _)| name.to_str()?.parse::<Family>().ok());
+    let of = |family: Family| {
+        let path = models.join(family.as_str()).join("current/manifest.json");
+        let limit = u64::try_from(MANIFEST_MAX_BYTES).unwrap_or(u64::MAX);
+        let manifest = Manifest::parse(&disk.read_bounded(&path, limit).ok()?).ok()?;
+        Some((family, standing(manifest.capture.as_ref(), owner)))
+    };
+    families.filter_map(of).collect()
 }
 
 /// A client that shows the device's certificate.

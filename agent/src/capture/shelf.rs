@@ -199,7 +199,11 @@ impl Shelf {
         };
         self.next += 1;
         let path = self.folder.join(batch.file());
-        self.disk.write_atomic(&path, sealed, 0o600)?;
+        if let Err(error) = self.disk.write_atomic(&path, sealed, 0o600) {
+            // Renamed perhaps, and its name not durable: what is not listed must not lie here.
+            let _ = self.disk.remove_if_there(&path);
+            return Err(error.into());
+        }
         self.kept.push_back(batch);
         Ok(dropped)
     }

@@ -147,17 +147,17 @@ impl Recorder {
         sent: &[Values],
         inference: &Inference<'_>,
     ) {
-        if self
-            .open
-            .as_ref()
-            .is_some_and(|open| !overlap(open.span, span))
-        {
+        // A request that was counted before another thread's and comes after it is of a window that
+        // has closed: it goes with the next one.
+        if self.open.as_ref().is_some_and(|o| span.0 >= o.span.1) {
             self.close(Cause::Window);
         }
         let open = self
             .open
             .get_or_insert_with(|| Open::new(span, &self.rules, seed()));
-        open.span = (open.span.0.min(span.0), open.span.1.max(span.1));
+        if overlap(open.span, span) {
+            open.span = (open.span.0.min(span.0), open.span.1.max(span.1));
+        }
         open.considered += 1;
         let kept = match self.rules.stage {
             Stage::Sent => sent,
