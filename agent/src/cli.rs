@@ -1,6 +1,7 @@
 //! The agent's command line.
 
 use crate::account;
+use crate::capture;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::device::{Model, Phase, State};
@@ -19,6 +20,7 @@ use dunlin_protocol::enroll::ClaimToken;
 use dunlin_protocol::id::{DeviceId, Family};
 use dunlin_protocol::report::{Failure, Hold, Progress};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::process::CommandExt as _;
@@ -215,7 +217,7 @@ pub fn main_with(prefix: &[&str], args: impl IntoIterator<Item = OsString>) -> E
             println!("updates go on");
             Ok(ExitCode::SUCCESS)
         }),
-        Sub::Status { config, json } => as_owner(&config, &again, |s| status(&s.state_dir, json)),
+        Sub::Status { config, json } => as_owner(&config, &again, |s| status(&s, json)),
     }
 }
 
@@ -442,7 +444,9 @@ fn held(hold: &Hold) -> String {
     format!("held back {until}: {}", hold.reason)
 }
 
-fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+fn status(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
+    let state_dir = settings.state_dir.as_path();
+    let captures = capture::standings(state_dir, &settings.capture.owner);
     let identity = Identity::load(state_dir)?;
     let state = Ledger::new(&Disk::native(), state_dir).load()?;
     let running = is_running(state_dir);
@@ -457,10 +461,14 @@ fn status(state_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
             "certificate_not_after": identity.as_ref().map(|i| i.validity().not_after.to_string()),
             "reported": reported,
             "hold": hold,
+            "capture": captures.iter().map(|(f, s)| (f.to_string(), s)).collect::<BTreeMap<_, _>>(),
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
         print_status(identity.as_ref(), state.as_ref(), running);
+        for (family, standing) in &captures {
+            println!("capture    {family}: {standing}");
+        }
         if let Some(hold) = &hold {
             println!("hold       updates are {}", held(hold));
         }

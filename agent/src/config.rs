@@ -3,6 +3,7 @@
 //! Three types: [`Fragment`] (a file as written) → `Inputs` (every key with its default) →
 //! [`Settings`] (checked). Only settings travel.
 
+mod capture;
 mod inference;
 mod pipelines;
 
@@ -10,6 +11,7 @@ use crate::device::window::{WindowError, Windows};
 use crate::files;
 use crate::http::proxy::ProxyUrl;
 use crate::pipeline::PipelineSettings;
+pub use capture::CaptureSettings;
 use dunlin_protocol::id::DeviceId;
 pub use inference::InferenceSettings;
 use jiff::tz::TimeZone;
@@ -127,6 +129,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// Updates.
     pub update: UpdateSettings,
+    /// Inputs that are kept.
+    pub capture: CaptureSettings,
     /// Records that go through models without an application.
     pub pipelines: Vec<PipelineSettings>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -166,6 +170,7 @@ struct Inputs {
     request_timeout_ms: i64,
     window: Vec<String>,
     time_zone: String,
+    capture: capture::Inputs,
     pipelines: Vec<pipelines::Inputs>,
     level: String,
 }
@@ -283,6 +288,7 @@ impl Inputs {
             request_timeout_ms: from.number("update.request_timeout_ms", 30_000),
             window: from.texts("update.window"),
             time_zone: text(from, "update.time_zone", "UTC"),
+            capture: capture::read(from),
             pipelines: pipelines::read(from),
             level: text(from, "log.level", "info"),
         }
@@ -343,6 +349,7 @@ impl Inputs {
                 ),
                 windows: check.windows(&self.window, &self.time_zone),
             },
+            capture: check.capture(self.capture),
             pipelines: pipelines::check(self.pipelines, &mut check),
             log_level: check.level(self.level),
             state_dir,
@@ -448,7 +455,7 @@ impl Reader {
     }
 
     fn finish(&mut self) {
-        const SECTIONS: [&str; 4] = ["inference", "telemetry", "update", "log"];
+        const SECTIONS: [&str; 5] = ["inference", "telemetry", "update", "capture", "log"];
         for (key, value) in std::mem::take(&mut self.table) {
             match value {
                 Value::Table(inner) if SECTIONS.contains(&key.as_str()) => {

@@ -225,12 +225,31 @@ impl Client {
             .await
     }
 
+    /// Puts `body` there and returns a successful (2xx) answer of at most `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// [`HttpError`]
+    pub async fn put(&self, url: &str, body: Bytes, max_bytes: u64) -> Result<Vec<u8>, HttpError> {
+        let request = Request::put(uri(url, self.scheme)?)
+            .header(header::CONTENT_TYPE, "application/octet-stream");
+        let response = self.send(url, request, body).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(url, response).await);
+        }
+        Body::new(url, response.into_body(), self.clone())
+            .collect(max_bytes)
+            .await
+    }
+
     async fn send(
         &self,
         url: &str,
         request: http::request::Builder,
         body: Bytes,
     ) -> Result<Response<Incoming>, HttpError> {
+        // A slow line is given the time that its least rate takes for the body.
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let upload = Duration::from_secs(length / self.limits.rate_min_bytes_s.max(1));
         let request = request
             .header(
                 header::USER_AGENT,
@@ -242,7 +261,7 @@ impl Client {
                 problem: e.to_string(),
             })?;
         // The handshake has no limit of its own: connecting and the head share this one.
-        let limit = self.limits.connect_timeout + self.limits.request_timeout;
+        let limit = self.limits.connect_timeout + self.limits.request_timeout + upload;
         match tokio::time::timeout(limit, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(url, &error)),

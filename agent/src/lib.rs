@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod bundle;
+pub mod capture;
 pub mod cli;
 pub mod clients;
 pub mod clock;

@@ -134,6 +134,14 @@ pub enum FromWorker {
     },
     /// A window closed.
     Window(Box<Window>),
+    /// Samples of a window's inputs, sealed.
+    Captured {
+        /// The batch in Base64, see [`dunlin_protocol::capture::seal`].
+        sealed: String,
+        /// Batches since the last one that could not be sealed, or not be told in time.
+        #[serde(default)]
+        lost: u64,
+    },
     /// All requests answered, all windows sent; the worker exits now.
     Drained,
 }

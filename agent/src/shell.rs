@@ -17,6 +17,7 @@ mod startup;
 pub mod updater;
 
 use crate::bundle::BlockLink;
+use crate::capture::Captures;
 use crate::config::Settings;
 use crate::device::{self, Event};
 use crate::health::Health;
@@ -137,6 +138,7 @@ struct Shell {
     live: record::Live,
     detectors: Detectors,
     health: Health,
+    captures: Captures,
 }
 
 impl Shell {
@@ -161,6 +163,7 @@ impl Shell {
                     Some(incoming) => self.incoming(incoming).await,
                     None => anyhow::bail!("the connection's task ended"),
                 },
+                said = self.captures.said() => self.record_event(said.code, said.detail, None).await,
                 said = self.renewal.said() => self.record_event(said.code, said.detail, None).await,
                 () = telemetry.changed() => self.send_telemetry().await,
                 _ = tick.tick() => {
@@ -287,6 +290,7 @@ impl Shell {
                 };
                 self.push(record).await;
             }
+            FromWorker::Captured { sealed, lost } => self.captures.keep(sealed, lost, now_ms()),
             FromWorker::AtWork { .. } | FromWorker::Drained => {}
         }
     }
@@ -300,6 +304,9 @@ impl Shell {
                 self.reset_inflight().await;
                 self.send_report();
                 self.send_telemetry().await;
+                if self.settings.capture.owner.allow {
+                    self.captures.nudge();
+                }
             }
             Incoming::Disconnected(reason) => {
                 if self.connected {
@@ -360,6 +367,9 @@ impl Shell {
     }
 
     async fn command(&mut self, command: Command) {
+        if command.action == Action::Capture {
+            return self.captures.nudge();
+        }
         if command.revision <= self.command_revision {
             return;
         }
@@ -371,6 +381,7 @@ impl Shell {
                     worker.say(crate::pipe::ToWorker::Flush).await;
                 }
             }
+            Action::Capture => {}
         }
     }
 }

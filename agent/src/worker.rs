@@ -1,6 +1,7 @@
 //! The child process that runs models: started, spoken to, watched, started again.
 
 use crate::clients::Clients;
+use crate::inference::CaptureCharge;
 use crate::inference::turns::RulesByModel;
 use crate::pipe::{FromWorker, LINE_MAX_BYTES, ToWorker, TrialReport};
 use dunlin_protocol::id::Digest;
@@ -58,6 +59,8 @@ pub struct WorkerSettings {
     pub rules: RulesByModel,
     /// Segments that all requests belong to unless they say another, by key.
     pub segments: BTreeMap<String, String>,
+    /// For whom inputs may be kept; nothing is kept otherwise.
+    pub capture: Option<CaptureCharge>,
     /// Length of a drift window in milliseconds.
     pub window_ms: u64,
     /// Most memory the worker may map, in bytes.
@@ -219,6 +222,10 @@ fn spawn(
         command
             .arg("--segments")
             .arg(serde_json::to_string(&settings.segments)?);
+    }
+    if let Some(charge) = &settings.capture {
+        let charge = serde_json::to_string(charge)?;
+        command.arg("--capture").arg(charge);
     }
     if confesses {
         command.arg("--say-at-work");

@@ -47,6 +47,7 @@ impl Serving {
             clients,
             segments: None,
             window_ms: 60_000,
+            capture: None,
             say_at_work: false,
             rules: None,
             memory_limit_bytes: None,

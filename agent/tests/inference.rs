@@ -62,6 +62,7 @@ fn arguments(socket: &Path, listen: &str, window_ms: u32) -> WorkerArgs {
         clients: None,
         segments: None,
         window_ms,
+        capture: None,
         say_at_work: false,
         rules: None,
         memory_limit_bytes: None,

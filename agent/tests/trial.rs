@@ -34,6 +34,7 @@ fn settings(dir: &Path) -> WorkerSettings {
         clients: dunlin_agent::clients::Clients::default(),
         rules: std::collections::BTreeMap::new(),
         segments: std::collections::BTreeMap::new(),
+        capture: None,
         window_ms: 60_000,
         memory_limit_bytes: LIMIT_BYTES,
         trial_timeout: PATIENCE,

@@ -3,6 +3,7 @@
 //! Every call has a time-out and a bound on its answer; the server's own error object is what is
 //! shown when it refuses.
 
+mod captures;
 mod consumers;
 mod transport;
 mod types;

@@ -1,6 +1,7 @@
 //! The command line, one file a noun.
 
 mod alert;
+mod capture;
 mod consumer;
 mod fleet;
 mod keys;
@@ -10,6 +11,7 @@ mod values;
 pub use alert::{
     AlertAction, AlertArgs, QuantileArg, RuleArgs, WebhookAction, WebhookArgs, WhenArgs,
 };
+pub use capture::{CaptureAction, CaptureArgs, CaptureRequestArgs, WhichCaptures};
 pub use consumer::{ConsumerAction, ConsumerArgs, ConsumerFiles};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
@@ -76,6 +78,8 @@ pub enum Command {
     Rollout(RolloutArgs),
     /// Show how far live data are from the reference
     Drift(DriftArgs),
+    /// Fetch the inputs that devices keep, sealed to a key of yours
+    Capture(CaptureArgs),
     /// Say what to be told of, and see what is so
     Alert(AlertArgs),
     /// Say who is told of alerts

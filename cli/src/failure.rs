@@ -114,6 +114,7 @@ plain_failures!(
     crate::keys::KeysError,
     crate::keys::passphrase::PassphraseError,
     crate::pack::PackError,
+    crate::capture::KeyError,
     crate::sign::SignError,
     crate::files::FileError,
     dunlin_protocol::trust::TrustError,

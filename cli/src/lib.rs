@@ -4,7 +4,7 @@
 //! * [`sign`]: bundles → targets metadata, signed by the offline [`keys`].
 //! * [`patch`]: two models → the patch between them.
 //! * [`publish`]: blobs and targets → fleet server, through [`api`].
-//! * [`token`], [`device`], [`consumer`], [`rollout`], [`drift`]: one noun each.
+//! * [`token`], [`device`], [`consumer`], [`rollout`], [`drift`], [`capture`]: one noun each.
 //!
 //! A signing key is read where it is used and goes nowhere else; in particular never to the server.
 
@@ -12,6 +12,7 @@ pub mod alert;
 pub mod api;
 pub mod args;
 pub mod bundle;
+pub mod capture;
 pub mod consumer;
 pub mod context;
 pub mod demo;
@@ -100,6 +101,7 @@ async fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Consumer(args) => consumer::run(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Drift(args) => drift::run(args).await,
+        Command::Capture(args) => capture::run(args).await,
         Command::Alert(args) => alert::run(args).await,
         Command::Webhook(args) => alert::run_webhook(args).await,
         Command::Completion { shell } => {

@@ -10,6 +10,7 @@ use dunlin_protocol::bundle::{
     Lineage, MANIFEST_MAX_BYTES, Manifest, ManifestError, Packed, Profile, ProfileError, Resources,
     Steps, TensorSpec,
 };
+use dunlin_protocol::capture::CaptureRules;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::trust::{Hashes, TargetCustom, TargetEntry};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,9 @@ pub struct Spec {
     /// Where the model comes from.
     #[serde(default)]
     pub lineage: Lineage,
+    /// What devices may keep of the model's inputs, if anything.
+    #[serde(default)]
+    pub capture: Option<CaptureRules>,
 }
 
 /// Reads a spec.
@@ -468,6 +472,7 @@ fn draft(request: &PackRequest, with_profile: bool) -> Result<Draft, PackError> 
         limits: spec.limits,
         resources: spec.resources,
         lineage: spec.lineage,
+        capture: spec.capture,
         files: Files {
             model: blob("model.onnx").ok_or_else(missing)?,
             golden: blob("golden.json").ok_or_else(missing)?,

@@ -8,8 +8,9 @@ use crate::blobs::{BlobError, Blobs};
 use crate::broker::{self, BrokerConfig, BrokerError, RunningBroker, StoreAuth};
 use crate::clock;
 use crate::command::blocks::{self, BlockSettings};
+use crate::command::capture;
 use crate::command::deliver::{self, DeliverSettings, Wake};
-use crate::config::{MqttMode, Settings};
+use crate::config::{CaptureSettings, MqttMode, Settings};
 use crate::enroll::succession::Desk;
 use crate::files;
 use crate::listener::Listener;
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 const ADMIN_CONNECTIONS_MAX: usize = 256;
@@ -35,6 +36,7 @@ const MQTT_CLIENTS_MAX: usize = 10_000;
 /// How often the end of the server's own certificates is looked at.
 const RENEW_OWN_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
+const DAY_MS: i64 = 24 * 3_600_000;
 const CORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Name of the administrator whose token is made at first start.
@@ -163,6 +165,7 @@ impl Server {
         // Only once nothing can fail any more: a token that was never shown is a lost one.
         let first_admin_token = first_token(&store, token_file).await?;
         let (wake, messages) = (Wake::default(), Arc::new(Notify::new()));
+        let captures = Arc::new(Notify::new());
         let stop = || watch::channel(false);
         let (stop_listening, listening) = stop();
         let (stop_planning, planning) = stop();
@@ -185,7 +188,13 @@ impl Server {
                 ingesting,
             )),
             planners: spawn_planners(
-                &settings, &opened, &client, &wake, &planning, fetches, &messages,
+                &settings,
+                &opened,
+                &client,
+                &wake,
+                &planning,
+                fetches,
+                (&messages, &captures),
             ),
             listeners: Vec::new(),
             stop_listening,
@@ -193,7 +202,14 @@ impl Server {
             stop_ingest,
             broker,
         };
-        let app = Arc::new(app(settings, opened, &running, wake, messages, acl)?);
+        let app = Arc::new(app(
+            settings,
+            opened,
+            &running,
+            wake,
+            (messages, captures),
+            acl,
+        )?);
         for listener in [
             Listener {
                 name: "admin",
@@ -429,7 +445,7 @@ fn spawn_planners(
     wake: &Wake,
     stop: &watch::Receiver<bool>,
     fetches: mpsc::Receiver<mqtt::Inbound>,
-    messages: &Arc<Notify>,
+    (messages, captures): (&Arc<Notify>, &Arc<Notify>),
 ) -> Vec<JoinHandle<()>> {
     let store = &opened.store;
     let files = blocks::Files {
@@ -479,7 +495,18 @@ fn spawn_planners(
         )),
         tokio::spawn(watch.run(stop.clone())),
         tokio::spawn(messenger.run(stop.clone())),
-        tokio::spawn(prune(store.clone(), settings.retention_days, stop.clone())),
+        tokio::spawn(capture::run(
+            store.clone(),
+            client.clone(),
+            captures.clone(),
+            stop.clone(),
+        )),
+        tokio::spawn(prune(
+            store.clone(),
+            settings.retention_days,
+            settings.captures,
+            stop.clone(),
+        )),
         tokio::spawn(renew_own(opened.pki.clone(), stop.clone())),
     ]
 }
@@ -489,7 +516,7 @@ fn app(
     opened: Opened,
     running: &RunningServer,
     deliver: Wake,
-    messages: Arc<Notify>,
+    (messages, captures): (Arc<Notify>, Arc<Notify>),
     acl: AclFile,
 ) -> Result<App, StartError> {
     let first_name = settings.names.first().cloned().unwrap_or_default();
@@ -518,6 +545,8 @@ fn app(
         broker: running.broker.as_ref().map(RunningBroker::handle),
         acl,
         deliver,
+        captures,
+        uploads: Semaphore::new(api::captures::UPLOADS_MAX),
         messages,
         listening: running.client.listening(),
         metrics: recorder()?,
@@ -563,8 +592,13 @@ async fn renew_own(pki: Arc<Pki>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn prune(store: Store, retention_days: u32, mut stop: watch::Receiver<bool>) {
-    let kept_ms = i64::from(retention_days) * 24 * 3_600_000;
+async fn prune(
+    store: Store,
+    retention_days: u32,
+    captures: CaptureSettings,
+    mut stop: watch::Receiver<bool>,
+) {
+    let kept_ms = i64::from(retention_days) * DAY_MS;
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
@@ -580,6 +614,11 @@ async fn prune(store: Store, retention_days: u32, mut stop: watch::Receiver<bool
             .await
         {
             tracing::warn!(%error, "old alerts not deleted, will try again");
+        }
+        let before = |days: u32| clock::now_ms().saturating_sub(i64::from(days) * DAY_MS);
+        let (old, audited) = (before(captures.retention_days), before(captures.audit_days));
+        if let Err(error) = store.prune_captures(old, audited).await {
+            tracing::warn!(%error, "old captured samples not deleted, will try again");
         }
     }
 }

@@ -377,6 +377,7 @@ async fn desired_state_is_sent_until_the_device_says_it_has_it() {
         active: None,
         agent_version: "0.1.0".to_owned(),
         trust: None,
+        capture: None,
         models: Vec::new(),
     };
     let json = serde_json::to_vec(&reported).unwrap();

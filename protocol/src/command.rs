@@ -220,6 +220,9 @@ pub enum Action {
     Report,
     /// Close the current window and send all that is buffered.
     Flush,
+    /// Ask the devices' routes what is wanted of the samples that the device keeps. Of no order: it
+    /// may come often, late and twice.
+    Capture,
 }
 
 /// Segments the server has committed (channel `ack`): exactly these may be deleted.

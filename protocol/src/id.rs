@@ -223,6 +223,13 @@ hex_id!(
     16
 );
 
+hex_id!(
+    /// An X25519 public key (RFC 7748) that samples are sealed to, 64 hexadecimal digits as text.
+    RecipientKey,
+    "X25519 public key",
+    32
+);
+
 impl Digest {
     /// The SHA-256 of `bytes`.
     #[must_use]

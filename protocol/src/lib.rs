@@ -13,6 +13,7 @@
 //! * [`trust`]: TUF metadata, the client workflow and signing.
 //! * [`command`]: desired state and acknowledgements (server to device).
 //! * [`report`]: presence and reported state (device to server).
+//! * [`capture`]: inputs kept on a device, sealed to an operator's key.
 //! * [`patch`]: a new model as its difference to an installed one.
 //! * [`telemetry`]: records in numbered segments (device to server).
 //! * [`sketch`]: frozen-bin histograms that merge exactly.
@@ -22,6 +23,7 @@ pub mod archive;
 pub mod block;
 pub mod bundle;
 pub mod calibration;
+pub mod capture;
 pub mod command;
 pub mod enroll;
 pub mod id;

@@ -172,6 +172,21 @@ impl ShadowReport {
     }
 }
 
+/// How a device stands with keeping inputs of its models.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct CaptureReport {
+    /// Whether its owner allows it at all.
+    pub allow: bool,
+    /// Sealed batches that wait to be fetched.
+    pub batches: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Batches since the agent started that were dropped unfetched: quota, age, or a disk that failed.
+    pub lost: u64,
+}
+
 /// How a device stands with one model family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -230,6 +245,9 @@ pub struct Reported {
     /// The metadata that it trusts; none before its first update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustedVersions>,
+    /// Inputs that it keeps; agents of before leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureReport>,
     /// Every family that the device has something of, in order; agents of before leave it out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelReport>,

@@ -217,6 +217,7 @@ fn reports() {
                 active: Some(installed()),
                 agent_version: "0.1.0".to_owned(),
                 trust: None,
+                capture: None,
                 models: Vec::new(),
             },
         );
@@ -242,6 +243,7 @@ fn reports() {
             active: Some(installed()),
             agent_version: "0.1.0".to_owned(),
             trust: None,
+            capture: None,
             models: Vec::new(),
         },
     );
@@ -261,6 +263,7 @@ fn reports() {
                 timestamp: 12,
                 snapshot: 9,
             }),
+            capture: None,
             models: Vec::new(),
         },
     );

@@ -34,6 +34,7 @@ pub struct FleetBuilder {
     broker: Broker,
     sample_every: Duration,
     transport: &'static str,
+    agent_config: String,
 }
 
 impl FleetBuilder {
@@ -46,7 +47,15 @@ impl FleetBuilder {
             broker: Broker::Embedded,
             sample_every: Duration::from_millis(20),
             transport: "auto",
+            agent_config: String::new(),
         }
+    }
+
+    /// Sections that the first devices' configuration has besides.
+    #[must_use]
+    pub fn agent_config(mut self, sections: &str) -> Self {
+        sections.clone_into(&mut self.agent_config);
+        self
     }
 
     /// What devices fetch over: `https`, `mqtt` or `auto`.
@@ -107,6 +116,7 @@ impl FleetBuilder {
             program: self.program,
             sample_every: self.sample_every,
             transport: self.transport,
+            agent_config: self.agent_config,
             server: Some(server),
             operator,
             mosquitto,
@@ -142,6 +152,8 @@ pub struct Fleet {
     program: PathBuf,
     sample_every: Duration,
     transport: &'static str,
+    /// Sections that the configuration of the next device has besides.
+    pub agent_config: String,
     /// The server.
     pub server: Option<RunningServer>,
     /// Who runs it.
@@ -170,13 +182,22 @@ pub fn agent_settings_over(
     name: &str,
     transport: &str,
 ) -> anyhow::Result<AgentSettings> {
+    agent_settings_with(dir, name, transport, "")
+}
+
+fn agent_settings_with(
+    dir: &Path,
+    name: &str,
+    transport: &str,
+    sections: &str,
+) -> anyhow::Result<AgentSettings> {
     // A test may add a section of its own.
     let update = match transport {
         "auto" => String::new(),
         other => format!("[update]\ntransport = {other:?}\n"),
     };
     let text = format!(
-        "state_dir = {:?}\ndevice = {name:?}\n{update}[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n",
+        "state_dir = {:?}\ndevice = {name:?}\n{update}[inference]\nsocket = {:?}\nwindow_ms = 250\n[telemetry]\nmetrics_every_ms = 1000\n[log]\nlevel = \"warn\"\n{sections}",
         dir.join("state"),
         dir.join("infer.sock"),
     );
@@ -206,7 +227,7 @@ impl Fleet {
         claim: &dunlin_protocol::enroll::ClaimToken,
     ) -> anyhow::Result<()> {
         let dir = self.dir.path().join(name);
-        let settings = agent_settings_over(&dir, name, self.transport)?;
+        let settings = agent_settings_with(&dir, name, self.transport, &self.agent_config)?;
         dunlin_agent::enroll::enroll(&settings, claim).await?;
         let mut device = Device {
             id: name.parse()?,

@@ -536,6 +536,7 @@ impl State {
             active,
             agent_version: agent_version.to_owned(),
             trust: None,
+            capture: None,
             models,
         }
     }

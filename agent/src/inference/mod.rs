@@ -6,6 +6,7 @@
 
 mod api;
 mod at_work;
+mod capture;
 pub mod confine;
 pub mod engine;
 mod fast;
@@ -35,6 +36,7 @@ mod worker;
 #[cfg(test)]
 mod written;
 
+pub use capture::CaptureCharge;
 pub use engine::{Engine, EngineError, Inference};
 pub use golden::trial;
 pub use listen::{GrpcAddress, ListenError};

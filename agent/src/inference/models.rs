@@ -2,6 +2,7 @@
 
 use super::api::signature::Signature;
 use super::at_work::AtWork;
+use super::capture::{Batch, CaptureCharge, Recorder};
 use super::engine::{Engine, EngineError, Inference};
 use super::observe::{Observation, Totals, Windows};
 use super::segment::Segment;
@@ -11,6 +12,7 @@ use super::steps::Shaped;
 use super::tensor::Values;
 use super::watching::{Told, Watching};
 use crate::detect::watch::Watch;
+use dunlin_protocol::capture::seal::Cause;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
 use serde_json::{Map, Value};
@@ -33,6 +35,8 @@ pub(crate) struct Served {
     engine: Engine,
     windows: Mutex<Windows>,
     watching: Mutex<Watching>,
+    /// Samples of its inputs, where they are kept.
+    recorder: Option<Mutex<Recorder>>,
     statistics: Statistics,
     in_flight: watch::Sender<()>,
     at_work: AtWork,
@@ -46,12 +50,15 @@ impl Served {
         window_ms: i64,
         at_work: AtWork,
         segments: Arc<BTreeMap<String, String>>,
+        capture: Option<&CaptureCharge>,
     ) -> Self {
+        let recorder = Recorder::allowed(&engine, capture).map(Mutex::new);
         let windows = Mutex::new(Windows::new(&engine, window_ms));
         Self {
             engine,
             windows,
             watching: Mutex::default(),
+            recorder,
             statistics: Statistics::default(),
             in_flight: watch::Sender::new(()),
             at_work,
@@ -82,27 +89,54 @@ impl Served {
         self.engine.bundle()
     }
 
-    /// Counts a request: how long it took in all, and the model alone, as in a trial. The clock is
-    /// read under the lock, so that times never go back by a race.
-    pub(crate) fn count(
+    /// Counts a request that was answered: how long it took in all, and the model alone, as in a
+    /// trial; keeps its input perhaps. The clock is read under the lock, so that times never go back
+    /// by a race.
+    fn answered(
         &self,
         segment: Segment,
-        seen: Option<&Observation>,
+        (sent, inference): (&[Values], &Inference<'_>),
+        seen: &Observation,
         latency: Duration,
         computing: Duration,
     ) {
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let budget_ms = self.engine.manifest().limits.latency_budget_ms;
         let mut windows = self.windows();
-        match seen {
-            Some(seen) => {
-                let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-                let budget_ms = self.engine.manifest().limits.latency_budget_ms;
-                windows.answered(now_ms(), segment, seen, latency_us);
-                if computing > Duration::from_millis(budget_ms) {
-                    windows.was_slow();
-                }
-            }
-            None => windows.failed(now_ms(), segment),
+        let now_ms = now_ms();
+        let span = windows.answered(now_ms, segment, seen, latency_us);
+        if computing > Duration::from_millis(budget_ms) {
+            windows.was_slow();
         }
+        drop(windows);
+        if let Some(mut recorder) = self.recorder() {
+            recorder.offer(now_ms, span, seen, &self.engine, sent, inference);
+        }
+    }
+
+    /// Counts a request that the engine failed.
+    fn failed(&self, segment: Segment) {
+        self.windows().failed(now_ms(), segment);
+    }
+
+    /// Takes the samples of windows that have closed, of all of them if a detector saw a change now,
+    /// and how many batches were lost before.
+    pub(crate) fn take_samples(&self, alarmed: bool) -> (Vec<Batch>, u64) {
+        let open = self.windows().open_span();
+        let Some(mut recorder) = self.recorder() else {
+            return (Vec::new(), 0);
+        };
+        recorder.settle(open);
+        if alarmed {
+            recorder.close(Cause::Detector);
+        }
+        recorder.take()
+    }
+
+    /// Every step on it leaves it sound.
+    fn recorder(&self) -> Option<MutexGuard<'_, Recorder>> {
+        let recorder = self.recorder.as_ref()?;
+        Some(recorder.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Counts a request that does not fit the manifest.
@@ -207,15 +241,13 @@ impl Held {
                     challenger.offer(engine, inputs, parameters, (inference, &seen), computing);
                 }
                 let segment = self.served.segment(parameters);
+                let answer = (inputs, inference);
                 self.served
-                    .count(segment, Some(&seen), latency(), computing);
+                    .answered(segment, answer, &seen, latency(), computing);
             }
             // A picture that is none says nothing about the bundle.
             Err(error) if error.is_of_request() => self.served.refuse(parameters),
-            Err(_) => {
-                let segment = self.served.segment(parameters);
-                self.served.count(segment, None, latency(), computing);
-            }
+            Err(_) => self.served.failed(self.served.segment(parameters)),
         }
         result.map(Inference::into_outputs)
     }

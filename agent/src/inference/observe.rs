@@ -93,7 +93,7 @@ impl Observation {
         self.class
     }
 
-    /// The largest of the observed scores.
+    /// The observed scores' largest element; NaN if there are none.
     pub(crate) fn confidence(&self) -> f64 {
         self.confidence
     }
@@ -101,6 +101,23 @@ impl Observation {
     /// Their entropy in nats.
     pub(crate) fn entropy(&self) -> f64 {
         self.entropy
+    }
+
+    /// Values of the profile's features, in the profile's order.
+    pub(crate) fn features(&self) -> &[f64] {
+        &self.features
+    }
+
+    /// One that was seen like this.
+    #[cfg(test)]
+    pub(crate) fn seen(features: Vec<f64>, confidence: f64) -> Self {
+        Self {
+            features,
+            class: None,
+            confidence,
+            entropy: f64::NAN,
+            probabilities: None,
+        }
     }
 }
 
@@ -194,14 +211,14 @@ impl Windows {
         self.totals.slow = self.totals.slow.saturating_add(1);
     }
 
-    /// Counts an answered request.
+    /// Counts an answered request; the span of the window that it counts in, in milliseconds since 1970.
     pub(crate) fn answered(
         &mut self,
         now_ms: i64,
         segment: Segment,
         seen: &Observation,
         latency_us: u64,
-    ) {
+    ) -> (i64, i64) {
         self.totals.inferences = self.totals.inferences.saturating_add(1);
         if self.signals.len() < WAITING_MAX {
             self.signals.push(Seen {
@@ -239,6 +256,12 @@ impl Windows {
                 histogram.add(&feature.edges, *value);
             }
         }
+        (window.start_ms, window.end_ms)
+    }
+
+    /// The span of the open window, if there is one.
+    pub(crate) fn open_span(&self) -> Option<(i64, i64)> {
+        self.open.first().map(|w| (w.start_ms, w.end_ms))
     }
 
     /// Takes the signals of the answers since the last time, oldest first.

@@ -1,6 +1,7 @@
 //! The worker process: commands in, windows out, inference in between.
 
 use super::at_work::AtWork;
+use super::capture::{CaptureCharge, tell_samples};
 use super::confine::{
     ConfineError, Confinement, Enforced, Needs, confine, offer_to_oom_killer, seal,
 };
@@ -68,6 +69,9 @@ pub struct WorkerArgs {
     /// Segments that all requests on this device belong to unless they say another, as JSON by key.
     #[arg(long, value_parser = segments_of_json)]
     pub segments: Option<DeviceSegments>,
+    /// For whom inputs may be kept, as JSON; nothing is kept otherwise.
+    #[arg(long)]
+    pub capture: Option<CaptureCharge>,
     /// Length of a drift window, in milliseconds.
     #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=86_400_000))]
     pub window_ms: u32,
@@ -362,6 +366,7 @@ async fn run_until_drained(
         window_ms: i64::from(args.window_ms),
         segments: Arc::new(args.segments.clone().unwrap_or_default().0),
         at_work,
+        capture: args.capture.clone(),
         told: BTreeMap::new(),
         told_of_shadow: BTreeMap::new(),
         retiring: JoinSet::new(),
@@ -420,6 +425,8 @@ struct Desk {
     window_ms: i64,
     segments: Arc<BTreeMap<String, String>>,
     at_work: AtWork,
+    /// For whom inputs may be kept.
+    capture: Option<CaptureCharge>,
     /// Totals told last, by bundle.
     told: BTreeMap<Digest, Totals>,
     /// What was last said of the versions in the shadow, by bundle.
@@ -442,9 +449,9 @@ impl Desk {
         match loaded {
             Ok(Loaded::Serving) => self.tell(FromWorker::Activated { bundle }).await,
             Ok(Loaded::Fresh(engine)) => {
-                let segments = Arc::clone(&self.segments);
-                let at_work = self.at_work.clone();
-                let served = Served::new(*engine, self.window_ms, at_work, segments);
+                let (segments, at_work) = (Arc::clone(&self.segments), self.at_work.clone());
+                let capture = self.capture.as_ref();
+                let served = Served::new(*engine, self.window_ms, at_work, segments, capture);
                 let retired = self.models.swap(Arc::new(served));
                 tracing::info!(%bundle, slot = %slot.display(), "activated");
                 self.tell(FromWorker::Activated { bundle }).await?;
@@ -549,7 +556,9 @@ impl Desk {
     async fn send_windows(&mut self, all: bool) -> Result<(), WorkerError> {
         for served in self.models.all() {
             let bundle = served.bundle();
-            for told in served.detect() {
+            let found = served.detect();
+            let alarmed = !found.is_empty();
+            for told in found {
                 let (detection, untold) = (told.detection, told.untold);
                 self.tell(FromWorker::Detected {
                     bundle,
@@ -566,6 +575,8 @@ impl Desk {
             for window in windows {
                 self.tell(FromWorker::Window(Box::new(window))).await?;
             }
+            let told = tell_samples(&served, alarmed, &self.out).await;
+            told.map_err(|_| WorkerError::Unheard)?;
         }
         while let Some(retired) = self.retiring.try_join_next() {
             retired.unwrap_or(Ok(()))?;
@@ -632,5 +643,7 @@ async fn retire(old: Arc<Served>, out: mpsc::Sender<FromWorker>) -> Result<(), W
     for window in old.take(true) {
         tell(&out, FromWorker::Window(Box::new(window))).await?;
     }
+    let told = tell_samples(&old, false, &out).await;
+    told.map_err(|_| WorkerError::Unheard)?;
     tell(&out, progress(old.bundle(), old.totals())).await
 }

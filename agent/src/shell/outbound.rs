@@ -53,6 +53,7 @@ impl Shell {
         let mut reported = self.updater.state().reported(crate::VERSION);
         let trust = TrustStore::new(&Disk::native(), &self.settings.state_dir);
         reported.trust = trust.trusted_versions();
+        reported.capture = Some(self.captures.report());
         match serde_json::to_vec(&reported) {
             // One that finds no connection is owed to none: every connection begins with one.
             Ok(payload) => {
@@ -142,8 +143,15 @@ impl Shell {
                 WorkerEvent::Says(FromWorker::Detectors { bundle, state }) => {
                     self.detectors.keep(bundle, *state);
                 }
+                WorkerEvent::Says(FromWorker::Captured { sealed, lost }) => {
+                    self.captures.keep(sealed, lost, now_ms());
+                }
                 _ => {}
             }
+        }
+        let said = within(CLOSE_MS, "captured samples: end", self.captures.close()).await;
+        for said in said.unwrap_or_default() {
+            self.record_event(said.code, said.detail, None).await;
         }
         tokio::task::block_in_place(|| self.detectors.write());
         let flushed = within(CLOSE_MS, "telemetry buffer: flush", self.telemetry.flush()).await;

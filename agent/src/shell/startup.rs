@@ -5,10 +5,13 @@ use super::updater::{Parts, Trial, Updater};
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
 use crate::bundle::{BlockLink, stage};
+use crate::capture::{Captures, ShelfError};
 use crate::config::{Settings, TelemetrySettings};
 use crate::files::Disk;
 use crate::health::Health;
+use crate::http::{self, Proxy};
 use crate::identity::Identity;
+use crate::inference::CaptureCharge;
 use crate::mqtt::{self, Link, LinkSettings, Outgoing};
 use crate::pipeline::command::charge;
 use crate::pipeline::{ChildEvent, ChildSettings, Pipelines, child};
@@ -31,7 +34,7 @@ impl Shell {
         let limits = limits(&settings.telemetry);
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
-        let worker_settings = worker_settings(&settings, program)?;
+        let worker_settings = worker_settings(&settings, &identity, program)?;
         let disk = Disk::native();
         let (link, incoming) = mqtt::start(LinkSettings {
             host: identity.enrolled.mqtt_host.clone(),
@@ -56,6 +59,7 @@ impl Shell {
         let updater = tokio::task::block_in_place(|| Updater::open(parts, now_ms()))?;
         let detectors = tokio::task::block_in_place(|| Detectors::open(&settings.state_dir));
         let health = Health::new(&settings.state_dir);
+        let captures = captures(&settings, &identity)?;
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (pipelines, pipeline_events) = pipelines(&settings, &identity, &worker_settings)?;
         let mut shell = Self {
@@ -80,12 +84,20 @@ impl Shell {
             live: record::Live::new(),
             detectors,
             health,
+            captures,
         };
         for (code, detail) in opened.events() {
             shell.record_event(code, detail, None).await;
         }
         Ok(shell)
     }
+}
+
+fn captures(settings: &Settings, identity: &Identity) -> Result<Captures, ShelfError> {
+    let proxy = Proxy::configured(settings.update.proxy.as_ref());
+    let way = (http::Limits::from(&settings.update), proxy);
+    let (disk, folder) = (Disk::native(), &settings.state_dir);
+    tokio::task::block_in_place(|| Captures::start(&settings.capture, identity, &disk, folder, way))
 }
 
 /// Starts the pipelines' process if there are any.
@@ -118,7 +130,11 @@ fn limits(telemetry: &TelemetrySettings) -> Limits {
     }
 }
 
-fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<WorkerSettings> {
+fn worker_settings(
+    settings: &Settings,
+    identity: &Identity,
+    program: Program,
+) -> anyhow::Result<WorkerSettings> {
     let (socket_gid, clients) = settings.inference.access()?;
     // Pipelines ask like every application, as the agent's user.
     let models = settings.pipelines.iter().map(|p| p.model.clone());
@@ -134,6 +150,12 @@ fn worker_settings(settings: &Settings, program: Program) -> anyhow::Result<Work
         clients,
         rules: settings.inference.models.clone(),
         segments: settings.inference.segments.clone(),
+        // Whoever may keep nothing is not even told for whom.
+        capture: settings.capture.owner.allow.then(|| CaptureCharge {
+            fleet: identity.enrolled.fleet.clone(),
+            device: identity.enrolled.device.clone(),
+            owner: settings.capture.owner.clone(),
+        }),
         window_ms: settings.inference.window_ms,
         memory_limit_bytes: settings.inference.memory_limit_mib << 20,
         trial_timeout: worker::TRIAL_TIMEOUT,

@@ -21,6 +21,8 @@ struct BundleToml {
     limits: Limits,
     resources: Resources,
     lineage: Lineage,
+    #[serde(default)]
+    capture: Option<dunlin_protocol::capture::CaptureRules>,
 }
 
 fn models() -> PathBuf {
@@ -102,6 +104,7 @@ impl Slot {
             limits: recipe.limits,
             resources: recipe.resources,
             lineage: recipe.lineage,
+            capture: recipe.capture,
             files: Files {
                 model: blob("model.onnx"),
                 golden: blob("golden.json"),

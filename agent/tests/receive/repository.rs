@@ -286,6 +286,7 @@ fn manifest(release: &Release, files: Files) -> Manifest {
             agent_min: release.agent_min.to_owned(),
         },
         lineage: Lineage::default(),
+        capture: None,
         files,
     }
 }

@@ -162,7 +162,7 @@ pub async fn list(
     Ok(Json(DeviceList { devices, next }))
 }
 
-async fn find(app: &App, id: &str) -> Result<DeviceRow, ApiError> {
+pub(super) async fn find(app: &App, id: &str) -> Result<DeviceRow, ApiError> {
     let device: DeviceId = parse("device", id)?;
     let row = app.store.device(&device).await?;
     row.ok_or_else(|| ApiError::not_found(format!("no device {device}")))

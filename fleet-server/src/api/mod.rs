@@ -1,8 +1,10 @@
 //! The admin API (`/api/v1`, bearer tokens) and the devices' routes. One file a noun.
 
 pub mod alerts;
+pub mod audit;
 pub mod blobs;
 pub mod bundles;
+pub mod captures;
 pub mod consumers;
 pub mod devices;
 pub mod download;
@@ -32,7 +34,7 @@ use axum::{Router, middleware};
 use dunlin_protocol::id::{DeviceId, Digest};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -69,6 +71,10 @@ pub struct App {
     pub listening: watch::Receiver<Listening>,
     /// Tells the delivery of desired states to look now.
     pub deliver: Wake,
+    /// Tells that there is a request for captured samples.
+    pub captures: Arc<Notify>,
+    /// Room for batches of captured samples that come in.
+    pub uploads: Semaphore,
     /// Tells the messenger of webhooks to look now.
     pub messages: Arc<Notify>,
     /// Renders the metrics.
@@ -139,6 +145,11 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhooks::dead_letters))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(bundles::show))
+        .routes(routes!(captures::request, captures::requests))
+        .routes(routes!(captures::cancel))
+        .routes(routes!(captures::list))
+        .routes(routes!(captures::download, captures::delete))
+        .routes(routes!(audit::list))
         .merge(
             OpenApiRouter::new()
                 .routes(routes!(bundles::publish, bundles::list))
@@ -183,6 +194,22 @@ pub fn admin_router(app: Arc<App>) -> Router {
 /// The devices' routes: enrolment for everybody, downloads with a device certificate.
 pub fn device_router(app: Arc<App>) -> Router {
     let certified = middleware::from_fn_with_state(app.clone(), guard::require_device);
+    let uploads = middleware::from_fn_with_state(app.clone(), captures::few_at_once);
+    let captured = Router::new()
+        .route("/captures", axum::routing::get(captures::wanted))
+        .route("/captures/{request}/done", post(captures::done))
+        .layer(DefaultBodyLimit::max(captures::DONE_MAX_BYTES))
+        .layer(middleware::from_fn(guard::time_out))
+        .merge(
+            Router::new()
+                .route(
+                    "/captures/{request}/{sha256}",
+                    axum::routing::put(captures::upload),
+                )
+                .layer(DefaultBodyLimit::max(captures::BATCH_MAX_BYTES))
+                .layer(uploads),
+        )
+        .route_layer(certified.clone());
     let downloads = Router::new()
         .route(
             "/repository/metadata/{file}",
@@ -214,6 +241,7 @@ pub fn device_router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(guard::time_out));
     Router::new()
         .merge(downloads)
+        .merge(captured)
         .merge(enrolment)
         .fallback(guard::unknown_route)
         .method_not_allowed_fallback(guard::wrong_method)

@@ -145,7 +145,7 @@ pub async fn run(
 }
 
 #[derive(Debug, thiserror::Error)]
-enum DeliverError {
+pub(super) enum DeliverError {
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]

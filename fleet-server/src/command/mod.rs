@@ -4,4 +4,5 @@
 //! the repository too.
 
 pub mod blocks;
+pub(crate) mod capture;
 pub mod deliver;

@@ -255,6 +255,7 @@ impl World {
             active: Some(installed),
             agent_version: "0.1.0".into(),
             trust: None,
+            capture: None,
             models: Vec::new(),
         };
         assert!(

@@ -106,6 +106,7 @@ fn device(desired: DesiredBundle, target: u64, active: u64, progress: Progress) 
             active: Some(installed(active)),
             agent_version: "0.1.0".into(),
             trust: None,
+            capture: None,
             models: Vec::new(),
         }),
         desired: Some(Desired {

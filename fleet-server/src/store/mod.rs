@@ -5,7 +5,9 @@
 //! folder alone names sqlx.
 
 mod alerts;
+mod audit;
 mod bundles;
+mod captures;
 mod certificates;
 mod claims;
 mod consumers;
@@ -21,7 +23,12 @@ mod trust;
 pub use alerts::{
     AlertRow, Attempt, DeliveryRow, Look, NewAlert, SilenceRow, TrackKey, WebhookRow,
 };
+pub use audit::{AuditRow, Deed};
 pub use bundles::BundleRow;
+pub use captures::{
+    BatchOutcome, CaptureFilter, CaptureQuota, CaptureRequestRow, CaptureRow, CaptureTargetRow,
+    IncomingBatch, NewCaptureRequest,
+};
 pub use certificates::{Standing, Succession, Successor};
 pub use claims::{ClaimRow, NewClaim};
 pub use consumers::{ConsumerCertificate, ConsumerRow};

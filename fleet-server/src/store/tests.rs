@@ -95,6 +95,7 @@ fn reported(sequence: u64, generation: u64) -> Reported {
         }),
         agent_version: "0.1.0".to_owned(),
         trust: None,
+        capture: None,
         models: Vec::new(),
     }
 }

@@ -81,7 +81,20 @@ impl Fleet {
     /// One that looks at its alert rules ten times a second.
     pub(crate) async fn start_looking_often() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (server, token) = Self::start_with(&dir, 100).await;
+        let (server, token) = Self::start_with(&dir, |s| s.alerts_tick_ms = 100).await;
+        Self {
+            server,
+            token: token.unwrap(),
+            dir,
+            root: key(1),
+            targets: [key(2), key(3), key(4)],
+        }
+    }
+
+    /// One that stores a MiB of captured samples of each device.
+    pub(crate) async fn start_with_little_room() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, token) = Self::start_with(&dir, |s| s.captures.device_max_mib = 1).await;
         Self {
             server,
             token: token.unwrap(),
@@ -104,16 +117,16 @@ impl Fleet {
     }
 
     async fn start_in(dir: &tempfile::TempDir) -> (RunningServer, Option<String>) {
-        Self::start_with(dir, 1_000).await
+        Self::start_with(dir, |s| s.alerts_tick_ms = 1_000).await
     }
 
     async fn start_with(
         dir: &tempfile::TempDir,
-        alerts_tick_ms: u64,
+        tune: impl FnOnce(&mut Settings),
     ) -> (RunningServer, Option<String>) {
         let state_dir = dir.path().join("state");
         let mut settings = Settings::loopback("demo".parse().unwrap(), state_dir);
-        settings.alerts_tick_ms = alerts_tick_ms;
+        tune(&mut settings);
         let server = Server::start(settings).await.unwrap();
         let token = server.first_admin_token.clone();
         (server, token)
@@ -271,14 +284,14 @@ impl Fleet {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: String,
+        body: impl Into<Bytes>,
     ) -> Answer {
         let uri = format!("https://localhost:{}{path}", self.server.devices.port());
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        send(client, request.body(Full::from(body)).unwrap()).await
+        send(client, request.body(Full::new(body.into())).unwrap()).await
     }
 
     pub(crate) async fn download(
@@ -370,6 +383,7 @@ pub(crate) fn bundle(version: u64, rollback_floor: u64) -> Bundle {
             agent_min: "0.1.0".to_owned(),
         },
         lineage: Lineage::default(),
+        capture: None,
         files: Files {
             model: blob(&model),
             golden: blob(&golden),

@@ -2,6 +2,7 @@
 
 use super::flow::{Application, Flow};
 use super::step::Steps;
+use crate::capture::CaptureRules;
 use crate::id::{Digest, Family};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -233,6 +234,9 @@ pub struct Manifest {
     /// Where it comes from.
     #[serde(default)]
     pub lineage: Lineage,
+    /// What devices may keep of its inputs, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureRules>,
     /// The files.
     pub files: Files,
 }
@@ -331,6 +335,9 @@ impl Manifest {
                     self.resources.agent_min
                 ),
             );
+        }
+        if let Some(Err((field, problem))) = self.capture.as_ref().map(CaptureRules::check) {
+            return bad(field, problem);
         }
         check_blobs(&self.files)
     }
@@ -456,6 +463,7 @@ pub(crate) mod tests {
                 agent_min: "0.1.0".to_owned(),
             },
             lineage: Lineage::default(),
+            capture: None,
             files: Files {
                 model: blob("model"),
                 golden: blob("golden"),

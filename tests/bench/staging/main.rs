@@ -167,6 +167,7 @@ fn manifest(model: Blob, golden: Blob) -> Manifest {
             agent_min: "0.1.0".to_owned(),
         },
         lineage: Lineage::default(),
+        capture: None,
         files: Files {
             model,
             golden,
