@@ -1,6 +1,9 @@
 //! Configuration: a TOML file, checked as a whole so that every bad key is reported at once.
 //! Only [`Settings`] travels further.
 
+mod captures;
+
+pub use captures::CaptureSettings;
 use dunlin_protocol::id::FleetId;
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,30 +44,6 @@ pub struct Settings {
     pub ingest_batch_max: usize,
     /// Longest wait for a transaction to fill, in milliseconds.
     pub ingest_batch_wait_ms: u64,
-}
-
-/// How much of devices' sealed samples is stored, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CaptureSettings {
-    /// Of all devices together, in MiB.
-    pub max_mib: u64,
-    /// Of one device, in MiB.
-    pub device_max_mib: u64,
-    /// In days.
-    pub retention_days: u32,
-    /// How long the audit log is kept, in days.
-    pub audit_days: u32,
-}
-
-impl Default for CaptureSettings {
-    fn default() -> Self {
-        Self {
-            max_mib: 1024,
-            device_max_mib: 64,
-            retention_days: 30,
-            audit_days: 730,
-        }
-    }
 }
 
 /// The admin API's listener.
@@ -417,7 +396,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
     let mut telemetry = Section::take(root, "telemetry", problems);
     let retention_days = telemetry.unsigned("retention_days", 1, 3650, 30);
     telemetry.finish();
-    let captures = read_captures(Section::take(root, "capture", problems));
+    let captures = captures::read(Section::take(root, "capture", problems));
     let mut ingest = Section::take(root, "ingest", problems);
     let ingest_batch_max = ingest.unsigned("batch_max", 1, 10_000, 256);
     let ingest_batch_wait_ms = ingest.unsigned("batch_wait_ms", 0, 10_000, 20);
@@ -535,18 +514,6 @@ fn read_enrolment(mut section: Section<'_>) -> EnrolmentSettings {
             .unwrap_or(default.certificate_life_s),
         recover_expired_days,
     }
-}
-
-fn read_captures(mut section: Section<'_>) -> CaptureSettings {
-    let default = CaptureSettings::default();
-    let captures = CaptureSettings {
-        max_mib: section.unsigned("max_mib", 1, 1 << 20, default.max_mib),
-        device_max_mib: section.unsigned("device_max_mib", 1, 1 << 20, default.device_max_mib),
-        retention_days: section.unsigned("retention_days", 1, 3650, default.retention_days),
-        audit_days: section.unsigned("audit_days", 1, 36_500, default.audit_days),
-    };
-    section.finish();
-    captures
 }
 
 fn read_mqtt(mut section: Section<'_>) -> Option<MqttSettings> {

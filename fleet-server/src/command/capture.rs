@@ -94,7 +94,7 @@ mod tests {
         let device: DeviceId = "d".parse().unwrap();
         let waiting = |request| vec![(device.clone(), request)];
         let mut told = Told::default();
-        assert_eq!(told.due(&waiting(1), 0), [device.clone()]);
+        assert_eq!(told.due(&waiting(1), 0).len(), 1);
         assert!(told.due(&waiting(1), AGAIN_MS - 1).is_empty());
         assert_eq!(told.due(&waiting(2), AGAIN_MS - 1).len(), 1);
         assert!(told.due(&waiting(2), AGAIN_MS).is_empty());

@@ -44,6 +44,7 @@ async fn upload(fleet: &Fleet, device: &HttpClient, request: u64, sealed: &[u8])
 #[tokio::test]
 async fn a_batch_goes_from_the_device_to_who_asked_and_every_step_is_audited() {
     let fleet = Fleet::start().await;
+    fleet.set_root().await;
     let device = enrolled(&fleet, "edge-1").await;
     let sealed = batch("edge-1", 3, 100, 1);
     let unasked = upload(&fleet, &device, 1, &sealed).await;
@@ -142,6 +143,7 @@ async fn a_batch_goes_from_the_device_to_who_asked_and_every_step_is_audited() {
 #[tokio::test]
 async fn what_a_device_may_not_send_is_refused() {
     let fleet = Fleet::start_with_little_room().await;
+    fleet.set_root().await;
     let device = enrolled(&fleet, "edge-1").await;
     let other = enrolled(&fleet, "edge-2").await;
     let body = json!({"devices": ["edge-1", "edge-2"], "version": 3, "reason": "drift"});
@@ -204,6 +206,7 @@ async fn what_a_device_may_not_send_is_refused() {
 #[tokio::test]
 async fn bad_requests_are_named_and_open_ones_can_be_ended() {
     let fleet = Fleet::start().await;
+    fleet.set_root().await;
     let device = enrolled(&fleet, "edge-1").await;
     for (body, status, word) in [
         (
