@@ -4,6 +4,7 @@
 //! shown when it refuses.
 
 mod consumers;
+mod exports;
 mod transport;
 mod types;
 mod upload;

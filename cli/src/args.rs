@@ -2,6 +2,7 @@
 
 mod alert;
 mod consumer;
+mod export;
 mod fleet;
 mod keys;
 mod rollout;
@@ -11,6 +12,7 @@ pub use alert::{
     AlertAction, AlertArgs, QuantileArg, RuleArgs, WebhookAction, WebhookArgs, WhenArgs,
 };
 pub use consumer::{ConsumerAction, ConsumerArgs, ConsumerFiles};
+pub use export::{DataAction, DataArgs, SelectionArgs};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
@@ -76,6 +78,8 @@ pub enum Command {
     Rollout(RolloutArgs),
     /// Show how far live data are from the reference
     Drift(DriftArgs),
+    /// Write telemetry as Parquet files, for pandas, DuckDB and the like
+    Export(DataArgs),
     /// Say what to be told of, and see what is so
     Alert(AlertArgs),
     /// Say who is told of alerts
@@ -394,6 +398,9 @@ mod tests {
              --errors-permille-max 5 --retry-rolled-back",
             "dunlin rollout show r --watch --server http://127.0.0.1:1",
             "dunlin drift digits --version 2 --rollout r",
+            "dunlin export windows --family digits --version 2 --last 7d --out w.parquet",
+            "dunlin export histograms --family digits --cohort canary --rollout ro-1 --out h.parquet",
+            "dunlin export reference --family digits --from 2026-03-01T00:00:00Z -o r.parquet",
             "dunlin login --server http://127.0.0.1:1 --token-file -",
             "dunlin completion fish",
         ] {
@@ -404,6 +411,8 @@ mod tests {
             "dunlin rollout create digits",
             "dunlin bundle sign --add-signature --key k --out t",
             "dunlin bundle inspect",
+            "dunlin export windows --family digits",
+            "dunlin export windows --family digits --last 1h --from 2026-03-01T00:00:00Z -o w",
             "dunlin login --token secret",
         ] {
             assert!(

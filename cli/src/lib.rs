@@ -14,6 +14,7 @@ pub mod args;
 pub mod bundle;
 pub mod consumer;
 pub mod context;
+pub mod dataset;
 pub mod demo;
 pub mod device;
 pub mod drift;
@@ -99,6 +100,7 @@ async fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Consumer(args) => consumer::run(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Drift(args) => drift::run(args).await,
+        Command::Export(args) => dataset::run(args).await,
         Command::Alert(args) => alert::run(args).await,
         Command::Webhook(args) => alert::run_webhook(args).await,
         Command::Completion { shell } => {

@@ -11,6 +11,8 @@ use crate::command::blocks::{self, BlockSettings};
 use crate::command::deliver::{self, DeliverSettings, Wake};
 use crate::config::{MqttMode, Settings};
 use crate::enroll::succession::Desk;
+use crate::export::stream::EXPORTS_MAX;
+use crate::exposition;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 const ADMIN_CONNECTIONS_MAX: usize = 256;
@@ -520,6 +522,7 @@ fn app(
         deliver,
         messages,
         listening: running.client.listening(),
+        exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
         metrics: recorder()?,
     })
 }
@@ -535,9 +538,10 @@ fn bracketed(host: &str) -> String {
 fn recorder() -> Result<PrometheusHandle, StartError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
-        PrometheusBuilder::new()
-            .install_recorder()
-            .map_err(|e| format!("metrics: {e}"))
+        let installed = PrometheusBuilder::new().install_recorder();
+        // Before anything counts: a name without a word of explanation is no use to anybody.
+        exposition::describe();
+        installed.map_err(|e| format!("metrics: {e}"))
     });
     installed.clone().map_err(StartError::Setup)
 }

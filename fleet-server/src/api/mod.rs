@@ -8,6 +8,7 @@ pub mod devices;
 pub mod download;
 pub mod drift;
 pub mod error;
+pub mod export;
 pub mod fleet;
 pub(crate) mod guard;
 pub mod patches;
@@ -32,7 +33,7 @@ use axum::{Router, middleware};
 use dunlin_protocol::id::{DeviceId, Digest};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -71,6 +72,8 @@ pub struct App {
     pub deliver: Wake,
     /// Tells the messenger of webhooks to look now.
     pub messages: Arc<Notify>,
+    /// Rights to export, so many at once.
+    pub exports: Arc<Semaphore>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
 }
@@ -129,6 +132,7 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rollouts::abort))
         .routes(routes!(rollouts::resume))
         .routes(routes!(drift::drift))
+        .routes(routes!(drift::plot))
         .routes(routes!(alerts::put_rule, alerts::rules))
         .routes(routes!(alerts::delete_rule))
         .routes(routes!(alerts::list))
@@ -155,7 +159,10 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             OpenApiRouter::new()
                 .routes(routes!(blobs::put, blobs::head, blobs::get))
                 .routes(routes!(patches::put, patches::head))
-                .routes(routes!(download::file)),
+                .routes(routes!(download::file))
+                .routes(routes!(export::windows))
+                .routes(routes!(export::histograms))
+                .routes(routes!(export::reference)),
         )
 }
 

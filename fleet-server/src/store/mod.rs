@@ -16,6 +16,7 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod trust;
 
 pub use alerts::{
@@ -33,6 +34,7 @@ pub use telemetry::{
     IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
     WindowMark, WindowQuery,
 };
+pub use totals::VersionTotals;
 pub use trust::ReportedVersions;
 
 use dunlin_protocol::id::Digest;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod alerts;
+mod export;
 mod fixture;
+mod metrics;
 mod program;
 mod rollouts;
 mod trust;
@@ -232,7 +234,7 @@ async fn the_document_lists_every_route() {
             paths.keys()
         );
     }
-    assert_eq!(paths.len(), 35);
+    assert_eq!(paths.len(), 39);
     let page = fleet.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     let metrics = fleet.get("/metrics").await;
