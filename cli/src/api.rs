@@ -5,6 +5,7 @@
 
 mod captures;
 mod consumers;
+mod exports;
 mod transport;
 mod types;
 mod upload;

@@ -3,6 +3,7 @@
 mod alert;
 mod capture;
 mod consumer;
+mod export;
 mod fleet;
 mod keys;
 mod rollout;
@@ -13,6 +14,7 @@ pub use alert::{
 };
 pub use capture::{CaptureAction, CaptureArgs, CaptureRequestArgs, WhichCaptures};
 pub use consumer::{ConsumerAction, ConsumerArgs, ConsumerFiles};
+pub use export::{DataAction, DataArgs, SelectionArgs};
 pub use fleet::{DeviceAction, DeviceArgs, TokenAction, TokenArgs};
 pub use keys::{
     CombineArgs, DelegateArgs, GenerateArgs, ImportArgs, InitArgs, KeysAction, KeysArgs, NextRoot,
@@ -80,6 +82,8 @@ pub enum Command {
     Drift(DriftArgs),
     /// Fetch the inputs that devices keep, sealed to a key of yours
     Capture(CaptureArgs),
+    /// Write telemetry as Parquet files, for pandas, DuckDB and the like
+    Export(DataArgs),
     /// Say what to be told of, and see what is so
     Alert(AlertArgs),
     /// Say who is told of alerts
@@ -409,6 +413,9 @@ mod tests {
              --errors-permille-max 5 --retry-rolled-back",
             "dunlin rollout show r --watch --server http://127.0.0.1:1",
             "dunlin drift digits --version 2 --rollout r",
+            "dunlin export windows --family digits --version 2 --last 7d --out w.parquet",
+            "dunlin export histograms --family digits --cohort canary --rollout ro-1 --out h.parquet",
+            "dunlin export reference --family digits --from 2026-03-01T00:00:00Z -o r.parquet",
             "dunlin login --server http://127.0.0.1:1 --token-file -",
             "dunlin completion fish",
         ] {
@@ -419,6 +426,8 @@ mod tests {
             "dunlin rollout create digits",
             "dunlin bundle sign --add-signature --key k --out t",
             "dunlin bundle inspect",
+            "dunlin export windows --family digits",
+            "dunlin export windows --family digits --last 1h --from 2026-03-01T00:00:00Z -o w",
             "dunlin login --token secret",
         ] {
             assert!(

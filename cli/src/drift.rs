@@ -4,6 +4,7 @@ use crate::api::items;
 use crate::args::DriftArgs;
 use crate::context::Session;
 use crate::failure::{Exit, Failure};
+use crate::files;
 use crate::table::{self, Table};
 use dunlin_protocol::id::{Family, RolloutId};
 use dunlin_server::drift::query::{BinScores, Drift};
@@ -25,6 +26,11 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
         cohorts = vec!["canary", "control"];
     }
     let session = Session::open(&args.shared)?;
+    if let Some((signal, out)) = args.plot.as_ref().zip(args.out.as_ref()) {
+        query.push(("signal", signal.clone()));
+        query.extend(args.cohort.clone().map(|cohort| ("cohort", cohort)));
+        return draw(&session, &query, out).await;
+    }
     let mut answers = Vec::new();
     for cohort in cohorts {
         let mut query = query.clone();
@@ -48,6 +54,21 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
             scores: args.scores,
         };
         table::print(&show(drift, shown));
+    }
+    Ok(Exit::Done)
+}
+
+async fn draw(
+    session: &Session,
+    query: &[(&str, String)],
+    out: &std::path::Path,
+) -> Result<Exit, Failure> {
+    let picture = session.client.drift_plot(query).await?;
+    files::write_whole(out, &picture)?;
+    if session.json {
+        table::print_json(&serde_json::json!({"out": out, "bytes": picture.len()}));
+    } else {
+        table::print_line(&format!("{}", out.display()));
     }
     Ok(Exit::Done)
 }

@@ -129,6 +129,63 @@ fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError
     })
 }
 
+/// A file that is written beside the one it is to be, and removed unless it is [`keep`](Self::keep)ed.
+#[derive(Debug)]
+pub struct Beside {
+    beside: PathBuf,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+/// Begins a file that is to be written piece by piece, so that it is either the old one or the whole
+/// new one.
+///
+/// # Errors
+/// The system refused.
+pub fn stream_whole(path: &Path) -> Result<(fs::File, Beside), FileError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    let _ = fs::remove_file(&beside);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&beside)
+        .map_err(io("cannot create", &beside))?;
+    let path = path.to_owned();
+    let is_kept = false;
+    Ok((
+        file,
+        Beside {
+            beside,
+            path,
+            is_kept,
+        },
+    ))
+}
+
+impl Beside {
+    /// Puts it in its place, on disk.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn keep(mut self, file: &fs::File) -> Result<(), FileError> {
+        let kept = file
+            .sync_all()
+            .and_then(|()| fs::rename(&self.beside, &self.path));
+        self.is_kept = kept.is_ok();
+        kept.map_err(io("cannot write", &self.path))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
 /// Makes a folder and those above it.
 ///
 /// # Errors

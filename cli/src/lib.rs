@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod capture;
 pub mod consumer;
 pub mod context;
+pub mod dataset;
 pub mod demo;
 pub mod device;
 pub mod drift;
@@ -102,6 +103,7 @@ async fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Rollout(args) => rollout::run(args).await,
         Command::Drift(args) => drift::run(args).await,
         Command::Capture(args) => capture::run(args).await,
+        Command::Export(args) => dataset::run(args).await,
         Command::Alert(args) => alert::run(args).await,
         Command::Webhook(args) => alert::run_webhook(args).await,
         Command::Completion { shell } => {

@@ -22,6 +22,8 @@ pub mod config;
 pub mod consumer;
 pub mod drift;
 pub mod enroll;
+pub mod export;
+pub mod exposition;
 mod files;
 mod listener;
 pub mod mqtt;

@@ -12,6 +12,8 @@ use crate::command::capture;
 use crate::command::deliver::{self, DeliverSettings, Wake};
 use crate::config::{CaptureSettings, MqttMode, Settings};
 use crate::enroll::succession::Desk;
+use crate::export::stream::EXPORTS_MAX;
+use crate::exposition;
 use crate::files;
 use crate::listener::Listener;
 use crate::mqtt::{self, MqttClient, MqttConfig};
@@ -549,6 +551,7 @@ fn app(
         uploads: Semaphore::new(api::captures::UPLOADS_MAX),
         messages,
         listening: running.client.listening(),
+        exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
         metrics: recorder()?,
     })
 }
@@ -564,9 +567,10 @@ fn bracketed(host: &str) -> String {
 fn recorder() -> Result<PrometheusHandle, StartError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
-        PrometheusBuilder::new()
-            .install_recorder()
-            .map_err(|e| format!("metrics: {e}"))
+        let installed = PrometheusBuilder::new().install_recorder();
+        // Before anything counts: a name without a word of explanation is no use to anybody.
+        exposition::describe();
+        installed.map_err(|e| format!("metrics: {e}"))
     });
     installed.clone().map_err(StartError::Setup)
 }

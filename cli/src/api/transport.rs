@@ -184,6 +184,19 @@ impl Transport {
         max_bytes: u64,
         to: &mut impl std::io::Write,
     ) -> Result<Option<u64>, ApiError> {
+        match self.fetch(path, max_bytes, to).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The same, of what must be there.
+    pub(super) async fn fetch(
+        &self,
+        path: &str,
+        max_bytes: u64,
+        to: &mut impl std::io::Write,
+    ) -> Result<u64, ApiError> {
         let what = format!("GET {path}");
         let timed_out = || ApiError::TimedOut {
             url: self.base.clone(),
@@ -198,20 +211,17 @@ impl Transport {
         let answer = tokio::time::timeout(IDLE_TIMEOUT, self.client.request(request)).await;
         let answer = answer.map_err(|_| timed_out())?;
         let (head, mut body) = answer.map_err(|e| self.unreachable(&e))?.into_parts();
-        if head.status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
         if !head.status.is_success() {
             let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
             let body = body.map_err(|e| unreadable(e.to_string()))?.to_bytes();
             let status = head.status;
-            return super::accepted(Answer { status, body }).map(|_| None);
+            return super::accepted(Answer { status, body }).map(|_| 0);
         }
         let mut length = 0;
         loop {
             let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await;
             let Some(frame) = frame.map_err(|_| timed_out())? else {
-                return Ok(Some(length));
+                return Ok(length);
             };
             let frame = frame.map_err(|e| unreadable(e.to_string()))?;
             if let Ok(bytes) = frame.into_data() {

@@ -126,7 +126,10 @@ pub struct CreateArgs {
 
 /// `dunlin drift`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  dunlin drift digits --version 2")]
+#[command(after_help = "\
+Examples:
+  dunlin drift digits --version 2
+  dunlin drift digits --version 2 --plot confidence --out confidence.svg")]
 pub struct DriftArgs {
     /// Which server, as whom.
     #[command(flatten)]
@@ -148,4 +151,14 @@ pub struct DriftArgs {
     /// Every score of what is shown, not only those that decide
     #[arg(long)]
     pub scores: bool,
+    /// Draw this signal, reference against live, as SVG: a feature's name, confidence, entropy or
+    /// output_mix
+    #[arg(long, value_name = "SIGNAL", requires = "out", conflicts_with_all = ["all", "scores"])]
+    pub plot: Option<String>,
+    /// With --rollout: whose
+    #[arg(long, value_name = "canary|control", value_parser = ["canary", "control"], requires = "plot")]
+    pub cohort: Option<String>,
+    /// Where the picture goes
+    #[arg(short, long, value_name = "FILE", requires = "plot")]
+    pub out: Option<PathBuf>,
 }

@@ -120,7 +120,6 @@ impl Watch {
             return Ok(BTreeMap::new());
         };
         let serving = serving(family, devices);
-        let look_back_ms = i64::try_from(rule.look_back_s).unwrap_or(i64::MAX / 1000) * 1000;
         let margin = match &rule.when {
             When::Drift { margin, .. } => *margin,
             _ => SENSITIVITY.margin,
@@ -131,7 +130,7 @@ impl Watch {
             cohort: "all".to_owned(),
             devices: None,
             segment: rule.segment.clone(),
-            since_ms: Some(now_ms.saturating_sub(look_back_ms)),
+            since_ms: Some(now_ms.saturating_sub(look_back_ms(rule))),
             until_ms: None,
             sensitivity: Sensitivity {
                 margin,
@@ -285,10 +284,45 @@ fn bodies(fleet: &FleetId, rule: &Rule, told: &[Told], now_ms: i64) -> Vec<Value
     let mut bodies = vec![alert];
     if rule.retrain && !fired.is_empty() {
         let mut retrain = head("retrain");
-        retrain["seen"] = json!(firing);
+        let trained = |t: &&Told| {
+            let mut seen = subject(t);
+            if let Some(exports) = exports(rule, t, now_ms) {
+                seen["exports"] = exports;
+            }
+            seen
+        };
+        retrain["seen"] = fired.iter().map(trained).collect();
         bodies.push(retrain);
     }
     bodies
+}
+
+/// Paths of the admin API where the data of a subject are, as Parquet files: those of its version, from
+/// when it began to be so, or from as far back as the rule looks.
+fn exports(rule: &Rule, told: &Told, now_ms: i64) -> Option<Value> {
+    let family = rule.family()?;
+    let version: u64 = told.subject.rsplit('/').next()?.parse().ok()?;
+    let (Change::Fired { since_ms } | Change::Resolved { since_ms }) = told.change;
+    let since_ms = since_ms.saturating_sub(look_back_ms(rule));
+    let table = |name: &str| {
+        format!(
+            "/api/v1/export/{name}.parquet?family={family}&version={version}{}&since_ms={since_ms}&until_ms={now_ms}",
+            of_segment(rule)
+        )
+    };
+    Some(json!({
+        "windows": table("windows"), "histograms": table("histograms"), "reference": table("reference"),
+    }))
+}
+
+fn look_back_ms(rule: &Rule) -> i64 {
+    i64::try_from(rule.look_back_s).unwrap_or(i64::MAX / 1000) * 1000
+}
+
+/// A rule's segment as a parameter. It needs no escaping: it was checked to be a plain name.
+fn of_segment(rule: &Rule) -> String {
+    let segment = rule.segment.as_ref();
+    segment.map_or_else(String::new, |s| format!("&segment={s}"))
 }
 
 /// Paths of the admin API where the numbers are.
@@ -296,11 +330,45 @@ fn links(rule: &Rule, now_ms: i64) -> Value {
     let Some(family) = rule.family() else {
         return json!({"devices": "/api/v1/devices"});
     };
-    let look_back_ms = i64::try_from(rule.look_back_s).unwrap_or(i64::MAX / 1000) * 1000;
-    let since_ms = now_ms.saturating_sub(look_back_ms);
-    // A rule's segment needs no escaping: it was checked to be a plain name.
-    let segment = rule.segment.as_ref();
-    let segment = segment.map_or_else(String::new, |s| format!("&segment={s}"));
+    let since_ms = now_ms.saturating_sub(look_back_ms(rule));
     let time = format!("since_ms={since_ms}&until_ms={now_ms}");
-    json!({"drift": format!("/api/v1/drift?family={family}{segment}&{time}")})
+    json!({"drift": format!("/api/v1/drift?family={family}{}&{time}", of_segment(rule))})
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_is_told_where_the_versions_telemetry_is() {
+        let rule = json!({
+            "name": "pump-drift", "retrain": true, "look_back_s": 3600,
+            "when": {"kind": "drift", "family": "pump"},
+        });
+        let rule: Rule = serde_json::from_value(rule).unwrap();
+        let told = |subject: &str| Told {
+            subject: subject.to_owned(),
+            change: Change::Fired {
+                since_ms: 5_000_000,
+            },
+            seen: json!({"drifted": 2}),
+        };
+        let fleet = "pier".parse().unwrap();
+        let bodies = bodies(&fleet, &rule, &[told("pump/3")], 9_000_000);
+        assert_eq!(
+            (&bodies[0]["kind"], &bodies[1]["kind"]),
+            (&json!("alert"), &json!("retrain"))
+        );
+        assert_eq!(bodies[0]["firing"][0]["exports"], Value::Null);
+        let seen = &bodies[1]["seen"][0];
+        assert_eq!(seen["seen"]["drifted"], 2);
+        assert_eq!(
+            seen["exports"]["windows"],
+            "/api/v1/export/windows.parquet?family=pump&version=3&since_ms=1400000&until_ms=9000000"
+        );
+        // A subject that is no version has no such files.
+        let seen = super::bodies(&fleet, &rule, &[told("edge-1")], 9_000_000);
+        assert_eq!(seen[1]["seen"][0]["exports"], Value::Null);
+    }
 }

@@ -3,12 +3,13 @@
 use super::error::{ApiError, ErrorBody};
 use super::{App, blocking};
 use crate::clock;
+use crate::exposition::{self, Format};
 use crate::repository::Expiry;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use dunlin_protocol::trust::Key;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ use utoipa::ToSchema;
 
 /// Longest time without a connection to the broker before the server counts as ill.
 const DEAF_MAX_MS: i64 = 60_000;
+
+/// How long a version is in the metrics after its last window came: 90 days.
+const TOTALS_MS: i64 = 90 * 24 * 3_600_000;
 
 /// The fleet as operators' tools need it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -161,10 +165,14 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiErro
     Ok(Json(json!({ "status": "ok" })))
 }
 
-/// Metrics in Prometheus' text format.
+/// Metrics for Prometheus: as text, or as protocol buffers with native histograms where `Accept` asks
+/// for them.
 #[utoipa::path(get, path = "/metrics", tag = "server",
     responses((status = 200, content_type = "text/plain")))]
-pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub async fn metrics(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (live, online) = app.store.count_devices().await?;
     let running = app.store.running_rollouts().await?.len();
     // Gauges are floats; counts of devices are far below 2^53.
@@ -184,6 +192,13 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> 
         metrics::gauge!("dunlin_metadata_expires_seconds", "role" => expiry.role).set(left as f64);
     }
     app.metrics.run_upkeep();
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, app.metrics.render()).into_response())
+    let heard_since_ms = clock::now_ms().saturating_sub(TOTALS_MS);
+    let totals = app.store.version_totals(heard_since_ms).await?;
+    let format = Format::of(headers.get(header::ACCEPT));
+    let body = exposition::render(&app.metrics.render(), &totals, format);
+    let headers = [
+        (header::CONTENT_TYPE, format.media_type()),
+        (header::VARY, "Accept"),
+    ];
+    Ok((headers, body).into_response())
 }

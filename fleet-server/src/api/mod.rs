@@ -10,6 +10,7 @@ pub mod devices;
 pub mod download;
 pub mod drift;
 pub mod error;
+pub mod export;
 pub mod fleet;
 pub(crate) mod guard;
 pub mod patches;
@@ -77,6 +78,8 @@ pub struct App {
     pub uploads: Semaphore,
     /// Tells the messenger of webhooks to look now.
     pub messages: Arc<Notify>,
+    /// Rights to export, so many at once.
+    pub exports: Arc<Semaphore>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
 }
@@ -135,6 +138,7 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rollouts::abort))
         .routes(routes!(rollouts::resume))
         .routes(routes!(drift::drift))
+        .routes(routes!(drift::plot))
         .routes(routes!(alerts::put_rule, alerts::rules))
         .routes(routes!(alerts::delete_rule))
         .routes(routes!(alerts::list))
@@ -166,7 +170,10 @@ fn guarded() -> OpenApiRouter<Arc<App>> {
             OpenApiRouter::new()
                 .routes(routes!(blobs::put, blobs::head, blobs::get))
                 .routes(routes!(patches::put, patches::head))
-                .routes(routes!(download::file)),
+                .routes(routes!(download::file))
+                .routes(routes!(export::windows))
+                .routes(routes!(export::histograms))
+                .routes(routes!(export::reference)),
         )
 }
 

@@ -6,5 +6,6 @@ pub mod chi_squared;
 pub mod gate;
 pub mod permutation;
 pub mod plausible;
+pub mod plot;
 pub mod query;
 pub mod statistics;

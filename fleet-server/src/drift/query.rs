@@ -10,7 +10,8 @@
 //! alpha, and every bound is the one at the level that this amounts to, so that fifty quiet features do
 //! not make an alarm. What decides is the PSI; the other scores are published beside it.
 
-mod pool;
+mod picture;
+pub(crate) mod pool;
 mod publish;
 
 use super::statistics::estimated::EstimatedAccuracy;
@@ -22,6 +23,7 @@ use crate::store::{
 };
 use dunlin_protocol::bundle::{Manifest, Profile};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
+pub use picture::{Bins, Picture};
 use pool::Pool;
 use publish::scores;
 use serde::{Deserialize, Serialize};
@@ -221,6 +223,36 @@ pub async fn drift(
     blobs: &Blobs,
     query: &DriftQuery,
 ) -> Result<Vec<Drift>, DriftError> {
+    let versions = merged(store, blobs, query).await?;
+    Ok(versions.iter().map(|v| v.scores(query)).collect())
+}
+
+/// The newest version that the query finds, and the picture of one of its signals: none if it has no
+/// such signal, or no reference.
+///
+/// # Errors
+/// The database failed.
+pub async fn picture(
+    store: &Store,
+    blobs: &Blobs,
+    query: &DriftQuery,
+    signal: &str,
+) -> Result<Option<(Drift, Option<Picture>)>, DriftError> {
+    let versions = merged(store, blobs, query).await?;
+    Ok(versions.last().map(|version| {
+        let drift = version.scores(query);
+        let reference = version.reference.as_ref();
+        let picture = picture::picture(&drift, &version.pool, reference, signal);
+        (drift, picture)
+    }))
+}
+
+/// The windows that a query finds, added up by version, the lowest first.
+async fn merged(
+    store: &Store,
+    blobs: &Blobs,
+    query: &DriftQuery,
+) -> Result<Vec<Version>, DriftError> {
     let wanted = WindowQuery {
         family: query.family.clone(),
         version: query.version,
@@ -258,7 +290,7 @@ pub async fn drift(
             break;
         }
     }
-    Ok(versions.into_iter().map(|v| v.scores(query)).collect())
+    Ok(versions)
 }
 
 /// Windows in memory at once.
@@ -312,10 +344,10 @@ impl Version {
         true
     }
 
-    fn scores(self, query: &DriftQuery) -> Drift {
+    fn scores(&self, query: &DriftQuery) -> Drift {
         let reference = self.reference.as_ref();
         let mut drift = scores(query, self.number, &self.pool, reference, None);
-        drift.note = self.note;
+        drift.note = self.note.clone();
         drift
     }
 }
@@ -342,7 +374,8 @@ pub struct Reference {
     pub digest: Digest,
 }
 
-async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, String> {
+/// The frozen profile of a published bundle, or why there is none.
+pub(crate) async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, String> {
     let manifest = Manifest::parse(bundle.manifest_json.as_bytes()).map_err(|e| e.to_string())?;
     let blob = manifest
         .files

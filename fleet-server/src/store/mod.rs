@@ -18,6 +18,7 @@ mod rollouts;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod trust;
 
 pub use alerts::{
@@ -40,6 +41,7 @@ pub use telemetry::{
     IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
     WindowMark, WindowQuery,
 };
+pub use totals::VersionTotals;
 pub use trust::ReportedVersions;
 
 use dunlin_protocol::id::Digest;

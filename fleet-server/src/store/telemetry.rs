@@ -1,6 +1,8 @@
 //! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
 
-use super::{ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json};
+use super::{
+    ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json, totals,
+};
 use crate::drift::plausible;
 use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
@@ -139,6 +141,7 @@ impl Store {
         write_windows(&mut tx, &new).await?;
         write_records(&mut tx, &new).await?;
         write_gaps(&mut tx, &new).await?;
+        totals::add(&mut tx, &new).await?;
         tx.commit().await?;
         Ok(batch.iter().map(identity).collect())
     }

@@ -349,6 +349,11 @@ pub(crate) struct Bundle {
 }
 
 pub(crate) fn bundle(version: u64, rollback_floor: u64) -> Bundle {
+    bundle_with(version, rollback_floor, None)
+}
+
+/// One with a reference profile.
+pub(crate) fn bundle_with(version: u64, rollback_floor: u64, profile: Option<&[u8]>) -> Bundle {
     let model = format!("model {version}").into_bytes();
     let golden = format!("golden {version}").into_bytes();
     let blob = |bytes: &[u8]| Blob {
@@ -387,7 +392,7 @@ pub(crate) fn bundle(version: u64, rollback_floor: u64) -> Bundle {
         files: Files {
             model: blob(&model),
             golden: blob(&golden),
-            profile: None,
+            profile: profile.map(blob),
             card: None,
         },
     };

@@ -4,7 +4,9 @@
 
 mod alerts;
 mod captures;
+mod export;
 mod fixture;
+mod metrics;
 mod program;
 mod rollouts;
 mod trust;
@@ -233,7 +235,7 @@ async fn the_document_lists_every_route() {
             paths.keys()
         );
     }
-    assert_eq!(paths.len(), 40);
+    assert_eq!(paths.len(), 44);
     let page = fleet.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
     let metrics = fleet.get("/metrics").await;

@@ -19,6 +19,7 @@ const CONSTANT_MIN: u64 = 30;
 const CONSTANT_LN: f64 = -20.7;
 
 const UNDECLARED: &str = "a segment that the reference profile does not name";
+const OTHER_BUNDLE: &str = "computed by another bundle of this version";
 const MISFIT: &str = "other bins than the reference profile's";
 
 /// The sums.
@@ -65,10 +66,73 @@ pub(super) struct Column {
 }
 
 /// What a window's histogram is.
-enum Soundness {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Soundness {
+    /// Counts.
     Sound,
+    /// One value in twenty or more is NaN, infinite or missing.
     Unusable,
+    /// All in one bin, which the reference makes next to impossible.
     Constant,
+}
+
+/// What a window counts towards.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Judged<'a> {
+    /// Nothing.
+    Refused(String),
+    /// The sums; there is no reference to score it against.
+    Unreferenced,
+    /// The sums alone.
+    Unscored(&'static str),
+    /// The sums and, over this profile's bins, the scores.
+    Scored(&'a Profile),
+}
+
+/// Judges a window of a version that `bundle` computed: by itself alone, so that any order of windows
+/// gives the same.
+pub(crate) fn judge<'a>(
+    received: &ReceivedWindow,
+    bundle: Option<Digest>,
+    reference: Option<&'a Reference>,
+) -> Judged<'a> {
+    let window = &received.window;
+    if bundle.is_some_and(|bundle| bundle != window.bundle) {
+        return Judged::Refused(OTHER_BUNDLE.to_owned());
+    }
+    let profile = reference
+        .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
+        .map(|r| &r.profile);
+    let checked = plausible::numbers(window)
+        .and_then(|()| plausible::clock(window, received.received_ms))
+        .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
+    if let Err(why) = checked {
+        return Judged::Refused(why.to_string());
+    }
+    // Without a profile nobody says which there may be.
+    let declared = reference.and_then(|r| r.profile.segments.as_ref());
+    let is_declared = |segment: &String| declared.is_some_and(|declared| declared.has(segment));
+    if !window.segment.as_ref().is_none_or(is_declared) {
+        return Judged::Refused(UNDECLARED.to_owned());
+    }
+    match (reference, profile) {
+        (None, _) => Judged::Unreferenced,
+        (Some(_), Some(profile)) => Judged::Scored(profile),
+        (Some(reference), None) => Judged::Unscored(match window.profile {
+            None => "no reference profile named",
+            Some(digest) if digest != reference.digest => "over another reference profile",
+            Some(_) => MISFIT,
+        }),
+    }
+}
+
+/// Judges a window's confidences or entropies by themselves: a model that says the same to everything
+/// has drifted, a sensor that does is broken.
+pub(crate) fn of_output(new: &Histogram) -> Soundness {
+    match of_input(&[], new) {
+        Soundness::Constant => Soundness::Sound,
+        other => other,
+    }
 }
 
 impl Pool {
@@ -101,25 +165,12 @@ impl Pool {
         bundle: Option<Digest>,
         reference: Option<&Reference>,
     ) {
+        let judged = judge(received, bundle, reference);
+        if let Judged::Refused(why) = &judged {
+            return self.leave_out(why);
+        }
         let window = &received.window;
-        if bundle.is_some_and(|bundle| bundle != window.bundle) {
-            return self.leave_out("computed by another bundle of this version");
-        }
-        let profile = reference
-            .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
-            .map(|r| &r.profile);
-        let checked = plausible::numbers(window)
-            .and_then(|()| plausible::clock(window, received.received_ms))
-            .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
-        if let Err(why) = checked {
-            return self.leave_out(&why.to_string());
-        }
         if let Some(segment) = &window.segment {
-            // Without a profile nobody says which there may be.
-            let declared = reference.and_then(|r| r.profile.segments.as_ref());
-            if !declared.is_some_and(|declared| declared.has(segment)) {
-                return self.leave_out(UNDECLARED);
-            }
             let inferences = self.segments.entry(segment.clone()).or_default();
             *inferences = inferences.saturating_add(window.inferences);
         }
@@ -129,15 +180,13 @@ impl Pool {
         if !self.devices.contains(&received.device) {
             self.devices.insert(received.device.clone());
         }
-        self.add_sums(window);
-        match (reference, profile) {
-            (None, _) => {}
-            (Some(_), Some(profile)) => self.add_counts(&received.device, window, profile),
-            (Some(reference), None) => self.leave_out(match window.profile {
-                None => "no reference profile named",
-                Some(digest) if digest != reference.digest => "over another reference profile",
-                Some(_) => MISFIT,
-            }),
+        self.add_sums(&received.window);
+        match judged {
+            Judged::Scored(profile) => {
+                self.add_counts(&received.device, &received.window, profile);
+            }
+            Judged::Unscored(why) => self.leave_out(why),
+            Judged::Refused(_) | Judged::Unreferenced => {}
         }
     }
 
@@ -168,16 +217,11 @@ impl Pool {
             (&mut sum.entropy, &window.entropy),
         ];
         for (column, new) in outputs {
-            // A model that says the same to everything has drifted; a sensor that does is broken.
-            let soundness = match of_input(&[], new) {
-                Soundness::Constant => Soundness::Sound,
-                other => other,
-            };
-            column.add(device, new, &soundness);
+            column.add(device, new, of_output(new));
         }
         let references = profile.features.iter().zip(&window.features);
         for (column, (reference, new)) in sum.features.iter_mut().zip(references) {
-            column.add(device, new, &of_input(&reference.counts, new));
+            column.add(device, new, of_input(&reference.counts, new));
         }
         if let (Some(sum), Some(new)) = (&mut sum.expected, &window.expected_confusion_nano) {
             // Cells that are none were refused with their window.
@@ -207,7 +251,7 @@ impl Scored {
 }
 
 impl Column {
-    fn new(bins: usize) -> Self {
+    pub(super) fn new(bins: usize) -> Self {
         Self {
             sound: Histogram::new(bins),
             unusable: 0,
@@ -218,7 +262,7 @@ impl Column {
         }
     }
 
-    fn add(&mut self, device: &DeviceId, new: &Histogram, soundness: &Soundness) {
+    fn add(&mut self, device: &DeviceId, new: &Histogram, soundness: Soundness) {
         self.unusable = self.unusable.saturating_add(unusable(new));
         match soundness {
             Soundness::Sound => {
@@ -258,7 +302,7 @@ fn unusable(histogram: &Histogram) -> u64 {
 
 /// Judges a window's values of one input by themselves.
 #[allow(clippy::cast_precision_loss, reason = "against a rough limit")]
-fn of_input(reference: &[u64], new: &Histogram) -> Soundness {
+pub(crate) fn of_input(reference: &[u64], new: &Histogram) -> Soundness {
     let total = new.total();
     let unusable = unusable(new);
     if unusable > 0 && unusable.saturating_mul(UNUSABLE_ONE_IN) >= total {

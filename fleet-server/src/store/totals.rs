@@ -1,0 +1,154 @@
+//! What each version has answered in all, counted as windows come in.
+
+use super::{IncomingSegment, Result, Store, digest, from_json, int, parsed, to_json, uint};
+use crate::drift::plausible;
+use dunlin_protocol::id::Family;
+use dunlin_protocol::sketch::Latency;
+use dunlin_protocol::telemetry::{Body, Window};
+use sqlx::{Row, Sqlite, Transaction};
+use std::collections::BTreeMap;
+
+/// A version's totals. None of them ever falls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionTotals {
+    /// The family.
+    pub family: Family,
+    /// The version.
+    pub version: u64,
+    /// Inferences that gave an answer.
+    pub inferences: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Time from request to answer.
+    pub latency: Latency,
+}
+
+impl Store {
+    /// Totals of the versions that windows came of at or after a moment.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn version_totals(&self, heard_since_ms: i64) -> Result<Vec<VersionTotals>> {
+        let rows = sqlx::query(
+            "SELECT family, version, inferences, errors, latency FROM version_totals
+             WHERE heard_ms >= ? ORDER BY family, version",
+        )
+        .bind(heard_since_ms)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(VersionTotals {
+                    family: parsed("family", row.try_get("family")?)?,
+                    version: uint(row, "version")?,
+                    inferences: uint(row, "inferences")?,
+                    errors: uint(row, "errors")?,
+                    latency: from_json("latency totals", row.try_get("latency")?)?,
+                })
+            })
+            .collect()
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    inferences: u64,
+    errors: u64,
+    latency: Latency,
+    heard_ms: i64,
+}
+
+impl Sum {
+    fn add(&mut self, window: &Window, received_ms: i64) {
+        // Neither can overflow: both are bounded by `plausible`.
+        self.inferences = self.inferences.saturating_add(window.inferences);
+        self.errors = self.errors.saturating_add(window.errors);
+        if self.latency.merge(&window.latency).is_err() {
+            return;
+        }
+        self.heard_ms = self.heard_ms.max(received_ms);
+    }
+}
+
+/// Adds what new segments bring to the totals of published versions. Nothing that a device sends makes
+/// a row of a version that there is not.
+pub(super) async fn add(
+    tx: &mut Transaction<'static, Sqlite>,
+    batch: &[&IncomingSegment],
+) -> Result<()> {
+    let mut sums = BTreeMap::<(Family, u64), Vec<(&Window, i64)>>::new();
+    for incoming in batch {
+        for record in &incoming.segment.records {
+            let Body::Window(window) = &record.body else {
+                continue;
+            };
+            let counts = plausible::numbers(window)
+                .and_then(|()| plausible::clock(window, incoming.received_ms));
+            if counts.is_ok() {
+                let key = (window.family.clone(), window.version);
+                let of_version = sums.entry(key).or_default();
+                of_version.push((window, incoming.received_ms));
+            }
+        }
+    }
+    for ((family, version), windows) in sums {
+        let published = sqlx::query_scalar::<_, Vec<u8>>(
+            "SELECT digest FROM bundles WHERE family = ? AND version = ?",
+        )
+        .bind(family.as_str())
+        .bind(int(version))
+        .fetch_optional(&mut **tx)
+        .await?;
+        let Some(published) = published else {
+            continue;
+        };
+        let bundle = digest("bundle digest", &published)?;
+        let mut sum = Sum::default();
+        for (window, received_ms) in windows.iter().filter(|(w, _)| w.bundle == bundle) {
+            sum.add(window, *received_ms);
+        }
+        if sum.heard_ms > 0 {
+            write(tx, &family, version, sum).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    tx: &mut Transaction<'static, Sqlite>,
+    family: &Family,
+    version: u64,
+    mut sum: Sum,
+) -> Result<()> {
+    let before = sqlx::query(
+        "SELECT inferences, errors, latency FROM version_totals WHERE family = ? AND version = ?",
+    )
+    .bind(family.as_str())
+    .bind(int(version))
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some(row) = before {
+        sum.inferences = sum.inferences.saturating_add(uint(&row, "inferences")?);
+        sum.errors = sum.errors.saturating_add(uint(&row, "errors")?);
+        let mut latency: Latency = from_json("latency totals", row.try_get("latency")?)?;
+        // Beyond 64 bits it stays where it is, rather than begin anew.
+        let _ = latency.merge(&sum.latency);
+        sum.latency = latency;
+    }
+    sqlx::query(
+        "INSERT INTO version_totals (family, version, inferences, errors, latency, heard_ms)
+         VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (family, version) DO UPDATE SET
+            inferences = excluded.inferences, errors = excluded.errors,
+            latency = excluded.latency, heard_ms = MAX(heard_ms, excluded.heard_ms)",
+    )
+    .bind(family.as_str())
+    .bind(int(version))
+    .bind(int(sum.inferences))
+    .bind(int(sum.errors))
+    .bind(to_json("latency totals", &sum.latency)?)
+    .bind(sum.heard_ms)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
