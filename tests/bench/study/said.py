@@ -59,7 +59,7 @@ N reference rows from 20 devices, M current rows; normal features, independent. 
 
 ### Nothing drifts: how often is there an alarm?
 
-M = 60 rows come from one device's single window, the others from 20 devices.
+M = 60 rows come from one device's single window, the others from 20 devices. At 60 rows Dunlin gives no verdict.
 
 {shown["quiet_fleet"]}
 ### One feature of ten shifts: is it found?
@@ -86,7 +86,7 @@ Held-out rows of the two larger models' data, halved anew at each draw: one half
 {shown["real"]}
 ## C. Bytes
 
-One window of one device: ten classes or two, confidence, entropy, latency and every feature over 40 frozen bins. “message”: the JSON that goes over MQTT; “stored”: the same as the device's buffer keeps it (zstd). whylogs profiles the same columns but latency. Raw rows have seven digits, features only.
+One window of one device: ten classes or two, confidence, entropy, latency and every feature over 40 frozen bins. “message”: the JSON that goes over MQTT; “stored”: the same as the device's buffer keeps it (zstd). whylogs profiles the same columns but latency; the size of its profiles differs by some bytes from run to run. Raw rows have seven digits, features only.
 
 ![Bytes by number of features](bytes.svg)
 
@@ -114,6 +114,11 @@ class Figures:
     def share(self, part, case, features, who, what="any"):
         return f"{100 * self.results[part][case][str(features)][who][what][0]:.0f} %"
 
+    def loudest(self, who):
+        """The largest share of quiet windows with an alarm, from 1,000 rows on."""
+        large = [of for key, of in self.results["quiet_fleet"].items() if int(key.split("/")[1]) >= 1000]
+        return f"{100 * max(found[who]['any'][0] for of in large for found in of.values()):.0f} %"
+
     def real(self, data, corruption, who):
         return f"{100 * self.results['real'][data]['corruptions'][corruption][who][0]:.0f} %"
 
@@ -138,7 +143,7 @@ class Figures:
     def ratio(self, kind, features, rows, name, of="message_bytes"):
         return f"{self.bytes(kind, features, rows, name) / self.bytes(kind, features, rows, of):.0f}"
 
-    def half(self, group, who):
+    def found_at(self, group, who):
         """The smallest shift of one feature of ten that is found in at least nine draws of ten."""
         for key, of in self.results["power"].items():
             if key.startswith(group + "/") and of["10"][who]["first"][0] >= 0.9:

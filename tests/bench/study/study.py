@@ -25,8 +25,8 @@ import weights
 SEEDS, KSWIN_SEEDS = 200, 40
 QUIET_SEEDS, KSWIN_QUIET_SEEDS = 200, 6
 MODEL_SEEDS, KSWIN_MODEL_SEEDS = 50, 15
-FLEET_SEEDS, FLEET_BATCH, REAL_SEEDS = 120, 20, 40
-SETTING_SEEDS = 100
+FLEET_SEEDS, FLEET_BATCH, REAL_SEEDS = 120, 20, 30
+SETTING_SEEDS, SETTING_MODEL_SEEDS = 40, 20
 FEATURES = [1, 10, 50]
 
 
@@ -93,7 +93,7 @@ def settings(pool):
     done = lambda futures: {name: future.result() for name, future in futures.items()}
     out = {name: {"quiet": done(quiet), "changes": done(changes), "models": {}} for name, (quiet, changes) in asked.items()}
     cases = [(data, corruption) for data in models.DATA for corruption in models.CORRUPTIONS]
-    drawn = {case: [pool.submit(streams.settings_model, *case, seed) for seed in range(MODEL_SEEDS)] for case in cases}
+    drawn = {case: [pool.submit(streams.settings_model, *case, seed) for seed in range(SETTING_MODEL_SEEDS)] for case in cases}
     before = {name: [] for name in out}
     for (data, corruption), futures in drawn.items():
         for name in out:
@@ -166,7 +166,7 @@ def quiet_fleet(pool):
 
 def power(pool):
     """Shifts of one feature of ten."""
-    sizes = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0]
+    sizes = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5]
     return rates(pool, {
         f"{n}/{m}/{size}": setting([2, n, m], "shift", size, [10], n, 20, m // 20)
         for n, m in ((1000, 1000), (5000, 200), (5000, 1000), (5000, 5000))
@@ -233,18 +233,39 @@ PARTS = {
 }
 
 
+def rounded(value):
+    """Six digits say all that the draws know."""
+    if isinstance(value, dict):
+        return {key: rounded(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(of) for of in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def write(path, results):
+    """A line for each case, so that a difference shows where it is."""
+    line = lambda value: json.dumps(value, ensure_ascii=False)
+    parts = [
+        f"{line(part)}: {{\n" + ",\n".join(f" {line(key)}: {line(of)}" for key, of in cases.items()) + "\n}"
+        for part, cases in results.items()
+    ]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
 def main():
     path, parts = Path(sys.argv[1]), sys.argv[2:] or list(PARTS)
     results = json.loads(path.read_text()) if path.exists() else {}
     names = ("evidently", "river", "whylogs", "scipy", "numpy", "pandas", "scikit-learn", "statsmodels")
     results["versions"] = {"Python": platform.python_version()} | {name: version(name) for name in names}
     results["seeds"] = {name: value for name, value in globals().items() if name.endswith("SEEDS")}
+    # In the order of the parts, whichever ran last.
+    results = {name: results[name] for name in ("versions", "seeds", *PARTS) if name in results}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for name in parts:
             begun = time.monotonic()
-            results[name] = PARTS[name](pool)
+            results[name] = rounded(PARTS[name](pool))
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            write(path, results)
 
 
 if __name__ == "__main__":
