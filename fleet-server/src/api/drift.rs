@@ -122,6 +122,8 @@ pub struct PlotParams {
     pub cohort: Option<String>,
     /// The rollout that says who is canary; its newest one of the family if left out.
     pub rollout: Option<String>,
+    /// One segment of the profile's key; all if left out.
+    pub segment: Option<String>,
     /// Windows that begin at or after this.
     pub since_ms: Option<i64>,
     /// Windows that end at or before this.
@@ -144,6 +146,7 @@ pub async fn plot(
         version: params.version,
         cohort: params.cohort,
         rollout: params.rollout,
+        segment: params.segment,
         since_ms: params.since_ms,
         until_ms: params.until_ms,
     };

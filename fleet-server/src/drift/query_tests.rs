@@ -292,6 +292,35 @@ fn features_are_held_against_each_other() {
 }
 
 #[test]
+fn too_few_values_for_the_bins_are_held_against_a_share_of_alpha() {
+    // Six expected in each of ten bins: no PSI, but Kolmogorov–Smirnov, at p of about .009.
+    let of = |features: usize| {
+        let mut reference = reference();
+        let mut feature = reference.profile.features[0].clone();
+        feature.edges = Edges::try_from((0..=10).map(f64::from).collect::<Vec<f64>>()).unwrap();
+        feature.counts = vec![30; 10];
+        reference.profile.features = vec![feature; features];
+        let mut window = window([20, 20, 20], [30, 30]);
+        let counts = vec![9, 9, 9, 9, 8, 4, 3, 3, 3, 3];
+        let current = Histogram {
+            counts,
+            ..Histogram::default()
+        };
+        window.features = vec![current; features];
+        let windows = [received("a", &window)];
+        let pool = Pool::of(None, &windows, None, Some(&reference));
+        scores(&query(), 2, &pool, Some(&reference), None)
+    };
+    let judged = |drift: &Drift| {
+        let feature = &drift.features[0];
+        let ks = feature.kolmogorov_smirnov.unwrap().score;
+        (feature.scores.psi.unwrap().status, ks.status)
+    };
+    assert_eq!(judged(&of(1)), (Status::Insufficient, Status::Alarm));
+    assert_eq!(judged(&of(40)), (Status::Insufficient, Status::Quiet));
+}
+
+#[test]
 fn accuracy_is_estimated_where_there_is_a_calibration() {
     use dunlin_protocol::calibration::{Calibration, Curve, ONE_NANO};
     let mut reference = reference();

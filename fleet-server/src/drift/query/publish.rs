@@ -100,12 +100,17 @@ fn score(drift: &mut Drift, whole: Sensitivity, profile: &Profile, counts: &Scor
         alpha: found.level,
         ..whole
     };
+    // What else is published of one that took no part is held against its share of alpha.
+    let apart = Sensitivity {
+        alpha: whole.alpha / f64::from(u32::try_from(features.len().max(1)).unwrap_or(u32::MAX)),
+        ..whole
+    };
     let mut adjusted = found.adjusted.into_iter();
     drift.features = features
         .iter()
-        .map(|feature| {
-            let adjusted = feature.p_value.and_then(|_| adjusted.next());
-            feature.publish(together, adjusted)
+        .map(|feature| match feature.p_value {
+            Some(_) => feature.publish(together, adjusted.next()),
+            None => feature.publish(apart, None),
         })
         .collect();
     drift.status = overall(drift);
