@@ -140,7 +140,7 @@ async fn ask(session: &Session, args: &CaptureRequestArgs) -> Result<(), Failure
     say(
         session,
         &made,
-        &format!("request {id} is made, to {devices} devices"),
+        &format!("request {id} is made (devices: {devices})"),
     );
     Ok(())
 }

@@ -235,8 +235,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Most buckets: 2^(160/8) µs is 17 minutes; longer is counted in the last.
-    pub const MAX_BUCKETS: usize = 160;
+    /// Most buckets: 2^(240/8) µs is 17 minutes; longer is counted in the last.
+    pub const MAX_BUCKETS: usize = 240;
 
     /// Counts one latency.
     pub fn add_us(&mut self, latency_us: u64) {

@@ -142,6 +142,8 @@ fn window(reference: &Reference, rows: &[&[f64]], start_ms: i64) -> Window {
         version: 1,
         start_ms,
         end_ms: start_ms + WINDOW_MS,
+        segment: None,
+        refused: 0,
         inferences: 0,
         errors: 0,
         confidence_sum_micro: 0,
@@ -210,6 +212,9 @@ fn profile(
             .map(|(index, edges)| FeatureProfile {
                 name: format!("x[{index}]"),
                 tensor: "x".to_owned(),
+                statistic: None,
+                axis: None,
+                categories: None,
                 after_steps: false,
                 index,
                 counts: counted(&edges, index),
@@ -222,6 +227,7 @@ fn profile(
         },
         confidence,
         entropy,
+        segments: None,
         calibration: None,
     }
 }
@@ -252,6 +258,7 @@ fn fleet(
         version: None,
         cohort: "all".to_owned(),
         devices: None,
+        segment: None,
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,

@@ -271,3 +271,25 @@ fn segments_and_parameters_are_texts_by_key() {
     ];
     assert_eq!(keys, expected);
 }
+
+#[test]
+fn inputs_are_kept_only_if_the_owner_says_so_and_for_usable_keys() {
+    let capture = parse("").unwrap().capture;
+    assert!(!capture.owner.allow);
+    let key = "a68653e6b5390d08b1111954fa1895f945659a9e356fd6dcc61ecaa277440b6a";
+    let text = format!("[capture]\nallow = true\nrecipients = [\"{key}\"]");
+    let capture = parse(&text).unwrap().capture;
+    assert!(capture.owner.allow);
+    assert_eq!(capture.owner.recipients[0].to_string(), key);
+    let none = "00".repeat(32);
+    let text = format!(
+        "[capture]\nallow = \"yes\"\nrecipients = [\"{none}\", \"x\"]\nmax_mib = 0\nkeys = 1"
+    );
+    let errors = parse(&text).unwrap_err().errors;
+    let keys: Vec<_> = errors.iter().map(|e| e.key.as_str()).collect();
+    let (recipients, rest) = ("capture.recipients", ["capture.max_mib", "capture.keys"]);
+    assert_eq!(
+        keys,
+        ["capture.allow", recipients, recipients, rest[0], rest[1]]
+    );
+}

@@ -16,9 +16,9 @@ use http::HeaderValue;
 
 /// Resolution of the native histograms: eight buckets to a power of two, as [`Latency`] has them.
 const SCHEMA: i32 = 3;
-/// Classic buckets end at 2⁵ µs, 2⁶ µs … 2¹⁹ µs, which are ends of native buckets too. A device's last
-/// bucket, which ends at 2²⁰ µs, holds whatever took longer as well: its classic end is +∞.
-const CLASSIC_POWERS: std::ops::RangeInclusive<usize> = 5..=19;
+/// Classic buckets end at 2⁵ µs, 2⁶ µs … 2²⁹ µs, which are ends of native buckets too. A device's last
+/// bucket, which ends at 2³⁰ µs, holds whatever took longer as well: its classic end is +∞.
+const CLASSIC_POWERS: std::ops::RangeInclusive<usize> = 5..=29;
 /// Native buckets to a power of two.
 const PER_POWER: usize = 8;
 
@@ -181,7 +181,7 @@ fn classic(latency: &Latency) -> Vec<(f64, u64)> {
     };
     CLASSIC_POWERS
         .map(|power| {
-            #[allow(clippy::cast_precision_loss, reason = "at most 19")]
+            #[allow(clippy::cast_precision_loss, reason = "at most 29")]
             let end = (power as f64).exp2();
             (end, below(power))
         })

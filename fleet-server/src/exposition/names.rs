@@ -84,7 +84,7 @@ const FLEET: [(&str, &str); 3] = [
     ),
     (
         LATENCY,
-        "Time from request to answer on devices in microseconds: they count in buckets that end at powers of 2^(1/8) us, the last of which, at 2^20 us, holds longer ones too. The sum is an estimate from the buckets, off by less than 4.5 %.",
+        "Time from request to answer on devices in microseconds: they count in buckets that end at powers of 2^(1/8) us, the last of which, at 2^30 us, holds longer ones too. The sum is an estimate from the buckets, off by less than 4.5 %.",
     ),
 ];
 

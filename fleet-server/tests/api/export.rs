@@ -61,6 +61,8 @@ pub(crate) fn window(bundle: &Bundle, minute: i64, feature: Histogram) -> Window
         latency: Latency {
             buckets: vec![0, 0, 0, 40],
         },
+        segment: None,
+        refused: 0,
         expected_confusion_nano: None,
     }
 }
