@@ -1,6 +1,6 @@
 //! Rows into Parquet. The one place that names the library.
 //!
-//! Rows are gathered by column and written as a row group once they hold [`GROUP_BYTES`], so memory is
+//! Rows are gathered by column and written as a row group once they hold `GROUP_BYTES`, so memory is
 //! bounded by that, however long the table. A file without its last bytes is none: what breaks off
 //! is never taken for a whole table.
 
