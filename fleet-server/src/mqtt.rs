@@ -216,9 +216,10 @@ fn options(config: MqttConfig) -> MqttOptions {
     )));
     options.set_keep_alive(KEEP_ALIVE_S);
     options.set_connect_timeout(CONNECT_TIMEOUT);
-    options.set_clean_start(false);
+    // This process knows of no session yet, see `poll`.
+    options.set_clean_start(true);
     options.set_session_expiry_interval(Some(SESSION_EXPIRY_S));
-    options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+    options.set_broker_session_resume_policy(BrokerSessionResumePolicy::Strict);
     options.set_outgoing_inflight_upper_limit(OUTGOING_INFLIGHT_MAX);
     options.set_receive_maximum(Some(RECEIVE_MAX));
     options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_MAX_BYTES));
@@ -351,12 +352,18 @@ impl MqttClient {
     }
 }
 
+/// Connects again and again, and hands over what comes.
+///
+/// A session is taken up again only by the process that had it. One that the broker kept of a server
+/// that was killed would be of no use: the client knows none of its packet identifiers and could neither
+/// subscribe nor publish in it. What it held comes again: devices send what is not acknowledged.
 async fn poll(mut events: EventLoop, shared: Arc<Shared>, readers: Readers, broker: String) {
     let mut failures = 0_u32;
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
                 failures = 0;
+                events.options.set_clean_start(false);
                 shared.connection.fetch_add(1, Ordering::AcqRel);
                 tracing::info!(%broker, "MQTT: connected");
                 tokio::spawn(subscribe(Arc::clone(&shared)));
@@ -373,6 +380,9 @@ async fn poll(mut events: EventLoop, shared: Arc<Shared>, readers: Readers, brok
             Err(rumqttc::ConnectionError::RequestsDone) => break,
             Err(error) => {
                 shared.deaf();
+                if let rumqttc::ConnectionError::SessionStateMismatch { .. } = error {
+                    events.options.set_clean_start(true);
+                }
                 let wait = backoff(failures, random());
                 tracing::warn!(%broker, %error, wait_ms = wait.as_millis(), "MQTT: not connected, will try again");
                 failures = failures.saturating_add(1);

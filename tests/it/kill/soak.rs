@@ -231,3 +231,57 @@ async fn telemetry_through_a_bad_network_and_kills_over_the_embedded_broker() {
 async fn telemetry_through_a_bad_network_and_kills_over_mosquitto() {
     soak(Broker::Mosquitto).await;
 }
+
+/// Waits until the server has more segments of a device than so many; how many it has.
+async fn more_than(store: &Store, device: &Device, before: usize) -> usize {
+    eventually("more telemetry", async || {
+        let mut stored = 0;
+        for boot in store.boots(&device.id).await? {
+            stored += store.segment_numbers(&device.id, &boot).await?.len();
+        }
+        Ok(if stored > before {
+            Ok(stored)
+        } else {
+            Err(format!("{stored} segments"))
+        })
+    })
+    .await
+    .unwrap()
+}
+
+/// Mosquitto keeps the session of a server that was killed; the one that comes after it must not be
+/// caught in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_killed_behind_mosquitto_hears_and_answers_again() {
+    let mut random = Random::from_environment("session");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::Builder::new()
+        .prefix("dunlin-soak-")
+        .tempdir()
+        .unwrap();
+    let (mut fleet, operator) = Fleet::boot(dir.path(), Broker::Mosquitto, &mut random).await;
+    let claim = operator.claim(1).await.unwrap();
+    let mut device = Device::new(Path::new(PROGRAM), dir.path(), "dev-01");
+    dunlin_agent::enroll::enroll(&device.settings, &claim)
+        .await
+        .unwrap();
+    device.start();
+    operator.online(1).await.unwrap();
+    let store = Store::open(&dir.path().join("server/dunlin.db"))
+        .await
+        .unwrap();
+    let mut stored = more_than(&store, &device, 0).await;
+    for _ in 0..2 {
+        fleet.server.kill().await.unwrap();
+        fleet.server = launch(dir.path()).await.0;
+        stored = more_than(&store, &device, stored).await;
+        // What was acknowledged is gone from the device: it was answered, too.
+        device.kill_supervisor().await;
+        device.start();
+        device.durable_has_arrived(&store).await;
+        stored = more_than(&store, &device, stored).await;
+    }
+    store.close().await;
+    device.stop().await;
+    assert!(fleet.server.terminate().await.unwrap().success());
+}
