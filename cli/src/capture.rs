@@ -3,6 +3,7 @@
 //! The private key is read here and goes nowhere; the server hands out sealed batches alone.
 
 mod key;
+mod written;
 
 pub use key::{KeyError, read_key, write_key};
 
@@ -16,8 +17,8 @@ use dunlin_protocol::capture::samples::{CapturedRow, SamplesError, rows};
 use dunlin_protocol::capture::seal::{SEALED_MAX_BYTES, SealError, Sealed, SecretKey};
 use dunlin_protocol::id::Digest;
 use serde_json::{Value, json};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use written::write_rows;
 
 /// Why a sealed batch gives no rows.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,7 @@ async fn get(
 ) -> Result<Exit, Failure> {
     let key = key.map(read_key).transpose()?;
     let list = session.client.captures(&query(which)).await?;
-    let mut text = Vec::new();
+    let mut rows = Vec::new();
     let (mut batches, mut failed) = (0_u64, 0_u64);
     for batch in list.iter().rev() {
         let sha256: Digest = text_of(&batch["sha256"]).parse().map_err(Failure::new)?;
@@ -175,11 +176,11 @@ async fn get(
             files::write_secret(&folder.join(format!("{sha256}.sealed")), &sealed)?;
         }
         if let Some(key) = &key {
-            failed += u64::from(!append(&sha256.to_string(), &sealed, key, &mut text));
+            failed += u64::from(!append(&sha256.to_string(), &sealed, key, &mut rows));
         }
     }
     if key.is_some() {
-        write_rows(out, &text)?;
+        write_rows(out, &rows)?;
     }
     eprintln!("{batches} batches fetched, {failed} of them not opened");
     Ok(if failed == 0 {
@@ -191,14 +192,14 @@ async fn get(
 
 fn decrypt(batches: &[PathBuf], key: &Path, out: Option<&Path>) -> Result<Exit, Failure> {
     let key = read_key(key)?;
-    let mut text = Vec::new();
+    let mut rows = Vec::new();
     let mut failed = 0_u64;
     for path in batches {
         let sealed = files::read_bounded(path, SEALED_MAX_BYTES as u64)?;
         let name = path.display().to_string();
-        failed += u64::from(!append(&name, &sealed, &key, &mut text));
+        failed += u64::from(!append(&name, &sealed, &key, &mut rows));
     }
-    write_rows(out, &text)?;
+    write_rows(out, &rows)?;
     Ok(if failed == 0 {
         Exit::Done
     } else {
@@ -206,28 +207,17 @@ fn decrypt(batches: &[PathBuf], key: &Path, out: Option<&Path>) -> Result<Exit, 
     })
 }
 
-/// Adds a batch's rows, a line each; `false` if it does not open, which is told.
-fn append(name: &str, sealed: &[u8], key: &SecretKey, text: &mut Vec<u8>) -> bool {
+/// Adds a batch's rows; `false` if it does not open, which is told.
+fn append(name: &str, sealed: &[u8], key: &SecretKey, all: &mut Vec<CapturedRow>) -> bool {
     match open(sealed, key) {
         Ok(rows) => {
-            for row in rows {
-                text.extend_from_slice(row.to_json().to_string().as_bytes());
-                text.push(b'\n');
-            }
+            all.extend(rows);
             true
         }
         Err(error) => {
             eprintln!("dunlin: {name}: {error}");
             false
         }
-    }
-}
-
-/// Rows are what somebody's sensors saw: a file is its owner's alone.
-fn write_rows(out: Option<&Path>, text: &[u8]) -> Result<(), Failure> {
-    match out {
-        Some(path) => Ok(files::write_secret(path, text)?),
-        None => std::io::stdout().write_all(text).map_err(Failure::new),
     }
 }
 

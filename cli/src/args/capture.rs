@@ -67,12 +67,13 @@ Examples:
         #[command(flatten)]
         which: WhichCaptures,
     },
-    /// Fetch sealed batches and open them here, one JSON object a sample and line
+    /// Fetch sealed batches and open them here: a JSON object a sample and line, or a table if FILE ends
+    /// in .parquet
     ///
     /// Without --key they are written as they are, one file each, for `decrypt` elsewhere.
     #[command(after_help = "\
 Examples:
-  dunlin capture get --family digits --key capture.key -o samples.ndjson
+  dunlin capture get --family digits --key capture.key -o samples.parquet
   dunlin capture get --request 4 --sealed batches    # then, where the key is: dunlin capture decrypt")]
     Get {
         /// Which.
@@ -88,7 +89,7 @@ Examples:
         #[arg(long, value_name = "DIR", conflicts_with_all = ["key", "out"])]
         sealed: Option<PathBuf>,
     },
-    /// Open sealed batches without any server
+    /// Open sealed batches without any server; rows as with `get`
     #[command(
         after_help = "Example:\n  dunlin capture decrypt --key capture.key batches/*.sealed -o samples.ndjson"
     )]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 /// What every sample has.
-const HEAD: [(&str, Kind); 11] = [
+const HEAD: [(&str, Kind); 12] = [
     ("device", Kind::Text),
     ("family", Kind::Text),
     ("version", Kind::Count),
@@ -15,6 +15,7 @@ const HEAD: [(&str, Kind); 11] = [
     ("window_end", Kind::Time),
     ("time", Kind::Time),
     ("weight", Kind::Real),
+    ("considered", Kind::Count),
     ("confidence", Kind::OptionalReal),
     ("predicted", Kind::OptionalText),
     ("outputs", Kind::Reals),
@@ -37,8 +38,10 @@ pub struct Sample {
     pub window_end_ms: i64,
     /// When it was computed, in milliseconds since 1970.
     pub time_ms: i64,
-    /// Requests that it stands for: those of its window over those drawn.
+    /// Its weight in the draw: 1 for an ordinary input, more for an unusual one.
     pub weight: f64,
+    /// Requests that the window's samples were drawn from.
+    pub considered: u64,
     /// Largest of the observed scores, if there are any.
     pub confidence: Option<f64>,
     /// The predicted class's name, if there is one.
@@ -88,6 +91,7 @@ impl<W: Write + Send> Samples<W> {
             .time(sample.window_end_ms)
             .time(sample.time_ms)
             .real(sample.weight)
+            .count(sample.considered)
             .optional_real(sample.confidence)
             .optional_text(sample.predicted.as_deref())
             .reals(&sample.outputs);
@@ -126,6 +130,7 @@ mod tests {
             window_end_ms: 60_000,
             time_ms: 5,
             weight: 12.5,
+            considered: 600,
             confidence: Some(0.75),
             predicted: None,
             outputs: vec![0.75, 0.25],
