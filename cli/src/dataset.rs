@@ -54,6 +54,7 @@ fn query(selection: &SelectionArgs, now: Timestamp) -> Vec<(&'static str, String
     let until_ms = selection.until.map(Timestamp::as_millisecond);
     let mut query = vec![("family", selection.family.to_string())];
     query.extend(selection.version.map(|v| ("version", v.to_string())));
+    query.extend(selection.segment.clone().map(|s| ("segment", s)));
     query.extend(selection.cohort.clone().map(|c| ("cohort", c)));
     query.extend(
         selection

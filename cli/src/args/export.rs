@@ -50,6 +50,9 @@ pub struct SelectionArgs {
     /// Only this version
     #[arg(long, value_name = "N")]
     pub version: Option<u64>,
+    /// Only this segment, such as one site or camera
+    #[arg(long, value_name = "NAME")]
+    pub segment: Option<String>,
     /// Only a rollout's canaries or controls
     #[arg(long, value_name = "canary|control", value_parser = ["canary", "control"])]
     pub cohort: Option<String>,
