@@ -3,10 +3,11 @@
 //! The loading thread is one that the kernel calls idle (sched(7)): whatever answers a request takes the
 //! processor from it at once, where a thread that is merely nice keeps it for a slice of some
 //! milliseconds. On an idle machine it takes no longer for that. Where requests leave no time at all it
-//! would never end, so after [`STARVED`] another thread begins the load again, nice.
+//! would never end, so after [`STARVED`] another thread begins the load again, nice. A family that nobody
+//! serves, as after a death of the worker, is loaded like anything else: somebody waits for it.
 
 use super::engine::{Engine, load_manifest};
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{Digest, Family};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,9 +35,9 @@ pub(super) enum Loaded {
 
 type Answer = Result<Loaded, String>;
 
-/// Where a loading thread stands.
+/// Where a loading thread stands once it finds that requests would notice it.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// Behind everything.
     Idle,
     /// Behind most.
@@ -45,17 +46,17 @@ enum Place {
 
 /// Runs a load behind requests; its answer is the first that comes. To be called within a runtime.
 pub(super) fn beside_requests(
-    work: impl Fn() -> Answer + Send + Sync + 'static,
+    work: impl Fn(Place) -> Answer + Send + Sync + 'static,
 ) -> mpsc::Receiver<Answer> {
     beside_requests_until(STARVED, work)
 }
 
 fn beside_requests_until(
     starved: Duration,
-    work: impl Fn() -> Answer + Send + Sync + 'static,
+    work: impl Fn(Place) -> Answer + Send + Sync + 'static,
 ) -> mpsc::Receiver<Answer> {
     let (done, loading) = mpsc::channel(2);
-    let work: Arc<dyn Fn() -> Answer + Send + Sync> = Arc::new(work);
+    let work: Arc<dyn Fn(Place) -> Answer + Send + Sync> = Arc::new(work);
     start(Place::Idle, Arc::clone(&work), done.clone());
     tokio::spawn(async move {
         // Its receiver goes once it has an answer.
@@ -67,10 +68,13 @@ fn beside_requests_until(
     loading
 }
 
-fn start(place: Place, work: Arc<dyn Fn() -> Answer + Send + Sync>, done: mpsc::Sender<Answer>) {
+fn start(
+    place: Place,
+    work: Arc<dyn Fn(Place) -> Answer + Send + Sync>,
+    done: mpsc::Sender<Answer>,
+) {
     let run = move || {
-        stand_back(place);
-        let answer = catch_unwind(AssertUnwindSafe(|| work()));
+        let answer = catch_unwind(AssertUnwindSafe(|| work(place)));
         let answer = answer.unwrap_or_else(|_| Err("the engine panicked on it".to_owned()));
         // Nobody hears the second of two.
         let _ = done.blocking_send(answer);
@@ -95,8 +99,17 @@ fn stand_back(place: Place) {
     }
 }
 
+/// What a load happens beside.
+pub(super) enum Beside {
+    /// These families' bundles serve. A family that nobody serves is waited for: its load stands back
+    /// for nobody, so that it is back at once after a death.
+    Serving(Vec<(Family, Digest)>),
+    /// It is for the shadow: nobody waits.
+    Shadow,
+}
+
 /// Loads the bundle staged in a folder, if it is the one that is wanted.
-pub(super) fn load(slot: &Path, wanted: Digest, present: &[Digest]) -> Answer {
+pub(super) fn load(slot: &Path, wanted: Digest, beside: &Beside, place: Place) -> Answer {
     let expect = |got: Digest| {
         let mismatch = || {
             let path = slot.display();
@@ -104,10 +117,17 @@ pub(super) fn load(slot: &Path, wanted: Digest, present: &[Digest]) -> Answer {
         };
         (got == wanted).then_some(()).ok_or_else(mismatch)
     };
-    let (_, got) = load_manifest(slot).map_err(|e| e.to_string())?;
+    let (manifest, got) = load_manifest(slot).map_err(|e| e.to_string())?;
     expect(got)?;
-    if present.contains(&wanted) {
-        return Ok(Loaded::Serving);
+    let is_waited_for = match beside {
+        Beside::Shadow => false,
+        Beside::Serving(all) if all.iter().any(|(_, bundle)| *bundle == wanted) => {
+            return Ok(Loaded::Serving);
+        }
+        Beside::Serving(all) => all.iter().all(|(family, _)| *family != manifest.family),
+    };
+    if !is_waited_for {
+        stand_back(place);
     }
     let engine = Engine::load(slot).map_err(|e| e.to_string())?;
     expect(engine.bundle())?;
@@ -126,7 +146,7 @@ mod tests {
         let (release, held) = std::sync::mpsc::channel::<()>();
         let held = std::sync::Mutex::new(held);
         let count = Arc::clone(&begun);
-        let mut loading = beside_requests_until(Duration::from_millis(10), move || {
+        let mut loading = beside_requests_until(Duration::from_millis(10), move |_| {
             // The first waits for good, as a thread does that is never given the processor.
             if count.fetch_add(1, Ordering::SeqCst) == 0 {
                 let _ = held.lock().unwrap().recv();

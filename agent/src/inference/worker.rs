@@ -7,7 +7,7 @@ use super::confine::{
 };
 use super::golden::trial;
 use super::listen::{GrpcAddress, ListenError, Listening, Sockets};
-use super::loading::{Loaded, beside_requests, load};
+use super::loading::{Beside, Loaded, beside_requests, load};
 use super::models::{Models, Served};
 use super::observe::Totals;
 use super::serve::{Api, Limits};
@@ -438,12 +438,16 @@ struct Desk {
 impl Desk {
     /// Loads a bundle while the present one serves, then swaps them.
     async fn activate(&mut self, slot: PathBuf, bundle: Digest) -> Result<(), WorkerError> {
-        let present: Vec<Digest> = self.models.all().iter().map(|s| s.bundle()).collect();
+        let serving = self.models.all();
+        let serving = serving
+            .iter()
+            .map(|s| (s.engine().family().clone(), s.bundle()));
+        let beside = Beside::Serving(serving.collect());
         let folder = slot.clone();
         let at_work = self.at_work.clone();
-        let loading = beside_requests(move || {
+        let loading = beside_requests(move |place| {
             let _guard = at_work.begin(bundle);
-            load(&folder, bundle, &present)
+            load(&folder, bundle, &beside, place)
         });
         let loaded = self.while_loading(loading).await?;
         match loaded {
@@ -486,9 +490,9 @@ impl Desk {
             return Ok(());
         }
         let (folder, at_work) = (slot.clone(), self.at_work.clone());
-        let loading = beside_requests(move || {
+        let loading = beside_requests(move |place| {
             let _guard = at_work.begin(bundle);
-            load(&folder, bundle, &[])
+            load(&folder, bundle, &Beside::Shadow, place)
         });
         let started = match self.while_loading(loading).await? {
             Ok(Loaded::Fresh(engine)) => {
