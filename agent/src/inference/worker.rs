@@ -560,6 +560,9 @@ impl Desk {
     async fn send_windows(&mut self, all: bool) -> Result<(), WorkerError> {
         for served in self.models.all() {
             let bundle = served.bundle();
+            // Windows first: whoever was counted in one must have been seen by the detectors whose
+            // state goes with it.
+            let windows = served.take(all);
             let found = served.detect();
             let alarmed = !found.is_empty();
             for told in found {
@@ -571,7 +574,6 @@ impl Desk {
                 })
                 .await?;
             }
-            let windows = served.take(all);
             if !windows.is_empty() {
                 let state = Box::new(served.detectors());
                 self.tell(FromWorker::Detectors { bundle, state }).await?;
