@@ -111,6 +111,7 @@ const PURE: [&str; 16] = [
     "fleet-server/src/drift/plot",
     "fleet-server/src/drift/query/pool",
     "fleet-server/src/drift/query/publish",
+    "fleet-server/src/drift/rollup",
     "fleet-server/src/drift/statistics",
     "fleet-server/src/drift/gate",
 ];

@@ -8,4 +8,5 @@ pub mod permutation;
 pub mod plausible;
 pub mod plot;
 pub mod query;
+pub mod rollup;
 pub mod statistics;

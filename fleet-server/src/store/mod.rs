@@ -15,11 +15,14 @@ mod desired;
 mod devices;
 mod enrolment;
 mod rollouts;
+mod rollups;
+mod scan;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod totals;
 mod trust;
+mod window;
 
 pub use alerts::{
     AlertRow, Attempt, DeliveryRow, Look, NewAlert, SilenceRow, TrackKey, WebhookRow,
@@ -37,12 +40,12 @@ pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
-pub use telemetry::{
-    IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
-    WindowMark, WindowQuery,
-};
+pub use rollups::{Arrival, Kept, RollupRight, WindowGroup};
+pub use scan::{WindowQuery, WindowScan};
+pub use telemetry::{IncomingSegment, PeriodQuery, PeriodSum, StoredRecord, WINDOW_ROWS_MAX};
 pub use totals::VersionTotals;
 pub use trust::ReportedVersions;
+pub use window::ReceivedWindow;
 
 use dunlin_protocol::id::Digest;
 use sqlx::sqlite::{
@@ -56,6 +59,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::RwLock;
 
 /// Rows in one multi-row statement; SQLite takes at most 32 766 bound values.
 const ROWS_IN_STATEMENT: usize = 1000;
@@ -110,6 +114,8 @@ pub struct Store {
     writer: SqlitePool,
     reader: SqlitePool,
     epoch: Arc<AtomicU64>,
+    /// Read while windows are read page by page, written while they are added up.
+    scans: Arc<RwLock<()>>,
 }
 
 impl Store {
@@ -154,6 +160,7 @@ impl Store {
             writer,
             reader,
             epoch: Arc::new(AtomicU64::new(epoch)),
+            scans: Arc::default(),
         })
     }
 
