@@ -153,7 +153,7 @@ fn policy(args: &CreateArgs) -> Result<Policy, Failure> {
             if json.is_object() && (args.seed.is_some() || json["seed"].is_null()) {
                 json["seed"] = seed.into();
             }
-            serde_json::from_value(json).map_err(bad)?
+            Policy::of_new(json).map_err(bad)?
         }
     };
     if !args.stages.is_empty() {
@@ -425,6 +425,7 @@ fn ended_because(state: &RolloutState) -> Option<String> {
                 threshold.in_words()
             ),
             StopReason::Gate { verdict } => format!("stopped by the gate: {}", verdict.reason),
+            StopReason::Early { verdict } => format!("stopped early: {}", verdict.reason),
         }),
     }
 }

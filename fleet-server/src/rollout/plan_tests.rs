@@ -62,6 +62,7 @@ fn at(state: &RolloutState, fleet: &[DeviceObservation], after_ms: i64) -> (Plan
         fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + after_ms,
     })
@@ -134,6 +135,7 @@ fn silence_has_two_outcomes_and_one_deadline() {
         fleet: &fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + 60_001,
     };
@@ -271,6 +273,7 @@ fn an_unfed_and_a_starved_gate_hold() {
         fleet: &fleet,
         joined: &[],
         gate: Some(&gate),
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + 20_000,
     };
@@ -375,6 +378,7 @@ fn later_comers_join_the_last_stage_until_it_is_complete() {
         fleet: &fleet,
         joined: &joined,
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0,
     };
@@ -460,7 +464,7 @@ proptest! {
         let policy = policy();
         let running = RolloutState::Running { stage };
         let state = if is_paused { running.paused("x").unwrap() } else { running };
-        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, listening_since_ms: Some(0), now_ms };
+        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, early: None, listening_since_ms: Some(0), now_ms };
         let first = plan(&input);
         prop_assert_eq!(plan(&input), first.clone());
         prop_assert!(!first.1.reasons.is_empty());
@@ -489,7 +493,7 @@ proptest! {
         policy.gate = None;
         policy.stages = vec![Stage { name: "one".into(), size: StageSize::Count(count), soak_ms: 0 }];
         let fleet = stage_of(0, &[Succeeded]);
-        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, listening_since_ms: Some(0), now_ms: T0 };
+        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, early: None, listening_since_ms: Some(0), now_ms: T0 };
         prop_assert_eq!(plan(&input).0.actions, vec![Action::Advance { stage: 1 }]);
     }
 }
@@ -503,6 +507,7 @@ fn an_outage_of_the_server_is_nobodys_silence() {
         fleet: &fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: None,
         now_ms: T0 + 3_600_000,
     };

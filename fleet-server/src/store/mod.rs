@@ -13,6 +13,7 @@ mod claims;
 mod consumers;
 mod desired;
 mod devices;
+mod early;
 mod enrolment;
 mod rollouts;
 mod telemetry;
@@ -35,6 +36,7 @@ pub use claims::{ClaimRow, NewClaim};
 pub use consumers::{ConsumerCertificate, ConsumerRow};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
+pub use early::{NewWindows, SPAN_WINDOWS_MAX, SpanEnd, SpanQuery, SpanSum, StageKey};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
 pub use telemetry::{

@@ -378,7 +378,7 @@ impl Store {
 
 impl PeriodSum {
     /// A window that no honest device sends counts as none.
-    fn add(&mut self, window: &Window) {
+    pub(super) fn add(&mut self, window: &Window) {
         if plausible::numbers(window).is_err() {
             return;
         }

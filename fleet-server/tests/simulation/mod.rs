@@ -185,6 +185,7 @@ impl World {
             fleet,
             joined: &[],
             gate,
+            early: None,
             listening_since_ms: Some(T0_MS),
             now_ms: *now_ms,
         })
