@@ -12,9 +12,9 @@ use crate::store::{SpanEnd, SpanQuery, SpanSum, StageKey, Store};
 use dunlin_protocol::id::Digest;
 
 /// Most windows whose senders one tick looks up.
-const WINDOWS_A_TICK: u32 = 5000;
+const WINDOWS_A_TICK: u32 = 2000;
 /// Most devices that enter in one tick, since the time before is read for each.
-const ENTRIES_A_TICK: usize = 100;
+const ENTRIES_A_TICK: usize = 50;
 
 /// What the stage's pairs have shown by now; `None` if the policy wants no early look, nothing
 /// runs, or the stage has no controls.
