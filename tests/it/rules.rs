@@ -96,7 +96,7 @@ const HOMES: [(&str, &[&str]); 16] = [
 ];
 
 /// Files and folders whose decisions are pure, without `.rs`.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "protocol/src",
     "agent/src/detect",
     "agent/src/device",
@@ -106,7 +106,9 @@ const PURE: [&str; 16] = [
     "agent/src/pipeline/queue",
     "agent/src/pipeline/record",
     "agent/src/renew/plan",
+    "fleet-server/src/rollout/pairs",
     "fleet-server/src/rollout/plan",
+    "fleet-server/src/drift/early",
     "fleet-server/src/drift/plausible",
     "fleet-server/src/drift/plot",
     "fleet-server/src/drift/query/pool",

@@ -54,7 +54,13 @@ pub(super) async fn look(
         return Ok(Some(pairs::input(&pairs, &entries)));
     };
     let open = pairs::open(&pairs, &entries);
-    if !open.is_empty() {
+    if open.is_empty() {
+        // Nobody to look for: what came meanwhile need not be looked through once there is.
+        let newest = store.newest_window_mark().await?;
+        if newest.saturating_sub(mark) >= i64::from(WINDOWS_A_TICK) {
+            store.enter(key, &[], newest, now_ms).await?;
+        }
+    } else {
         let new = store
             .new_windows(&view.rollout.family, mark, WINDOWS_A_TICK)
             .await?;
