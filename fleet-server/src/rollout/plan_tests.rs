@@ -555,3 +555,71 @@ fn who_could_not_go_back_is_asked_again_when_due() {
         [Action::RollBack { devices }]
     );
 }
+
+#[test]
+fn an_early_look_stops_what_runs_soaks_or_is_paused_and_nothing_else_does_by_it() {
+    use crate::drift::early::PairChange;
+    let canaries = stage_of(0, &vec![Succeeded; 20]);
+    let large = [canaries.clone(), stage_of(1, &vec![Waiting; 20])].concat();
+    let pair = |at: usize| PairChange {
+        canary: format!("s0-{at}"),
+        control: format!("s1-{at}"),
+        canary_nano: -400_000_000,
+        control_nano: 0,
+    };
+    let seen = EarlyInput {
+        drawn: 20,
+        canaries: 20,
+        controls: 20,
+        pairs: (0..20).map(pair).collect(),
+    };
+    let policy = policy();
+    let looked = |state: &RolloutState, fleet: &[DeviceObservation], early: &EarlyInput| {
+        plan(&PlanInput {
+            policy: &policy,
+            state,
+            fleet,
+            joined: &[],
+            gate: None,
+            early: Some(early),
+            listening_since_ms: Some(0),
+            now_ms: T0 + 1000,
+        })
+    };
+    let paused = RolloutState::START.paused("holiday").unwrap();
+    for state in [RolloutState::START, paused.clone()] {
+        let (plan, report) = looked(&state, &large, &seen);
+        assert!(
+            report.headline().starts_with("stopped early: 20 pairs"),
+            "{report}"
+        );
+        assert_eq!(
+            codes(&report),
+            [ReasonCode::EarlyStopped, ReasonCode::RollingBack]
+        );
+        let [Action::Stop { stage: 0, .. }, Action::RollBack { devices }] = &plan.actions[..]
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(devices.len(), 20);
+    }
+    let mut fewer = seen.clone();
+    fewer.pairs.truncate(19);
+    let (plan, report) = looked(&paused, &large, &fewer);
+    assert_eq!(plan.actions, []);
+    assert_eq!(
+        codes(&report),
+        [ReasonCode::PausedByOperator, ReasonCode::EarlyLook]
+    );
+    // A stage too small by the draw has all of alpha for its gate, whatever it is fed with.
+    let small = [canaries, stage_of(1, &vec![Waiting; 19])].concat();
+    assert_eq!(
+        codes(&looked(&paused, &small, &seen).1)[0],
+        ReasonCode::PausedByOperator
+    );
+    let ended = RolloutState::Finished;
+    assert_eq!(
+        codes(&looked(&ended, &large, &seen).1),
+        [ReasonCode::Finished]
+    );
+}

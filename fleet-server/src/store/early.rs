@@ -56,7 +56,8 @@ pub struct SpanQuery {
 /// From which end a span is added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanEnd {
-    /// Windows in order of their start, until there are as many inferences as this.
+    /// Windows in order of their start, until there are as many inferences as this. Those of one
+    /// start (a device's segments) are added together or not at all.
     First {
         /// Inferences after which no further window is added.
         inferences: u64,
@@ -72,6 +73,35 @@ pub struct SpanSum {
     pub sum: PeriodSum,
     /// No more windows than [`SPAN_WINDOWS_MAX`] are read, and there were as many.
     pub is_full: bool,
+}
+
+/// A span while its windows come.
+#[derive(Debug, Clone, Default)]
+struct Adding {
+    sum: PeriodSum,
+    windows: usize,
+    last_start_ms: Option<i64>,
+}
+
+impl Adding {
+    /// Whether the next window counts.
+    fn takes(&mut self, start_ms: i64, end: SpanEnd) -> bool {
+        self.windows += 1;
+        let is_enough =
+            matches!(end, SpanEnd::First { inferences } if self.sum.usable() >= inferences);
+        let takes = !is_enough || self.last_start_ms == Some(start_ms);
+        if takes {
+            self.last_start_ms = Some(start_ms);
+        }
+        takes
+    }
+
+    fn done(self) -> SpanSum {
+        SpanSum {
+            sum: self.sum,
+            is_full: self.windows >= SPAN_WINDOWS_MAX,
+        }
+    }
 }
 
 impl PeriodSum {
@@ -197,8 +227,9 @@ impl Store {
                 )
             })
             .collect();
-        let mut sql =
-            QueryBuilder::<Sqlite>::new("SELECT asked.key AS asked, w.window FROM json_each(");
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "SELECT asked.key AS asked, w.start_ms, w.window FROM json_each(",
+        );
         sql.push_bind(to_json("spans", &asked)?).push(
             ") AS asked CROSS JOIN windows AS w ON w.id IN (
                  SELECT id FROM windows
@@ -212,25 +243,20 @@ impl Store {
         });
         sql.push_bind(i64::try_from(SPAN_WINDOWS_MAX).unwrap_or(i64::MAX))
             .push(") ORDER BY asked.key, w.start_ms, w.id");
-        let mut sums = vec![SpanSum::default(); queries.len()];
-        let mut windows = vec![0_usize; queries.len()];
+        let mut spans = vec![Adding::default(); queries.len()];
         // Row by row: a device's windows may be a megabyte.
         let mut rows = sql.build().fetch(&self.reader);
         while let Some(row) = rows.try_next().await? {
             let at = usize::try_from(row.try_get::<i64, _>("asked")?).unwrap_or(usize::MAX);
-            let (Some(span), Some(seen)) = (sums.get_mut(at), windows.get_mut(at)) else {
-                continue;
-            };
-            *seen += 1;
-            span.is_full = *seen >= SPAN_WINDOWS_MAX;
-            let is_enough =
-                matches!(end, SpanEnd::First { inferences } if span.sum.usable() >= inferences);
-            if !is_enough {
+            let start_ms = row.try_get("start_ms")?;
+            if let Some(span) = spans.get_mut(at)
+                && span.takes(start_ms, end)
+            {
                 let window: Window = from_json("window", row.try_get("window")?)?;
                 span.sum.add(&window);
             }
         }
-        Ok(sums)
+        Ok(spans.into_iter().map(Adding::done).collect())
     }
 
     /// Writes what devices have shown, and up to where their windows were looked through, in one
