@@ -4,7 +4,8 @@
 --   parts      windows of the device that it is the sum of
 --   soundness  one byte a histogram, how each part was judged; NULL: not judged yet, or counts in no score
 CREATE TABLE windows_new (
-    id                   INTEGER PRIMARY KEY,
+    -- Never given twice: looks at rollouts go by it.
+    id                   INTEGER PRIMARY KEY AUTOINCREMENT,
     device               TEXT NOT NULL,
     bundle               BLOB NOT NULL,
     family               TEXT NOT NULL,

@@ -98,7 +98,7 @@ const HOMES: [(&str, &[&str]); 17] = [
 ];
 
 /// Files and folders whose decisions are pure, without `.rs`.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "protocol/src",
     "agent/src/detect",
     "agent/src/device",
@@ -108,7 +108,9 @@ const PURE: [&str; 17] = [
     "agent/src/pipeline/queue",
     "agent/src/pipeline/record",
     "agent/src/renew/plan",
+    "fleet-server/src/rollout/pairs",
     "fleet-server/src/rollout/plan",
+    "fleet-server/src/drift/early",
     "fleet-server/src/drift/plausible",
     "fleet-server/src/drift/plot",
     "fleet-server/src/drift/query/pool",

@@ -259,7 +259,7 @@ impl Store {
 
 impl PeriodSum {
     /// A window that no honest device sends counts as none.
-    fn add(&mut self, received: &ReceivedWindow) {
+    pub(super) fn add(&mut self, received: &ReceivedWindow) {
         let window = &received.window;
         if received.soundness.is_none() && plausible::numbers(window).is_err() {
             return;
