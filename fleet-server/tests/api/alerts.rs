@@ -32,7 +32,9 @@ async fn receive(State(hook): State<Arc<Hook>>, headers: HeaderMap, body: String
 }
 
 /// A receiver that refuses the first so many messages; its address and what it is told.
-async fn listen(refuse: usize) -> (String, mpsc::UnboundedReceiver<(HeaderMap, String)>) {
+pub(crate) async fn listen(
+    refuse: usize,
+) -> (String, mpsc::UnboundedReceiver<(HeaderMap, String)>) {
     let (told, heard) = mpsc::unbounded_channel();
     let hook = Hook {
         refuse: AtomicUsize::new(refuse),
@@ -47,12 +49,12 @@ async fn listen(refuse: usize) -> (String, mpsc::UnboundedReceiver<(HeaderMap, S
     (url, heard)
 }
 
-async fn put_rule(fleet: &Fleet, rule: &Value) -> Answer {
+pub(crate) async fn put_rule(fleet: &Fleet, rule: &Value) -> Answer {
     let body = rule.to_string().into_bytes();
     fleet.call(Method::PUT, "/api/v1/alert-rules", body).await
 }
 
-async fn next(
+pub(crate) async fn next(
     heard: &mut mpsc::UnboundedReceiver<(HeaderMap, String)>,
 ) -> (HeaderMap, String, Value) {
     let told = tokio::time::timeout(PATIENCE, heard.recv()).await;
@@ -73,7 +75,7 @@ fn silence_rule() -> Value {
 }
 
 /// Enrolled long ago and never heard of.
-async fn silent_device(fleet: &Fleet, name: &str, site: &str, key: u8) {
+pub(crate) async fn silent_device(fleet: &Fleet, name: &str, site: &str, key: u8) {
     let device = NewDevice {
         device: name.parse().unwrap(),
         hardware: "generic".to_owned(),

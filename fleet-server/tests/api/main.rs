@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alert_kinds;
 mod alerts;
 mod captures;
 mod document;
