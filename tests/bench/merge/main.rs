@@ -1,14 +1,15 @@
-//! How long the server takes to add up and score devices' windows of 64 features by 64 bins.
+//! How long the server takes to add up and score devices' windows of 64 features by 64 bins, and to read
+//! them from its database.
 //!
 //! `bench-merge [ROUNDS] [WINDOWS]`. Prints Markdown. So many windows that are all different would not fit
 //! into memory: 1000 are gone through again and again, far more than any cache holds.
 
 use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile, Profile};
-use dunlin_protocol::id::Digest;
+use dunlin_protocol::id::{BootId, Digest};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
-use dunlin_protocol::telemetry::Window;
+use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 use dunlin_server::drift::query::{DriftQuery, Reference, SENSITIVITY, of_windows};
-use dunlin_server::store::ReceivedWindow;
+use dunlin_server::store::{IncomingSegment, ReceivedWindow, Store, WindowQuery};
 use std::time::{Duration, Instant};
 
 const FEATURES: usize = 64;
@@ -18,7 +19,8 @@ const DISTINCT: usize = 1000;
 const INFERENCES: usize = 600;
 const START_MS: i64 = 1_790_000_000_000;
 
-fn main() -> anyhow::Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |n| n.parse());
     let (rounds, count) = (number(0, 9)?, number(1, 100_000)?);
@@ -37,10 +39,16 @@ fn main() -> anyhow::Result<()> {
         until_ms: None,
         sensitivity: SENSITIVITY,
     };
-    let texts: Vec<String> = windows
-        .iter()
-        .map(|received| serde_json::to_string(&received.window))
-        .collect::<Result<_, _>>()?;
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(&dir.path().join("dunlin.db")).await?;
+    fill(&store, &windows).await?;
+    let stored = WindowQuery {
+        family: query.family.clone(),
+        version: None,
+        devices: None,
+        since_ms: None,
+        until_ms: None,
+    };
     let (mut merging, mut reading) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let begun = Instant::now();
@@ -50,17 +58,45 @@ fn main() -> anyhow::Result<()> {
         anyhow::ensure!(drift.windows == count as u64 && drift.left_out.is_empty());
         anyhow::ensure!(drift.features.len() == FEATURES && drift.inferences > 0);
         let begun = Instant::now();
-        for text in &texts {
-            let _: Window = serde_json::from_str(text)?;
+        let mut scan = store.scan_windows(stored.clone()).await;
+        let mut read = 0;
+        loop {
+            let page = scan.page(500).await?.len();
+            read += page;
+            if page < 500 {
+                break;
+            }
         }
         reading.push(begun.elapsed());
+        anyhow::ensure!(read == DISTINCT, "{read} of {DISTINCT} windows read");
     }
     println!("{count} windows, {FEATURES} features, {BINS} bins, median of {rounds} rounds:\n");
     println!("| what | ms |\n|---|--:|");
     println!("| added up and scored | {:.0} |", median_ms(&mut merging));
     let each = median_ms(&mut reading) / f64::from(u32::try_from(DISTINCT)?);
-    let bytes = texts.iter().map(String::len).sum::<usize>() / DISTINCT;
-    println!("| one window read from its JSON of {bytes} bytes | {each:.3} |");
+    println!("| one window read from the database | {each:.3} |");
+    Ok(())
+}
+
+async fn fill(store: &Store, windows: &[ReceivedWindow]) -> anyhow::Result<()> {
+    for (number, received) in (1..).zip(windows) {
+        let segment = Segment {
+            boot: BootId([1; 16]),
+            segment: number,
+            backfilled: false,
+            records: vec![Record {
+                time_ms: received.window.end_ms,
+                body: Body::Window(Box::new(received.window.clone())),
+            }],
+        };
+        let incoming = IncomingSegment {
+            device: received.device.clone(),
+            class: Class::Sketch,
+            segment,
+            received_ms: received.received_ms,
+        };
+        store.ingest(&[incoming]).await?;
+    }
     Ok(())
 }
 
