@@ -192,9 +192,14 @@ fn score_rows(drift: &Drift, shown: Shown) -> (Table, usize) {
     let metrics = outputs.map(|metric| (metric, true));
     let features = drift.features.iter().map(|feature| (feature, shown.all));
     for (column, is_shown) in metrics.chain(features) {
-        add(&column.name, "PSI", column.scores.psi, is_shown);
         let psi = column.scores.psi;
-        let is_shown = is_shown || psi.is_some_and(|psi| psi.status == Status::Alarm);
+        let range = column.out_of_range.map(|range| range.score);
+        let mut deciding = psi.iter().chain(&range);
+        let is_shown = is_shown || deciding.any(|score| score.status == Status::Alarm);
+        add(&column.name, "PSI", psi, is_shown);
+        if is_shown {
+            add(&column.name, "out of range", range, true);
+        }
         if shown.scores && is_shown {
             let ks = column.kolmogorov_smirnov.map(|ks| ks.score);
             let wasserstein = column.wasserstein.map(|wasserstein| wasserstein.score);
@@ -273,6 +278,8 @@ mod tests {
             |name: &str, psi| json!({"name": name, "psi": psi, "outside": 0, "unusable": 0});
         let mut broken = histogram("pixels[2]", score(0.3, "alarm"));
         broken["hellinger"] = score(0.2, "alarm");
+        let mut leaving = histogram("pixels[3]", score(0.02, "quiet"));
+        leaving["out_of_range"] = json!({"score": score(0.07, "alarm"), "lower": 0.06, "allowed": 0.002, "p_value": 1e-9});
         broken["isolated"] = json!({"unusable_windows": 0, "constant_windows": 3, "devices": 2, "values": 90, "status": "alarm"});
         let drift: Drift = serde_json::from_value(json!({
             "family": "digits", "version": 2, "cohort": "all", "devices": 3, "windows": 5, "left_out": {"other bins": 1},
@@ -281,7 +288,7 @@ mod tests {
             "output_mix": {"classes": ["0", "1"], "reference": [1, 2], "current": [2, 3], "psi": score(0.02, "quiet"),
                 "total_variation": null},
             "confidence": histogram("confidence", score(0.4, "alarm")), "entropy": null,
-            "features": [histogram("pixels[1]", score(0.01, "quiet")), broken],
+            "features": [histogram("pixels[1]", score(0.01, "quiet")), broken, leaving],
         }))
         .unwrap();
         let text = show(&drift, Shown::default());
@@ -290,6 +297,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("0.3000  0.0500     0.1000  ALARM"), "{text}");
+        let line = text.lines().find(|line| line.contains("out of range"));
+        let line = line.unwrap();
+        assert!(
+            line.starts_with("pixels[3]") && line.ends_with("ALARM"),
+            "{text}"
+        );
         assert!(text.contains("1 features without alarm"), "{text}");
         assert!(text.contains("1 windows left out: other bins"), "{text}");
         let all = Shown {

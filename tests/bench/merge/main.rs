@@ -8,6 +8,7 @@ use dunlin_protocol::id::Digest;
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use dunlin_protocol::telemetry::Window;
 use dunlin_server::drift::query::{DriftQuery, Reference, SENSITIVITY, of_windows};
+use dunlin_server::drift::statistics::range;
 use dunlin_server::store::ReceivedWindow;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: range::MARGIN,
     };
     let texts: Vec<String> = windows
         .iter()
