@@ -190,11 +190,28 @@ pub struct HistogramScore {
     /// Their share, judged: of ordered features.
     #[serde(default)]
     pub out_of_range: Option<OutOfRange>,
+    /// How many different values were none of the categories; none of other features, and where no
+    /// device says so.
+    #[serde(default)]
+    pub new_values: Option<NewValues>,
     /// NaN, infinite or missing values.
     pub unusable: u64,
     /// What was kept out of the scores.
     #[serde(default)]
     pub isolated: Isolated,
+}
+
+/// An estimate of how many different values were none of a feature's categories, by HyperLogLog. It
+/// decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NewValues {
+    /// About so many.
+    pub distinct: f64,
+    /// Standard error of that, in values.
+    pub standard_error: f64,
+    /// Of so many values: those that devices sketched. Where these are fewer than `outside`, `distinct`
+    /// is of a part.
+    pub values: u64,
 }
 
 /// Windows whose values of one feature say more about a sensor than about the world: named here, and

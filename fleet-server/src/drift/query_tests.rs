@@ -4,6 +4,7 @@ use super::publish::{group, scores};
 use super::*;
 use crate::drift::statistics::range;
 use dunlin_protocol::bundle::OutputProfile;
+use dunlin_protocol::distinct::{Distinct, hash};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use dunlin_protocol::telemetry::Window;
 use proptest::prelude::*;
@@ -200,15 +201,44 @@ fn too_few_for_bins_stay_too_few_whatever_the_range_says() {
 }
 
 #[test]
-fn categories_have_no_range() {
+fn categories_have_no_range_and_their_new_values_are_counted() {
     let mut reference = reference();
     let names = ["ash", "elm", "oak"].map(str::to_owned);
     let feature = &mut reference.profile.features[0];
     feature.edges = Edges::try_from(vec![0.0, 1.0, 2.0, 3.0]).unwrap();
     feature.categories = Some(names.to_vec());
-    let windows = [received("a", &window([100, 100, 100], [150, 150]))];
-    let drift = of_windows(&query(), 2, &windows, None, Some(&reference));
-    assert!(drift.features[0].out_of_range.is_none());
+    let with = |over: u64, names: std::ops::Range<u64>| {
+        let mut window = window([100, 100, 100], [150, 150]);
+        window.features[0].counts[2] -= over;
+        window.features[0].over = over;
+        let mut sketch = Distinct::default();
+        names.for_each(|n| sketch.add(hash(&n.to_be_bytes())));
+        window.features[0].distinct = Some(sketch);
+        window
+    };
+    let mut unsketched = with(10, 0..0);
+    unsketched.features[0].distinct = None;
+    let sent = [
+        ("a", with(60, 0..50)),
+        ("b", unsketched),
+        ("c", with(80, 30..70)),
+        ("d", with(0, 0..0)),
+        // More registers than values: not even its counts.
+        ("e", with(5, 0..50)),
+    ];
+    let mut answers = Vec::new();
+    for order in [[0, 1, 2, 3, 4], [4, 2, 3, 1, 0]] {
+        let windows = order.map(|at: usize| received(sent[at].0, &sent[at].1));
+        let drift = of_windows(&query(), 2, &windows, None, Some(&reference));
+        let feature = &drift.features[0];
+        assert!(feature.out_of_range.is_none());
+        let new = feature.new_values.unwrap();
+        assert!((new.distinct - 70.0).abs() < 4.0, "{new:?}");
+        assert_eq!((feature.outside, new.values), (150, 140));
+        assert!(drift.confidence.as_ref().unwrap().new_values.is_none());
+        answers.push(serde_json::to_vec(&drift).unwrap());
+    }
+    assert_eq!(answers[0], answers[1]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::pool::{Column, Pool, Scored};
 use super::{
-    BinScores, Drift, DriftQuery, HistogramScore, Isolated, LatencyQuantiles, Mix, Reference,
+    BinScores, Drift, DriftQuery, HistogramScore, Isolated, LatencyQuantiles, Mix, NewValues,
+    Reference,
 };
 use crate::drift::statistics::estimated::estimate;
 use crate::drift::statistics::multiplicity::benjamini_hochberg;
@@ -10,6 +11,7 @@ use crate::drift::statistics::ordered::{OrderedComparison, std_of_middles};
 use crate::drift::statistics::range::RangeComparison;
 use crate::drift::statistics::{Comparison, Sensitivity, Status, pool_rare};
 use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::distinct::STANDARD_ERROR;
 use dunlin_protocol::sketch::{Edges, Histogram, MICRO};
 
 /// Bins of the reference that a score compares: about a tenth of its rows each.
@@ -343,10 +345,27 @@ impl<'a> Compared<'a> {
                 .map(|ordered| ordered.wasserstein(unit, sensitivity)),
             outside: sound.under.saturating_add(sound.over),
             out_of_range: None,
+            new_values: if self.is_ordered {
+                None
+            } else {
+                new_values(self.column)
+            },
             unusable: self.column.unusable,
             isolated: isolated(self.column),
         }
     }
+}
+
+/// At most as many as there were.
+#[allow(clippy::cast_precision_loss, reason = "an estimate")]
+fn new_values(column: &Column) -> Option<NewValues> {
+    let sketch = column.sound.distinct.as_ref()?;
+    let distinct = sketch.estimate().min(column.sketched as f64);
+    Some(NewValues {
+        distinct,
+        standard_error: distinct * STANDARD_ERROR,
+        values: column.sketched,
+    })
 }
 
 fn isolated(column: &Column) -> Isolated {
