@@ -105,14 +105,23 @@ fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scor
             }
         })
         .collect();
-    let together = Together::of(whole, &mix, [&confidence, &entropy], &features);
-    let mut adjusted = together.adjusted.iter().copied();
-    drift.output_mix = Some(mix.publish(together.level(mix.p_value(), &mut adjusted).0));
+    let columns = [&confidence, &entropy].into_iter().chain(&features);
+    let ranges = columns.clone().filter_map(|column| column.range.as_ref());
+    let ranges = Ranges::of(whole.alpha, ranges);
+    let bins = columns.map(|column| column.p_value);
+    let bins = Bins::of(
+        whole,
+        ranges.alpha_left,
+        [mix.p_value()].into_iter().chain(bins),
+    );
+    let mut of_bins = bins.adjusted.iter().copied();
+    let mut of_ranges = ranges.adjusted.iter().copied();
+    drift.output_mix = Some(mix.publish(bins.level(mix.p_value(), &mut of_bins).0));
     let mut publish = |compared: &Compared<'_>| {
-        let (sensitivity, p_adjusted) = together.level(compared.p_value, &mut adjusted);
+        let (sensitivity, p_adjusted) = bins.level(compared.p_value, &mut of_bins);
         let range = compared.range.map(|range| {
-            let (sensitivity, p_adjusted) = together.level(range.p_value(), &mut adjusted);
-            range.score(sensitivity.alpha, p_adjusted)
+            let p_adjusted = range.p_value().and_then(|_| of_ranges.next());
+            range.score(ranges.level, p_adjusted)
         });
         HistogramScore {
             out_of_range: range,
@@ -125,37 +134,56 @@ fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scor
     drift.status = overall(drift);
 }
 
-/// Everything that decides, held against each other: the mix, confidence, entropy, and of each feature
-/// its bins and its range. What nothing can be said about takes no part.
-struct Together {
+/// The ranges of everything ordered, held against each other at half of alpha. What they can cost when
+/// nothing has drifted is known exactly, and is next to nothing where the reference has a thousand rows:
+/// the rest is left to the bins, so that both together keep to alpha.
+struct Ranges {
+    /// By range that takes part, out of alpha.
+    adjusted: Vec<f64>,
+    level: f64,
+    alpha_left: f64,
+}
+
+impl Ranges {
+    fn of<'a>(alpha: f64, ranges: impl Iterator<Item = &'a RangeComparison>) -> Self {
+        let own = alpha / 2.0;
+        let (mut p_values, mut cost) = (Vec::new(), 0.0);
+        for range in ranges {
+            if let Some(p_value) = range.p_value() {
+                p_values.push(p_value);
+                cost += range.chance(own);
+            }
+        }
+        let found = benjamini_hochberg(&p_values, own);
+        Self {
+            adjusted: out_of(found.adjusted, own, alpha),
+            level: found.level,
+            alpha_left: alpha - own.min(cost),
+        }
+    }
+}
+
+/// The bins of features, confidence and entropy and the mix of classes, held against each other. What
+/// nothing can be said about takes no part.
+struct Bins {
+    /// By p-value, out of alpha.
     adjusted: Vec<f64>,
     found: Sensitivity,
     apart: Sensitivity,
 }
 
-impl Together {
+impl Bins {
     fn of(
         whole: Sensitivity,
-        mix: &Mixed<'_>,
-        outputs: [&Compared<'_>; 2],
-        features: &[Compared<'_>],
+        alpha_left: f64,
+        p_values: impl Iterator<Item = Option<f64>>,
     ) -> Self {
-        let columns = outputs.into_iter().chain(features);
-        let columns = columns.flat_map(|c| {
-            [
-                c.p_value,
-                c.range.as_ref().and_then(RangeComparison::p_value),
-            ]
-        });
-        let p_values: Vec<f64> = [mix.p_value()]
-            .into_iter()
-            .chain(columns)
-            .flatten()
-            .collect();
-        let found = benjamini_hochberg(&p_values, whole.alpha);
-        let count = u32::try_from(features.len().max(1)).unwrap_or(u32::MAX);
+        let all: Vec<Option<f64>> = p_values.collect();
+        let some: Vec<f64> = all.iter().copied().flatten().collect();
+        let found = benjamini_hochberg(&some, alpha_left);
+        let count = u32::try_from(all.len().max(1)).unwrap_or(u32::MAX);
         Self {
-            adjusted: found.adjusted,
+            adjusted: out_of(found.adjusted, alpha_left, whole.alpha),
             found: Sensitivity {
                 alpha: found.level,
                 ..whole
@@ -168,7 +196,7 @@ impl Together {
         }
     }
 
-    /// What a p-value's score is held against, and the next adjusted one if it took part.
+    /// What a p-value's scores are held against, and the next adjusted one if it took part.
     fn level(
         &self,
         p_value: Option<f64>,
@@ -179,6 +207,12 @@ impl Together {
             None => (self.apart, None),
         }
     }
+}
+
+/// Adjusted p-values to be compared with `alpha` instead of the part of it that they had.
+fn out_of(adjusted: Vec<f64>, part: f64, alpha: f64) -> Vec<f64> {
+    let scaled = |p: f64| (p * alpha / part).min(1.0);
+    adjusted.into_iter().map(scaled).collect()
 }
 
 fn overall(drift: &Drift) -> Status {

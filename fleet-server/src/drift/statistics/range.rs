@@ -85,6 +85,19 @@ impl RangeComparison {
             .then(|| scaled.tail(scaled.outside_cur))
     }
 
+    /// Probability of an alarm at the level `alpha` when nothing has drifted: less than that, for the
+    /// margin forbids most of it.
+    #[must_use]
+    pub fn chance(&self, alpha: f64) -> f64 {
+        let scaled = self.scaled();
+        let last = scaled.last_above(alpha, |k| scaled.tail(k));
+        if last < scaled.n_cur {
+            scaled.sampling_tail(last + 1)
+        } else {
+            0.0
+        }
+    }
+
     /// The share against its threshold at the level `alpha`.
     #[must_use]
     pub fn score(&self, alpha: f64, p_adjusted: Option<f64>) -> OutOfRange {

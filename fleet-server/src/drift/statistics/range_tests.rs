@@ -93,6 +93,15 @@ fn five_in_a_hundred_are_found_and_two_are_not() {
 }
 
 #[test]
+fn the_margin_leaves_little_to_chance_where_the_reference_is_large() {
+    assert!(compare(5000, 0, 200, 0).chance(0.025) < 1e-9);
+    assert!(compare(1000, 0, 1000, 0).chance(0.025) < 1e-6);
+    let small = compare(50, 0, 200, 0).chance(0.025);
+    assert!((0.015..=0.025).contains(&small), "{small}");
+    assert!(compare(50, 0, 1 << 40, 0).chance(0.025) <= 0.025);
+}
+
+#[test]
 fn a_margin_of_one_leaves_them_aside() {
     let all = RangeComparison::new(&[5000], 5000, &counts(0, 5000), 1.0);
     let score = all.score(0.05, None);
