@@ -116,12 +116,19 @@ fn rule_json(args: &RuleArgs) -> Value {
         WhenArgs::Drift {
             family,
             margin,
+            out_of_range_margin,
             signals,
             signals_min,
-        } => json!({
-            "kind": "drift", "family": family, "margin": margin, "signals": signals,
-            "signals_min": signals_min,
-        }),
+        } => {
+            let mut when = json!({
+                "kind": "drift", "family": family, "margin": margin, "signals": signals,
+                "signals_min": signals_min,
+            });
+            if let Some(margin) = out_of_range_margin {
+                when["out_of_range_margin"] = json!(margin);
+            }
+            when
+        }
         WhenArgs::Confidence { family, below } => {
             json!({"kind": "confidence", "family": family, "below": below})
         }

@@ -124,6 +124,7 @@ pub fn show(drift: &Drift, shown: Shown) -> String {
         text.push_str(&format!("{windows} windows left out: {reason}\n"));
     }
     text.push_str(&isolated_lines(drift));
+    text.push_str(&new_value_lines(drift));
     if let Some(accuracy) = &drift.estimated_accuracy {
         text.push_str(&format!(
             "accuracy {:.4} expected by the calibration, {:.4} on the reference; a change of what is true for the same input is not seen\n",
@@ -192,9 +193,14 @@ fn score_rows(drift: &Drift, shown: Shown) -> (Table, usize) {
     let metrics = outputs.map(|metric| (metric, true));
     let features = drift.features.iter().map(|feature| (feature, shown.all));
     for (column, is_shown) in metrics.chain(features) {
-        add(&column.name, "PSI", column.scores.psi, is_shown);
         let psi = column.scores.psi;
-        let is_shown = is_shown || psi.is_some_and(|psi| psi.status == Status::Alarm);
+        let range = column.out_of_range.map(|range| range.score);
+        let mut deciding = psi.iter().chain(&range);
+        let is_shown = is_shown || deciding.any(|score| score.status == Status::Alarm);
+        add(&column.name, "PSI", psi, is_shown);
+        if is_shown {
+            add(&column.name, "out of range", range, true);
+        }
         if shown.scores && is_shown {
             let ks = column.kolmogorov_smirnov.map(|ks| ks.score);
             let wasserstein = column.wasserstein.map(|wasserstein| wasserstein.score);
@@ -252,6 +258,22 @@ fn isolated_lines(drift: &Drift) -> String {
     text
 }
 
+/// How many different values the categories of a feature do not know, a line each.
+fn new_value_lines(drift: &Drift) -> String {
+    let some = drift.features.iter().filter_map(|feature| {
+        let new = feature.new_values.filter(|new| new.values > 0)?;
+        let part = match new.values < feature.outside {
+            true => format!("{} of the {}", new.values, feature.outside),
+            false => format!("the {}", new.values),
+        };
+        Some(format!(
+            "{}: about {:.0} different new values (standard error {:.1}) among {part} that the reference does not name\n",
+            feature.name, new.distinct, new.standard_error
+        ))
+    });
+    some.collect()
+}
+
 fn status_text(status: Status) -> &'static str {
     match status {
         Status::Quiet => "quiet",
@@ -273,6 +295,11 @@ mod tests {
             |name: &str, psi| json!({"name": name, "psi": psi, "outside": 0, "unusable": 0});
         let mut broken = histogram("pixels[2]", score(0.3, "alarm"));
         broken["hellinger"] = score(0.2, "alarm");
+        let mut species = histogram("species", score(0.02, "quiet"));
+        species["outside"] = json!(500);
+        species["new_values"] = json!({"distinct": 122.7, "standard_error": 3.99, "values": 400});
+        let mut leaving = histogram("pixels[3]", score(0.02, "quiet"));
+        leaving["out_of_range"] = json!({"score": score(0.07, "alarm"), "lower": 0.06, "allowed": 0.002, "p_value": 1e-9});
         broken["isolated"] = json!({"unusable_windows": 0, "constant_windows": 3, "devices": 2, "values": 90, "status": "alarm"});
         let drift: Drift = serde_json::from_value(json!({
             "family": "digits", "version": 2, "cohort": "all", "devices": 3, "windows": 5, "left_out": {"other bins": 1},
@@ -281,7 +308,7 @@ mod tests {
             "output_mix": {"classes": ["0", "1"], "reference": [1, 2], "current": [2, 3], "psi": score(0.02, "quiet"),
                 "total_variation": null},
             "confidence": histogram("confidence", score(0.4, "alarm")), "entropy": null,
-            "features": [histogram("pixels[1]", score(0.01, "quiet")), broken],
+            "features": [histogram("pixels[1]", score(0.01, "quiet")), broken, leaving, species],
         }))
         .unwrap();
         let text = show(&drift, Shown::default());
@@ -290,7 +317,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("0.3000  0.0500     0.1000  ALARM"), "{text}");
-        assert!(text.contains("1 features without alarm"), "{text}");
+        let line = text.lines().find(|line| line.contains("out of range"));
+        let line = line.unwrap();
+        assert!(
+            line.starts_with("pixels[3]") && line.ends_with("ALARM"),
+            "{text}"
+        );
+        assert!(text.contains("2 features without alarm"), "{text}");
+        let new = "species: about 123 different new values (standard error 4.0) among 400 of the 500 that the reference does not name";
+        assert!(text.contains(new), "{text}");
         assert!(text.contains("1 windows left out: other bins"), "{text}");
         let all = Shown {
             all: true,

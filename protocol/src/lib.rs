@@ -17,6 +17,7 @@
 //! * [`patch`]: a new model as its difference to an installed one.
 //! * [`telemetry`]: records in numbered segments (device to server).
 //! * [`sketch`]: frozen-bin histograms that merge exactly.
+//! * [`distinct`]: how many different values there were, which merges exactly too.
 //! * `schema` (feature `schema`): JSON Schemas of the messages and their AsyncAPI document.
 
 pub mod archive;
@@ -25,6 +26,7 @@ pub mod bundle;
 pub mod calibration;
 pub mod capture;
 pub mod command;
+pub mod distinct;
 pub mod enroll;
 pub mod id;
 pub mod patch;

@@ -1,6 +1,7 @@
 //! Histograms over frozen bins, and sums in fixed point: merging is addition of integers, so it is
 //! exact, in any order, over any number of devices.
 
+use crate::distinct::Distinct;
 use crate::id::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,10 @@ pub struct Histogram {
     /// Not there at all.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub missing: u64,
+    /// How many different values were none of a feature's categories; they are counted as `over`. Only
+    /// of features that are categories, and not from every device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct: Option<Distinct>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -201,6 +206,9 @@ impl Histogram {
         ];
         for (slot, n) in pairs {
             *slot = slot.checked_add(n).ok_or(SketchError::Overflow)?;
+        }
+        if let Some(new) = &other.distinct {
+            sum.distinct.get_or_insert_default().merge(new);
         }
         *self = sum;
         Ok(())
@@ -395,6 +403,32 @@ mod tests {
             }
             prop_assert_eq!(merged, whole);
         }
+    }
+
+    #[test]
+    fn different_values_merge_with_the_counts() {
+        let with = |values: &[&str]| {
+            let mut sketch = Distinct::default();
+            let hashes = values.iter().map(|v| crate::distinct::hash(v.as_bytes()));
+            hashes.for_each(|hash| sketch.add(hash));
+            Histogram {
+                over: values.len() as u64,
+                distinct: Some(sketch),
+                ..Histogram::new(2)
+            }
+        };
+        let parts = [with(&["a", "b"]), Histogram::new(2), with(&["b", "c", "b"])];
+        for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+            let mut merged = Histogram::new(2);
+            order
+                .iter()
+                .for_each(|at| merged.merge(&parts[*at]).unwrap());
+            assert_eq!(merged.over, 5);
+            assert_eq!(merged.distinct, with(&["a", "b", "c"]).distinct);
+        }
+        // A device of the release before says nothing of it.
+        let before: Histogram = serde_json::from_str(r#"{"counts":[1,2],"over":3}"#).unwrap();
+        assert_eq!(before.distinct, None);
     }
 
     #[test]

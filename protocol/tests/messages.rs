@@ -8,6 +8,7 @@
 use dunlin_protocol::block::Request;
 use dunlin_protocol::bundle::Manifest;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, DesiredBundle, Probation, parse};
+use dunlin_protocol::distinct::{Distinct, hash};
 use dunlin_protocol::enroll::{EnrollRequest, EnrollResponse};
 use dunlin_protocol::id::{BootId, Digest, Revision};
 use dunlin_protocol::report::{
@@ -328,6 +329,22 @@ fn telemetry() {
     };
     segment(
         "sketch",
+        Class::Sketch,
+        vec![Body::Window(Box::new(window.clone()))],
+    );
+    let mut species = Histogram::new(2);
+    (species.counts, species.over) = (vec![4, 2], 2);
+    let mut distinct = Distinct::default();
+    for value in ["larch", "yew"] {
+        distinct.add(hash(value.as_bytes()));
+    }
+    species.distinct = Some(distinct);
+    let window = Window {
+        features: vec![species],
+        ..window
+    };
+    segment(
+        "sketch-distinct",
         Class::Sketch,
         vec![Body::Window(Box::new(window))],
     );

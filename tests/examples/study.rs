@@ -15,7 +15,7 @@ use dunlin_protocol::telemetry::{Body, Class, Record, Window};
 use dunlin_server::drift::query::{
     Drift, DriftQuery, HistogramScore, Reference, SENSITIVITY, of_windows,
 };
-use dunlin_server::drift::statistics::{Score, Status};
+use dunlin_server::drift::statistics::{Score, Status, range};
 use dunlin_server::store::ReceivedWindow;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -259,6 +259,7 @@ fn fleet(
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: range::MARGIN,
     };
     let drift = of_windows(&query, 1, &received, None, Some(reference));
     assert!(drift.left_out.is_empty(), "{:?}", drift.left_out);
@@ -270,21 +271,27 @@ fn judged(drift: &Drift) -> Value {
     let every = |of: &dyn Fn(&HistogramScore) -> Status| -> Vec<Status> {
         drift.features.iter().map(of).collect()
     };
-    let psi = |score: &Option<HistogramScore>| status(score.as_ref().and_then(|s| s.scores.psi));
-    let mix = drift.output_mix.as_ref().map(|mix| mix.scores);
-    let margin_alone = |score: Option<Score>| {
-        score.is_some_and(|s| s.status != Status::Insufficient && s.value > s.bound)
+    let deciding = |of: &Option<HistogramScore>| -> [Status; 2] {
+        let of = of.as_ref();
+        let range = of.and_then(|of| of.out_of_range);
+        [
+            status(of.and_then(|of| of.scores.psi)),
+            status(range.map(|range| range.score)),
+        ]
     };
+    let mix = drift.output_mix.as_ref().map(|mix| mix.scores);
+    let is_significant = |f: &HistogramScore| f.p_adjusted.is_some_and(|p| p <= SENSITIVITY.alpha);
     json!({
         "whole": drift.status,
         "psi": every(&|f| status(f.scores.psi)),
+        "out_of_range": every(&|f| status(f.out_of_range.map(|range| range.score))),
         "kolmogorov_smirnov": every(&|f| status(f.kolmogorov_smirnov.map(|k| k.score))),
         "wasserstein": every(&|f| status(f.wasserstein.map(|w| w.score))),
         "isolated": every(&|f| f.isolated.status),
         // Beyond what sampling explains, however small.
-        "significant": drift.features.iter().map(|f| margin_alone(f.scores.psi)).collect::<Vec<_>>(),
-        "confidence": psi(&drift.confidence),
-        "entropy": psi(&drift.entropy),
+        "significant": drift.features.iter().map(is_significant).collect::<Vec<_>>(),
+        "confidence": deciding(&drift.confidence),
+        "entropy": deciding(&drift.entropy),
         "mix": [status(mix.and_then(|m| m.psi)), status(mix.and_then(|m| m.total_variation))],
     })
 }

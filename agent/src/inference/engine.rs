@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Most counters (bins and classes) a window may have, so that a full one fits a telemetry
-/// segment at six bytes a counter.
-const WINDOW_MAX_COUNTERS: usize = SEGMENT_MAX_BYTES / 6;
+/// Most counters (bins and classes) a window may have, so that a full one fits a telemetry segment.
+const WINDOW_MAX_COUNTERS: usize = SEGMENT_MAX_BYTES / COUNTER_BYTES;
+/// Bytes of a counter in a segment.
+pub(super) const COUNTER_BYTES: usize = 6;
 
 /// Why a staged bundle cannot be loaded, or did not compute.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,14 @@
 //! What answered requests leave behind: counts in windows. Pure: time is an argument.
 
-use super::engine::{Engine, Inference};
+use super::engine::{COUNTER_BYTES, Engine, Inference};
 use super::segment::Segment;
 use super::tensor::Values;
 use super::watching::WAITING_MAX;
 use crate::detect::watch::Seen;
-use dunlin_protocol::bundle::{FeatureProfile, Profile};
+use dunlin_protocol::SEGMENT_MAX_BYTES;
+use dunlin_protocol::bundle::{FeatureProfile, Profile, TensorSpec};
 use dunlin_protocol::calibration::add_answer;
+use dunlin_protocol::distinct::{Distinct, TEXT_MAX_BYTES};
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency, to_micro};
 use dunlin_protocol::telemetry::Window;
@@ -16,12 +18,16 @@ use std::sync::Arc;
 /// Most closed windows that wait for the supervisor. When it is slower than that, the open window
 /// grows beyond its span instead: nothing is lost, and memory stays bounded.
 const CLOSED_MAX: usize = 8;
+/// Most bytes of a sketch in a segment, its name and punctuation with it.
+const SKETCH_BYTES: usize = TEXT_MAX_BYTES + 16;
 
 /// One answered request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Observation {
     /// Values of the profile's features, in the profile's order.
     features: Vec<f64>,
+    /// Places of the features whose value is none of their categories, and its hash.
+    unseen: Vec<(usize, u64)>,
     /// Index of the observed scores' largest element; `None` if an element is NaN.
     class: Option<usize>,
     /// The observed scores' largest element; NaN if an element is.
@@ -35,9 +41,17 @@ pub(crate) struct Observation {
 impl Observation {
     /// What was sent and what was computed show.
     pub(crate) fn of(engine: &Engine, sent: &[Values], inference: &Inference<'_>) -> Self {
-        let features = engine.profile().map_or(&[][..], |(_, p)| &p.features);
-        let features = features.iter().map(|f| look(engine, sent, inference, f));
-        let features = features.collect();
+        let profiled = engine.profile().map_or(&[][..], |(_, p)| &p.features);
+        let features = profiled.iter().map(|f| look(engine, sent, inference, f));
+        let features: Vec<f64> = features.collect();
+        // Hashing costs more than comparing: only what is none of the categories.
+        let unseen = profiled.iter().zip(&features).enumerate();
+        let unseen = unseen.filter(|(_, (feature, value))| is_unseen(feature, **value));
+        let unseen = unseen.filter_map(|(at, (feature, _))| {
+            let (_, values) = values_of(engine, sent, inference, feature)?;
+            Some((at, values.hash(feature.index)?))
+        });
+        let unseen = unseen.collect();
         let observed = inference.observed();
         let (class, confidence, entropy) = observed.map_or((None, f64::NAN, f64::NAN), top);
         let calibration = engine.profile().and_then(|(_, p)| p.calibration.as_ref());
@@ -46,11 +60,37 @@ impl Observation {
             .and_then(|(values, calibration)| calibration.probabilities(values.iter_f64()));
         Self {
             features,
+            unseen,
             class,
             confidence,
             entropy,
             probabilities,
         }
+    }
+}
+
+/// Whether a feature's value is none of its categories.
+#[allow(clippy::cast_precision_loss, reason = "a profile has few categories")]
+fn is_unseen(feature: &FeatureProfile, value: f64) -> bool {
+    let categories = feature.categories.as_ref();
+    categories.is_some_and(|categories| value >= categories.len() as f64)
+}
+
+/// The tensor that a feature looks at.
+fn values_of<'a>(
+    engine: &'a Engine,
+    sent: &'a [Values],
+    inference: &'a Inference<'_>,
+    feature: &FeatureProfile,
+) -> Option<(&'a TensorSpec, &'a Values)> {
+    if feature.after_steps {
+        let specs = engine.manifest().inputs.iter();
+        let mut all = specs.zip(inference.graph_inputs());
+        all.find(|(spec, _)| spec.name == feature.tensor)
+    } else {
+        let inputs = engine.plan().inputs().iter();
+        let mut all = inputs.map(|i| &i.spec).zip(sent);
+        all.find(|(spec, _)| spec.name == feature.tensor)
     }
 }
 
@@ -62,16 +102,7 @@ pub(super) fn look(
     inference: &Inference<'_>,
     feature: &FeatureProfile,
 ) -> f64 {
-    let found = if feature.after_steps {
-        let specs = engine.manifest().inputs.iter();
-        let mut all = specs.zip(inference.graph_inputs());
-        all.find(|(spec, _)| spec.name == feature.tensor)
-    } else {
-        let inputs = engine.plan().inputs().iter();
-        let mut all = inputs.map(|i| &i.spec).zip(sent);
-        all.find(|(spec, _)| spec.name == feature.tensor)
-    };
-    let Some((spec, values)) = found else {
+    let Some((spec, values)) = values_of(engine, sent, inference, feature) else {
         return f64::NAN;
     };
     let value = match (feature.statistic, &feature.categories) {
@@ -113,6 +144,7 @@ impl Observation {
     pub(crate) fn seen(features: Vec<f64>, confidence: f64) -> Self {
         Self {
             features,
+            unseen: Vec::new(),
             class: None,
             confidence,
             entropy: f64::NAN,
@@ -255,6 +287,12 @@ impl Windows {
             for (histogram, (feature, value)) in window.features.iter_mut().zip(features) {
                 histogram.add(&feature.edges, *value);
             }
+            for (at, hash) in &seen.unseen {
+                let histogram = window.features.get_mut(*at);
+                if let Some(sketch) = histogram.and_then(|h| h.distinct.as_mut()) {
+                    sketch.add(*hash);
+                }
+            }
         }
         (window.start_ms, window.end_ms)
     }
@@ -348,6 +386,28 @@ impl Windows {
         &mut self.open[at]
     }
 
+    /// Sketches of unseen categories as far as half of the room that counters leave of a segment is
+    /// enough for them when they are full.
+    fn empty_features(&self) -> Vec<Histogram> {
+        let Some((_, profile)) = self.profile.as_deref() else {
+            return Vec::new();
+        };
+        let outputs = [&profile.confidence.edges, &profile.entropy.edges];
+        let inputs = profile.features.iter().map(|f| &f.edges);
+        let bins: usize = outputs.into_iter().chain(inputs).map(Edges::bins).sum();
+        let counters_bytes = (bins + self.classes).saturating_mul(COUNTER_BYTES);
+        let mut room = SEGMENT_MAX_BYTES.saturating_sub(counters_bytes) / 2 / SKETCH_BYTES;
+        let features = profile.features.iter().map(|feature| {
+            let has_sketch = feature.categories.is_some() && room > 0;
+            room -= usize::from(has_sketch);
+            Histogram {
+                distinct: has_sketch.then(Distinct::default),
+                ..Histogram::new(feature.edges.bins())
+            }
+        });
+        features.collect()
+    }
+
     fn empty(&self, (start_ms, end_ms): (i64, i64), segment: Option<String>) -> Window {
         let profile = self.profile.as_deref();
         let reference = profile.map(|(_, p)| p);
@@ -367,11 +427,7 @@ impl Windows {
             outputs: vec![0; self.classes],
             confidence: reference.map_or_else(Histogram::default, |p| bins(&p.confidence.edges)),
             entropy: reference.map_or_else(Histogram::default, |p| bins(&p.entropy.edges)),
-            features: reference
-                .map_or(&[][..], |p| &p.features)
-                .iter()
-                .map(|f| bins(&f.edges))
-                .collect(),
+            features: self.empty_features(),
             profile: profile.map(|(digest, _)| *digest),
             latency: Latency::default(),
             expected_confusion_nano: reference
@@ -444,6 +500,7 @@ mod tests {
         let (class, confidence, entropy) = top(&Values::FP32(outputs));
         Observation {
             features: vec![feature],
+            unseen: Vec::new(),
             class,
             confidence,
             entropy,
@@ -557,6 +614,78 @@ mod tests {
         let taken = w.take_all(2_000_000);
         assert!(taken.len() <= CLOSED_MAX * 4 + 4, "{}", taken.len());
         assert_eq!(taken.iter().map(|w| w.inferences).sum::<u64>(), 3000);
+    }
+
+    #[test]
+    fn values_that_are_no_category_are_sketched_and_nothing_else_is() {
+        let mut w = windows(1000);
+        let mut shared = w.profile.as_deref().unwrap().clone();
+        let categories = vec!["ash".to_owned(), "elm".to_owned()];
+        shared.1.features[0].categories = Some(categories.clone());
+        let feature = shared.1.features[0].clone();
+        w.profile = Some(Arc::new(shared));
+        let texts = ["ash", "yew", "elm", "larch", "yew", "ash"];
+        for text in texts {
+            let values = Values::BYTES(vec![text.as_bytes().to_vec()]);
+            #[allow(clippy::cast_precision_loss)]
+            let value = values.category(0, &categories).unwrap() as f64;
+            let mut seen = seen(value, vec![0.9, 0.1]);
+            if is_unseen(&feature, value) {
+                seen.unseen.push((0, values.hash(0).unwrap()));
+            }
+            w.answered(10, NONE, &seen, 1);
+        }
+        let window = w.take_all(20).remove(0);
+        let mut expected = Distinct::default();
+        for text in ["yew", "larch"] {
+            expected.add(dunlin_protocol::distinct::hash(text.as_bytes()));
+        }
+        assert_eq!(
+            (&window.features[0].counts[..], window.features[0].over),
+            (&[2, 1][..], 3)
+        );
+        assert_eq!(window.features[0].distinct, Some(expected));
+        assert!(window.confidence.distinct.is_none());
+        // Numbers are hashed as they are compared: as JSON writes them.
+        assert_eq!(
+            Values::FP32(vec![7.0]).hash(0),
+            Values::INT64(vec![7]).hash(0)
+        );
+        assert_eq!(
+            Values::BOOL(vec![true]).hash(0),
+            Values::BYTES(vec![b"true".to_vec()]).hash(0)
+        );
+        assert_eq!(Values::INT64(vec![7]).hash(1), None);
+    }
+
+    #[test]
+    fn windows_with_full_sketches_fit_a_segment() {
+        let mut w = windows(1000);
+        let mut shared = w.profile.as_deref().unwrap().clone();
+        shared.1.features[0].categories = Some(vec!["a".to_owned(), "b".to_owned()]);
+        shared.1.features = vec![shared.1.features[0].clone(); 4000];
+        w.profile = Some(Arc::new(shared));
+        w.failed(10, NONE);
+        let mut window = w.take_all(20).remove(0);
+        let full = (0..100_000_u32).fold(Distinct::default(), |mut full, n| {
+            full.add(dunlin_protocol::distinct::hash(&n.to_be_bytes()));
+            full
+        });
+        let mut sketches = window
+            .features
+            .iter_mut()
+            .filter_map(|f| f.distinct.as_mut());
+        sketches
+            .by_ref()
+            .for_each(|sketch| sketch.clone_from(&full));
+        let with = window
+            .features
+            .iter()
+            .filter(|f| f.distinct.is_some())
+            .count();
+        assert!((400..500).contains(&with), "{with}");
+        let json = serde_json::to_vec(&window).unwrap();
+        assert!(json.len() < SEGMENT_MAX_BYTES, "{}", json.len());
     }
 
     #[test]

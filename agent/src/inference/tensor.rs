@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dunlin_protocol::bundle::{DType, Statistic, TensorSpec};
+use dunlin_protocol::distinct;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::fmt;
@@ -165,6 +166,16 @@ impl Values {
                 let value = numbers.get(index)?.to_string();
                 place(&|category| *category == value)
             }
+        }
+    }
+
+    /// The hash of the value at an index, as [`Self::category`] compares it.
+    #[must_use]
+    pub(crate) fn hash(&self, index: usize) -> Option<u64> {
+        match self {
+            Self::BYTES(list) => Some(distinct::hash(list.get(index)?)),
+            Self::BOOL(list) => Some(distinct::hash(list.get(index)?.to_string().as_bytes())),
+            numbers => Some(distinct::hash(numbers.get(index)?.to_string().as_bytes())),
         }
     }
 

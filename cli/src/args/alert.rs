@@ -118,6 +118,10 @@ pub enum WhenArgs {
         /// Practical margin of the population-stability index
         #[arg(long, default_value_t = 0.1)]
         margin: f64,
+        /// Practical margin of the share of values outside the reference's range, beyond what it
+        /// allows itself (.02 if left out); 1 leaves such values aside
+        #[arg(long, value_name = "SHARE")]
+        out_of_range_margin: Option<f64>,
         /// Only this feature, or confidence, entropy, output_mix; may be given again
         #[arg(long = "signal", value_name = "NAME")]
         signals: Vec<String>,

@@ -3,6 +3,7 @@
 use super::rule::{Quantile, When};
 use super::track::Verdict;
 use crate::drift::query::Drift;
+use crate::drift::statistics::range::OutOfRange;
 use crate::drift::statistics::{Score, Status};
 use dunlin_protocol::id::DeviceId;
 use serde_json::{Value, json};
@@ -185,20 +186,55 @@ fn latency(drift: &Drift, quantile: Quantile, above_us: f64) -> Reading {
     Reading { verdict, seen }
 }
 
-fn scores(drift: &Drift) -> Vec<(String, Score)> {
-    let mut scores: Vec<(String, Score)> = Vec::new();
-    let mix = drift.output_mix.as_ref().and_then(|mix| mix.scores.psi);
-    scores.extend(mix.map(|score| ("output_mix".to_owned(), score)));
-    let outputs = drift.confidence.iter().chain(&drift.entropy);
-    for histogram in outputs.chain(&drift.features) {
-        scores.extend(
-            histogram
-                .scores
-                .psi
-                .map(|score| (histogram.name.clone(), score)),
-        );
+/// What one signal says.
+struct Signal<'a> {
+    name: &'a str,
+    psi: Option<Score>,
+    out_of_range: Option<&'a OutOfRange>,
+}
+
+impl Signal<'_> {
+    fn is_drifted(&self) -> bool {
+        let range = self.out_of_range.map(|range| range.score);
+        let both = self.psi.into_iter().chain(range);
+        both.into_iter().any(|score| score.status == Status::Alarm)
     }
-    scores
+
+    /// Whether a score is still near its practical margin.
+    fn is_near(&self, margin: f64, out_of_range_margin: f64) -> bool {
+        let is_over = |score: Score, margin: f64| score.value > margin * OVER_SHARE;
+        let is_out = |range: &OutOfRange| {
+            let margin = range.allowed + out_of_range_margin;
+            range.score.status != Status::Insufficient && is_over(range.score, margin)
+        };
+        self.psi.is_some_and(|psi| is_over(psi, margin)) || self.out_of_range.is_some_and(is_out)
+    }
+
+    fn told(&self) -> Value {
+        let mut told = json!({"signal": self.name, "psi": self.psi});
+        let alarmed = |range: &&OutOfRange| range.score.status == Status::Alarm;
+        if let Some(range) = self.out_of_range.filter(alarmed) {
+            told["out_of_range"] = json!(range);
+        }
+        told
+    }
+}
+
+fn signals_of(drift: &Drift) -> Vec<Signal<'_>> {
+    let mix = drift.output_mix.as_ref().and_then(|mix| mix.scores.psi);
+    let mix = mix.map(|score| Signal {
+        name: "output_mix",
+        psi: Some(score),
+        out_of_range: None,
+    });
+    let outputs = drift.confidence.iter().chain(&drift.entropy);
+    let columns = outputs.chain(&drift.features).map(|histogram| Signal {
+        name: &histogram.name,
+        psi: histogram.scores.psi,
+        out_of_range: histogram.out_of_range.as_ref(),
+    });
+    let is_scored = |s: &Signal<'_>| s.psi.is_some() || s.out_of_range.is_some();
+    mix.into_iter().chain(columns).filter(is_scored).collect()
 }
 
 fn drifted(when: &When, drift: &Drift) -> Reading {
@@ -206,30 +242,32 @@ fn drifted(when: &When, drift: &Drift) -> Reading {
         signals,
         signals_min,
         margin,
+        out_of_range_margin,
         ..
     } = when
     else {
         return open(Value::Null);
     };
-    let mut all = scores(drift);
-    all.retain(|(name, _)| signals.is_empty() || signals.contains(name));
-    let is = |status: Status| all.iter().filter(|(_, s)| s.status == status).count() as u64;
-    let drifted = is(Status::Alarm);
-    let is_near = |(_, score): &&(String, Score)| score.value > margin * OVER_SHARE;
-    let near = all.iter().filter(is_near).count() as u64;
-    let verdict = if drifted >= u64::from(*signals_min) {
+    let mut all = signals_of(drift);
+    all.retain(|signal| signals.is_empty() || signals.iter().any(|name| *name == signal.name));
+    let needed = u64::from(*signals_min);
+    let count = |is: &dyn Fn(&&Signal<'_>) -> bool| all.iter().filter(is).count() as u64;
+    let drifted = count(&|signal| signal.is_drifted());
+    let near = count(&|signal| signal.is_near(*margin, *out_of_range_margin));
+    let is_unknown = |s: &Signal<'_>| s.psi.is_some_and(|p| p.status == Status::Insufficient);
+    let verdict = if drifted >= needed {
         Verdict::Bad
-    } else if all.is_empty() || is(Status::Insufficient) > 0 || near >= u64::from(*signals_min) {
+    } else if all.iter().all(|s| s.psi.is_none()) || all.iter().any(is_unknown) || near >= needed {
         Verdict::Open
     } else {
         Verdict::Good
     };
-    all.sort_by(|a, b| b.1.value.total_cmp(&a.1.value));
-    let told: Vec<Value> = all
-        .iter()
-        .take(16)
-        .map(|(name, score)| json!({"signal": name, "psi": score}))
-        .collect();
+    let psi = |signal: &Signal<'_>| signal.psi.map_or(0.0, |psi| psi.value);
+    all.sort_by(|a, b| {
+        let drifted_first = b.is_drifted().cmp(&a.is_drifted());
+        drifted_first.then(psi(b).total_cmp(&psi(a)))
+    });
+    let told: Vec<Value> = all.iter().take(16).map(Signal::told).collect();
     let seen = json!({
         "drifted": drifted, "inferences": drift.inferences, "devices": drift.devices,
         "from_ms": drift.from_ms, "until_ms": drift.until_ms, "signals": told,
@@ -247,6 +285,57 @@ mod tests {
         assert_eq!(above(101.0, 100.0), Verdict::Bad);
         assert_eq!(above(100.0, 100.0), Verdict::Open);
         assert_eq!(above(80.0, 100.0), Verdict::Good);
+    }
+
+    /// A version's scores: a feature whose bins are quiet, and whose values leave the range.
+    fn leaving(outside: &str, share: f64) -> Drift {
+        let score = |value: f64, status: &str| json!({"value": value, "n_ref": 1000, "n_cur": 500, "bound": 0.01, "threshold": 0.04, "status": status});
+        serde_json::from_value(json!({
+            "family": "pump", "version": 3, "cohort": "all", "devices": 3, "windows": 5, "left_out": {},
+            "from_ms": 0, "until_ms": 1, "inferences": 500, "errors": 0, "confidence_mean": null,
+            "entropy_mean": null, "latency": {"p50_us": null, "p90_us": null, "p99_us": null},
+            "status": outside, "note": null, "output_mix": null, "confidence": null, "entropy": null,
+            "features": [
+                {"name": "speed", "psi": score(0.05, "quiet"), "outside": 0, "unusable": 0},
+                {"name": "vibration", "psi": score(0.01, "quiet"), "outside": 25, "unusable": 0,
+                 "out_of_range": {"score": score(share, outside), "lower": 0.03, "allowed": 0.002, "p_value": 1e-9}},
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn values_out_of_range_are_drift_by_themselves_and_are_over_well_below_the_margin() {
+        let rule = |more: &str| -> When {
+            serde_json::from_str(&format!(r#"{{"kind":"drift","family":"pump"{more}}}"#)).unwrap()
+        };
+        let verdict =
+            |when: &When, drift: Drift| of_family(when, &[drift], &BTreeSet::from([3]))[&3].clone();
+        let bad = verdict(&rule(""), leaving("alarm", 0.05));
+        assert_eq!(bad.verdict, Verdict::Bad);
+        let first = &bad.seen["signals"][0];
+        assert_eq!(first["signal"], "vibration");
+        assert_eq!(first["out_of_range"]["score"]["status"], "alarm");
+        assert!(bad.seen["signals"][1].get("out_of_range").is_none());
+        let of_speed = rule(r#","signals":["speed"]"#);
+        assert_eq!(
+            verdict(&of_speed, leaving("alarm", 0.05)).verdict,
+            Verdict::Good
+        );
+        // Of .022 that matter, .0176 is where it is over.
+        assert_eq!(
+            verdict(&rule(""), leaving("quiet", 0.018)).verdict,
+            Verdict::Open
+        );
+        assert_eq!(
+            verdict(&rule(""), leaving("quiet", 0.017)).verdict,
+            Verdict::Good
+        );
+        let aside = rule(r#","out_of_range_margin":1"#);
+        assert_eq!(
+            verdict(&aside, leaving("quiet", 0.05)).verdict,
+            Verdict::Good
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What an operator wants to be told of.
 
+use crate::drift::statistics::range;
 use dunlin_protocol::bundle::segments::{NAME_MAX_BYTES, is_name};
 use dunlin_protocol::id::Family;
 use serde::{Deserialize, Serialize};
@@ -82,8 +83,8 @@ pub enum Quantile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum When {
-    /// The population-stability index of inputs or outputs passes both what sampling explains and a
-    /// practical margin.
+    /// The population-stability index of inputs or outputs, or the share of an input's values outside
+    /// the reference's range, passes both what sampling explains and a practical margin.
     Drift {
         /// The model family.
         #[schema(value_type = String)]
@@ -91,6 +92,10 @@ pub enum When {
         /// Practical margin of the index, above 0.
         #[serde(default = "tenth")]
         margin: f64,
+        /// Practical margin of the share of values outside the reference's range, above 0; 1 leaves
+        /// them aside.
+        #[serde(default = "out_of_range_margin")]
+        out_of_range_margin: f64,
         /// Features, or `confidence`, `entropy`, `output_mix`, that count; any if empty.
         #[serde(default)]
         signals: Vec<String>,
@@ -162,6 +167,10 @@ pub enum When {
 
 fn tenth() -> f64 {
     0.1
+}
+
+fn out_of_range_margin() -> f64 {
+    range::MARGIN
 }
 
 fn one() -> u32 {
@@ -246,10 +255,12 @@ impl Rule {
         match &self.when {
             When::Drift {
                 margin,
+                out_of_range_margin,
                 signals_min,
                 ..
             } => {
                 positive("when.margin", *margin, 100.0)?;
+                positive("when.out_of_range_margin", *out_of_range_margin, 1.0)?;
                 within("when.signals_min", u64::from(*signals_min), 1, 1 << 20)
             }
             When::Confidence { below, .. } | When::Accuracy { below, .. } => {
@@ -317,6 +328,9 @@ mod tests {
         assert_eq!(told, "when.after_s: expected 60 to 2592000, got 5");
         let mut rule = parse(r#"{"kind":"drift","family":"pump","margin":0}"#);
         assert_eq!(rule.check().unwrap_err().field, "when.margin");
+        let above_all = r#"{"kind":"drift","family":"pump","out_of_range_margin":1.5}"#;
+        let error = parse(above_all).check().unwrap_err();
+        assert_eq!(error.field, "when.out_of_range_margin");
         rule.name = "Über".to_owned();
         assert_eq!(rule.check().unwrap_err().field, "name");
         let unknown = r#"{"name":"r","when":{"kind":"silence","after_s":60,"label":{}}}"#;

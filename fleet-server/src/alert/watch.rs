@@ -6,7 +6,7 @@ use super::track::{self, Change, Patience, Track, Verdict};
 use crate::blobs::Blobs;
 use crate::clock;
 use crate::drift::query::{self, Drift, DriftError, DriftQuery, SENSITIVITY};
-use crate::drift::statistics::Sensitivity;
+use crate::drift::statistics::{Sensitivity, range};
 use crate::store::{
     DeviceFilter, DeviceRow, Look, NewAlert, SilenceRow, Store, StoreError, TrackKey,
 };
@@ -120,9 +120,13 @@ impl Watch {
             return Ok(BTreeMap::new());
         };
         let serving = serving(family, devices);
-        let margin = match &rule.when {
-            When::Drift { margin, .. } => *margin,
-            _ => SENSITIVITY.margin,
+        let (margin, out_of_range_margin) = match &rule.when {
+            When::Drift {
+                margin,
+                out_of_range_margin,
+                ..
+            } => (*margin, *out_of_range_margin),
+            _ => (SENSITIVITY.margin, range::MARGIN),
         };
         let query = DriftQuery {
             family: family.clone(),
@@ -136,12 +140,13 @@ impl Watch {
                 margin,
                 ..SENSITIVITY
             },
+            out_of_range_margin,
         };
         let key = (
             family.to_string(),
             rule.segment.clone(),
             rule.look_back_s,
-            margin.to_bits(),
+            (margin.to_bits(), out_of_range_margin.to_bits()),
         );
         let drift = match scored.entry(key) {
             Entry::Occupied(found) => found.into_mut(),
@@ -159,8 +164,8 @@ impl Watch {
 }
 
 /// What one look has scored: rules about the same telemetry share it. By family, segment,
-/// look back and the margin's bits.
-type Scored = BTreeMap<(String, Option<String>, u64, u64), Vec<Drift>>;
+/// look back and the margins' bits.
+type Scored = BTreeMap<(String, Option<String>, u64, (u64, u64)), Vec<Drift>>;
 
 fn heard(row: &DeviceRow) -> Heard {
     Heard {

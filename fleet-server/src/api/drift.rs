@@ -4,6 +4,7 @@ use super::App;
 use super::error::{ApiError, ErrorBody, parse};
 use crate::drift::plot;
 use crate::drift::query::{self, Drift, DriftQuery, SENSITIVITY};
+use crate::drift::statistics::range;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -81,6 +82,7 @@ impl Selection {
             since_ms: self.since_ms,
             until_ms: self.until_ms,
             sensitivity: SENSITIVITY,
+            out_of_range_margin: range::MARGIN,
         }
     }
 }

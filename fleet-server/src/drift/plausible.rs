@@ -12,6 +12,8 @@ const INFERENCES_PER_MS_MAX: u64 = 1000;
 const SPAN_MS_MAX: u64 = 2 * 24 * 3_600_000;
 /// Most inferences of a window.
 pub const COUNT_MAX: u64 = INFERENCES_PER_MS_MAX * SPAN_MS_MAX;
+/// How far a rank may lie above the logarithm of the number of values: beyond with 2⁻⁴⁰.
+const RANK_ABOVE_MAX: u32 = 41;
 /// Earliest start, in milliseconds since 1970: 1 January 2020, before there was any Dunlin.
 const START_MS_MIN: i64 = 1_577_836_800_000;
 /// How far a clock may be ahead of the server's, in milliseconds: a day.
@@ -32,6 +34,9 @@ pub enum Implausible {
     /// Sums that its own histograms contradict.
     #[error("absurd: its sums do not fit its histograms")]
     Sums,
+    /// A sketch that its own counters contradict.
+    #[error("absurd: its sketches do not fit the values they are of")]
+    Sketches,
     /// The device's clock was before 2020.
     #[error("clock: before 2020")]
     ClockBehind,
@@ -49,6 +54,7 @@ impl Implausible {
             Self::Inferences => "inferences",
             Self::Counts => "counts",
             Self::Sums => "sums",
+            Self::Sketches => "sketches",
             Self::ClockBehind => "clock_behind",
             Self::ClockAhead => "clock_ahead",
         }
@@ -83,7 +89,22 @@ pub fn numbers(window: &Window) -> Result<(), Implausible> {
     {
         return Err(Implausible::Counts);
     }
+    let outputs = [&window.confidence, &window.entropy];
+    let is_plain = outputs.iter().all(|output| output.distinct.is_none());
+    if !is_plain || !window.features.iter().all(sketch_fits) {
+        return Err(Implausible::Sketches);
+    }
     Ok(())
+}
+
+/// Whether the values counted as `over` can have filled the histogram's sketch.
+fn sketch_fits(histogram: &Histogram) -> bool {
+    let Some(sketch) = &histogram.distinct else {
+        return true;
+    };
+    let rank_max = histogram.over.checked_ilog2().unwrap_or(0) + RANK_ABOVE_MAX;
+    let is_of_values = usize::try_from(histogram.over).map_or(true, |n| sketch.filled() <= n);
+    is_of_values && u32::from(sketch.rank_max()) <= rank_max
 }
 
 /// Whether its span can be right, seen from when it arrived.
@@ -127,6 +148,7 @@ pub fn sum(sum_micro: u64, edges: &Edges, histogram: &Histogram) -> Result<(), I
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use dunlin_protocol::distinct::{self, Distinct};
     use dunlin_protocol::id::Digest;
     use dunlin_protocol::sketch::{Latency, to_micro};
     use proptest::prelude::*;
@@ -193,6 +215,34 @@ mod tests {
             spoil(&mut spoiled);
             assert_eq!(numbers(&spoiled), Err(expected), "{spoiled:?}");
         }
+    }
+
+    #[test]
+    fn a_sketch_of_more_values_than_were_counted_is_named() {
+        let mut sketch = Distinct::default();
+        for value in ["yew", "larch", "oak"] {
+            sketch.add(distinct::hash(value.as_bytes()));
+        }
+        let with = |over: u64, sketch: &Distinct| Window {
+            features: vec![Histogram {
+                counts: vec![5 - over],
+                over,
+                distinct: Some(sketch.clone()),
+                ..Histogram::default()
+            }],
+            ..window()
+        };
+        assert_eq!(numbers(&with(3, &sketch)), Ok(()));
+        assert_eq!(numbers(&with(5, &sketch)), Ok(()));
+        assert_eq!(numbers(&with(0, &Distinct::default())), Ok(()));
+        assert_eq!(numbers(&with(2, &sketch)), Err(Implausible::Sketches));
+        assert_eq!(numbers(&with(0, &sketch)), Err(Implausible::Sketches));
+        let mut absurd = Distinct::default();
+        absurd.add(0);
+        assert_eq!(numbers(&with(5, &absurd)), Err(Implausible::Sketches));
+        let mut of_output = window();
+        of_output.entropy.distinct = Some(Distinct::default());
+        assert_eq!(numbers(&of_output), Err(Implausible::Sketches));
     }
 
     #[test]

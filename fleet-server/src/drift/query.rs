@@ -6,9 +6,10 @@
 //! the profile's number of bins. The others are named in `left_out`. What a broken sensor sent is kept
 //! out of its feature's scores and named in `isolated`.
 //!
-//! Scores of features are held against each other (Benjamini–Hochberg): `p_adjusted` is compared with
-//! alpha, and every bound is the one at the level that this amounts to, so that fifty quiet features do
-//! not make an alarm. What decides is the PSI; the other scores are published beside it.
+//! What decides is the PSI and, of ordered features, the share of values outside the reference's range;
+//! the other scores are published beside them. Those that decide are held against each other
+//! (Benjamini–Hochberg): `p_adjusted` is compared with alpha, and every bound is the one at the level
+//! that this amounts to, so that fifty quiet features do not make an alarm.
 
 mod picture;
 pub(crate) mod pool;
@@ -16,6 +17,7 @@ mod publish;
 
 use super::statistics::estimated::EstimatedAccuracy;
 use super::statistics::ordered::{KolmogorovSmirnov, Wasserstein};
+use super::statistics::range::OutOfRange;
 use super::statistics::{ChiSquared, Score, Sensitivity, Status};
 use crate::blobs::Blobs;
 use crate::store::{BundleRow, ReceivedWindow, Store, StoreError, WINDOW_ROWS_MAX, WindowQuery};
@@ -46,8 +48,10 @@ pub struct DriftQuery {
     pub since_ms: Option<i64>,
     /// Windows that end at or before this, in milliseconds since 1970.
     pub until_ms: Option<i64>,
-    /// Alpha and practical margin of every score.
+    /// Alpha of every score, and the PSI's practical margin.
     pub sensitivity: Sensitivity,
+    /// Share of values outside the reference's range, beyond what it allows itself, that matters.
+    pub out_of_range_margin: f64,
 }
 
 /// Five percent, and a PSI of at least .1.
@@ -170,8 +174,8 @@ pub struct HistogramScore {
     /// Probability of so large a PSI when nothing has drifted; none if the score is insufficient.
     #[serde(default)]
     pub p_value: Option<f64>,
-    /// The smallest alpha at which this feature would be among those that drifted, all features
-    /// looked at together (Benjamini–Hochberg).
+    /// The smallest alpha at which this would be among what drifted, everything that decides looked
+    /// at together (Benjamini–Hochberg).
     #[serde(default)]
     pub p_adjusted: Option<f64>,
     /// Kolmogorov–Smirnov over the fine bins.
@@ -182,11 +186,31 @@ pub struct HistogramScore {
     pub wasserstein: Option<Wasserstein>,
     /// Values below the lowest or above the highest reference edge.
     pub outside: u64,
+    /// Their share, judged: of ordered features.
+    #[serde(default)]
+    pub out_of_range: Option<OutOfRange>,
+    /// How many different values were none of the categories; none of other features, and where no
+    /// device says so.
+    #[serde(default)]
+    pub new_values: Option<NewValues>,
     /// NaN, infinite or missing values.
     pub unusable: u64,
     /// What was kept out of the scores.
     #[serde(default)]
     pub isolated: Isolated,
+}
+
+/// An estimate of how many different values were none of a feature's categories, by HyperLogLog. It
+/// decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NewValues {
+    /// About so many.
+    pub distinct: f64,
+    /// Standard error of that, in values.
+    pub standard_error: f64,
+    /// Of so many values: those that devices sketched. Where these are fewer than `outside`, `distinct`
+    /// is of a part.
+    pub values: u64,
 }
 
 /// Windows whose values of one feature say more about a sensor than about the world: named here, and
@@ -399,6 +423,9 @@ pub(crate) async fn reference_if_any(
     }))
 }
 
+#[cfg(test)]
+#[path = "query/quiet_tests.rs"]
+mod quiet_tests;
 #[cfg(test)]
 #[path = "query_tests.rs"]
 mod tests;

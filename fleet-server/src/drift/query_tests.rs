@@ -2,7 +2,9 @@
 use super::pool::Pool;
 use super::publish::{group, scores};
 use super::*;
+use crate::drift::statistics::range;
 use dunlin_protocol::bundle::OutputProfile;
+use dunlin_protocol::distinct::{Distinct, hash};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use dunlin_protocol::telemetry::Window;
 use proptest::prelude::*;
@@ -85,6 +87,7 @@ fn query() -> DriftQuery {
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: range::MARGIN,
     }
 }
 
@@ -127,6 +130,115 @@ fn the_same_mix_is_quiet_and_another_alarms() {
         alarm.output_mix.unwrap().scores.psi.unwrap().status,
         Status::Quiet
     );
+}
+
+#[test]
+fn a_few_values_far_off_are_an_alarm_whatever_the_bins_say() {
+    let leaving = |over: u64| {
+        let mut window = window([400, 400, 400], [600, 600]);
+        window.features[0].counts[2] -= over;
+        window.features[0].over = over;
+        scored(&[("a", window)])
+    };
+    let far = leaving(60);
+    let feature = &far.features[0];
+    let range = feature.out_of_range.unwrap();
+    assert_eq!(feature.scores.psi.unwrap().status, Status::Quiet);
+    assert_eq!(
+        (range.score.status, far.status),
+        (Status::Alarm, Status::Alarm)
+    );
+    assert!(
+        (range.score.value - 0.05).abs() < 1e-12 && range.lower > 0.027,
+        "{range:?}"
+    );
+    assert!(range.p_adjusted.unwrap() < 0.01 && range.score.value > range.score.threshold);
+    for few in [0, 12, 24] {
+        let drift = leaving(few);
+        assert_eq!(drift.status, Status::Quiet, "{few}");
+        assert_eq!(drift.features[0].outside, few);
+    }
+    let confidence = far.confidence.unwrap().out_of_range.unwrap();
+    assert_eq!(confidence.score.status, Status::Quiet);
+}
+
+#[test]
+fn too_few_for_bins_stay_too_few_whatever_the_range_says() {
+    let mut reference = reference();
+    let output = OutputProfile {
+        edges: Edges::try_from((0..=10).map(f64::from).collect::<Vec<f64>>()).unwrap(),
+        counts: vec![30; 10],
+    };
+    let profile = &mut reference.profile;
+    (profile.confidence, profile.entropy) = (output.clone(), output.clone());
+    profile.features[0].edges = output.edges;
+    profile.features[0].counts = output.counts;
+    profile.outputs.counts = vec![300, 0];
+    let of = |inside: u64| {
+        let mut window = window([20, 20, 20], [30, 30]);
+        let histogram = Histogram {
+            counts: vec![6; 10],
+            ..Histogram::default()
+        };
+        (window.confidence, window.entropy) = (histogram.clone(), histogram.clone());
+        (window.confidence_sum_micro, window.entropy_sum_micro) = (300_000_000, 300_000_000);
+        window.features[0] = Histogram {
+            counts: vec![inside; 10],
+            over: 60 - 10 * inside,
+            ..Histogram::default()
+        };
+        let windows = [received("a", &window)];
+        of_windows(&query(), 2, &windows, None, Some(&reference))
+    };
+    let range = |drift: &Drift| drift.features[0].out_of_range.unwrap().score.status;
+    let quiet = of(6);
+    assert_eq!(
+        (range(&quiet), quiet.status),
+        (Status::Quiet, Status::Insufficient)
+    );
+    let left = of(4);
+    assert_eq!((range(&left), left.status), (Status::Alarm, Status::Alarm));
+}
+
+#[test]
+fn categories_have_no_range_and_their_new_values_are_counted() {
+    let mut reference = reference();
+    let names = ["ash", "elm", "oak"].map(str::to_owned);
+    let feature = &mut reference.profile.features[0];
+    feature.edges = Edges::try_from(vec![0.0, 1.0, 2.0, 3.0]).unwrap();
+    feature.categories = Some(names.to_vec());
+    let with = |over: u64, names: std::ops::Range<u64>| {
+        let mut window = window([100, 100, 100], [150, 150]);
+        window.features[0].counts[2] -= over;
+        window.features[0].over = over;
+        let mut sketch = Distinct::default();
+        names.for_each(|n| sketch.add(hash(&n.to_be_bytes())));
+        window.features[0].distinct = Some(sketch);
+        window
+    };
+    let mut unsketched = with(10, 0..0);
+    unsketched.features[0].distinct = None;
+    let sent = [
+        ("a", with(60, 0..50)),
+        ("b", unsketched),
+        ("c", with(80, 30..70)),
+        ("d", with(0, 0..0)),
+        // More registers than values: not even its counts.
+        ("e", with(5, 0..50)),
+    ];
+    let mut answers = Vec::new();
+    for order in [[0, 1, 2, 3, 4], [4, 2, 3, 1, 0]] {
+        let windows = order.map(|at: usize| received(sent[at].0, &sent[at].1));
+        let drift = of_windows(&query(), 2, &windows, None, Some(&reference));
+        let feature = &drift.features[0];
+        assert!(feature.out_of_range.is_none());
+        let new = feature.new_values.unwrap();
+        assert!((new.distinct - 70.0).abs() < 4.0, "{new:?}");
+        assert_eq!((feature.outside, new.values), (150, 140));
+        assert!(drift.confidence.as_ref().unwrap().new_values.is_none());
+        answers.push(serde_json::to_vec(&drift).unwrap());
+    }
+    assert_eq!(answers[0], answers[1]);
 }
 
 #[test]
@@ -406,19 +518,27 @@ proptest! {
     /// bytes.
     #[test]
     fn any_partition_in_any_order_gives_the_same_bytes(
-        rows in prop::collection::vec((0_usize..3, 0_usize..2, 0_usize..6), 1..400),
+        rows in prop::collection::vec((0_usize..3, 0_usize..2, 0_usize..6, 0_u8..30), 1..400),
         order in prop::collection::vec(any::<u32>(), 8),
         absurd in 0_usize..3,
     ) {
-        let mut parts = vec![([0_u64; 3], [0_u64; 2]); 6];
-        for (bin, class, part) in &rows {
+        // Rows by bin and by class; of the last bin's, those that lie beyond it.
+        let mut parts = vec![([0_u64; 3], [0_u64; 2], 0_u64); 6];
+        for (bin, class, part, place) in &rows {
             parts[*part].0[*bin] += 1;
             parts[*part].1[*class] += 1;
+            parts[*part].2 += u64::from(*bin == 2 && *place == 0);
         }
+        let window_of = |part: &([u64; 3], [u64; 2], u64)| {
+            let mut window = window(part.0, part.1);
+            window.features[0].counts[2] -= part.2;
+            window.features[0].over += part.2;
+            window
+        };
         let mut windows: Vec<(&str, Window)> = parts
             .iter()
             .filter(|part| part.0.iter().sum::<u64>() > 0)
-            .map(|part| ("a", window(part.0, part.1)))
+            .map(|part| ("a", window_of(part)))
             .collect();
         for _ in 0..absurd {
             windows.push(("a", Window { inferences: u64::MAX, ..window([1, 1, 1], [1, 2]) }));
@@ -433,12 +553,13 @@ proptest! {
             status: Status::Quiet,
             ..Isolated::default()
         };
-        let whole = parts.iter().fold(([0; 3], [0; 2]), |sum, part| (
+        let whole = parts.iter().fold(([0; 3], [0; 2], 0), |sum, part| (
             [0, 1, 2].map(|at| sum.0[at] + part.0[at]),
             [0, 1].map(|at| sum.1[at] + part.1[at]),
+            sum.2 + part.2,
         ));
         let mut split = scored(&windows);
-        let mut whole = scored(&[("a", window(whole.0, whole.1))]);
+        let mut whole = scored(&[("a", window_of(&whole))]);
         if is_split_alike(&split) && is_split_alike(&whole) {
             // Errors and windows are counted by window.
             for drift in [&mut split, &mut whole] {

@@ -2,6 +2,7 @@
 use super::*;
 use crate::drift::query::{DriftQuery, SENSITIVITY, of_windows};
 use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile};
+use dunlin_protocol::distinct::Distinct;
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use proptest::prelude::*;
 
@@ -27,11 +28,15 @@ fn reference() -> Reference {
         edges: edges.clone(),
         counts: vec![100, 100, 100],
     };
+    let kinds = FeatureProfile {
+        categories: Some(vec!["ash".into(), "elm".into(), "oak".into()]),
+        ..feature("kind")
+    };
     Reference {
         profile: Profile {
             schema: "dunlin.profile/1".into(),
             rows: 300,
-            features: vec![feature("a"), feature("b")],
+            features: vec![feature("a"), feature("b"), kinds],
             outputs: ClassProfile {
                 classes: vec!["a".into(), "b".into()],
                 counts: vec![150, 150],
@@ -76,7 +81,11 @@ fn window(minute: i64, bins: [u64; 3], kind: u8) -> ReceivedWindow {
         outputs: vec![low, middle + high],
         confidence: histogram(bins, 0),
         entropy: histogram(bins, 0),
-        features: vec![histogram(bins, 0), histogram([high, low, middle], 0)],
+        features: vec![
+            histogram(bins, 0),
+            histogram([high, low, middle], 0),
+            histogram(bins, 0),
+        ],
         profile: Some(Digest::of(b"profile")),
         latency: Latency {
             buckets: vec![0, inferences],
@@ -96,10 +105,27 @@ fn window(minute: i64, bins: [u64; 3], kind: u8) -> ReceivedWindow {
         7 => window.confidence_sum_micro = u64::MAX,
         8 => window.end_ms += 3 * HOUR_MS,
         9 => window.latency.buckets = vec![1; 300],
+        10..14 => sketch(&mut window.features[2], minute),
         _ => {}
     }
     let device = format!("dev-{}", minute % 2).parse().unwrap();
     ReceivedWindow::single(device, window.end_ms + 1000, window)
+}
+
+/// All values of it were none of its categories, and about two of three different.
+fn sketch(feature: &mut Histogram, minute: i64) {
+    let total = feature.total();
+    let mut distinct = Distinct::default();
+    for value in 0..total * 2 / 3 {
+        distinct.add(dunlin_protocol::distinct::hash(
+            format!("{minute}-{value}").as_bytes(),
+        ));
+    }
+    *feature = Histogram {
+        over: total,
+        distinct: Some(distinct),
+        ..Histogram::new(3)
+    };
 }
 
 fn answer(windows: &[ReceivedWindow]) -> serde_json::Value {
@@ -112,6 +138,7 @@ fn answer(windows: &[ReceivedWindow]) -> serde_json::Value {
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: crate::drift::statistics::range::MARGIN,
     };
     let reference = reference();
     let bundle = Some(Digest::of(b"bundle"));

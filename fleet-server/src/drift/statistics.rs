@@ -15,6 +15,7 @@ pub mod estimated;
 pub mod multiplicity;
 pub mod ordered;
 pub mod paired;
+pub mod range;
 pub mod sequential;
 
 use super::chi_squared::{upper_quantile, upper_tail};
@@ -190,31 +191,46 @@ impl Comparison {
         }
     }
 
-    /// Population stability index, Σ(p−q)·ln(p/q), an empty bin taken as [`EMPTY_SHARE`].
+    /// Population stability index, Σ(p−q)·ln(p/q), an empty bin taken as [`EMPTY_SHARE`]. It alarms
+    /// only if the contingency test finds the difference too: where few are expected, the logarithm
+    /// makes the index's tail heavier than χ², while Pearson's statistic keeps to its level.
     #[must_use]
     pub fn psi(&self, sensitivity: Sensitivity) -> Score {
+        let score = self.score(
+            self.stability_index(),
+            self.spread(sensitivity.alpha),
+            sensitivity,
+        );
+        let is_found =
+            score.status != Status::Alarm || self.contingency_p_value() <= sensitivity.alpha;
+        Score {
+            status: if is_found {
+                score.status
+            } else {
+                Status::Quiet
+            },
+            ..score
+        }
+    }
+
+    fn stability_index(&self) -> f64 {
         let or_empty = |share: f64| if share == 0.0 { EMPTY_SHARE } else { share };
         let term = |(p, q): (f64, f64)| {
             let (p, q) = (or_empty(p), or_empty(q));
             (p - q) * (p / q).ln()
         };
-        self.score(
-            self.pairs().map(term).sum(),
-            self.spread(sensitivity.alpha),
-            sensitivity,
-        )
+        self.pairs().map(term).sum()
     }
 
-    /// Probability of so large a PSI when nothing has drifted; `None` where its status is
-    /// insufficient.
+    /// Probability of so large a PSI when nothing has drifted: the larger of what its own limit and the
+    /// contingency test say. `None` where its status is insufficient.
     #[must_use]
     pub fn psi_p_value(&self) -> Option<f64> {
-        let score = self.psi(Sensitivity {
-            alpha: 1.0,
-            margin: 0.0,
-        });
-        (score.status != Status::Insufficient)
-            .then(|| upper_tail(score.value / self.sampling(), self.degrees()))
+        if !self.is_sufficient || self.is_empty() {
+            return None;
+        }
+        let of_limit = upper_tail(self.stability_index() / self.sampling(), self.degrees());
+        Some(of_limit.max(self.contingency_p_value()))
     }
 
     /// The χ² statistic that a PSI of this size amounts to.
@@ -295,6 +311,17 @@ impl Comparison {
     /// bins empty on both sides are left out.
     #[must_use]
     pub fn chi_squared(&self, sensitivity: Sensitivity) -> ChiSquared {
+        let (value, degrees) = self.contingency();
+        let bound = upper_quantile(sensitivity.alpha, degrees);
+        ChiSquared {
+            score: self.score(value, bound, sensitivity),
+            p_value: self.contingency_p_value(),
+            degrees,
+        }
+    }
+
+    /// Pearson's statistic and its degrees of freedom.
+    fn contingency(&self) -> (f64, u32) {
         let (n, m) = (size(self.n_ref), size(self.n_cur));
         let (mut value, mut filled) = (0.0, 0_u32);
         for (p, q) in self.pairs().filter(|(p, q)| p + q > 0.0) {
@@ -302,22 +329,15 @@ impl Comparison {
             value += (p - q).powi(2) / pooled;
             filled += 1;
         }
-        let degrees = filled.saturating_sub(1).max(1);
-        let score = self.score(
-            value / self.sampling(),
-            upper_quantile(sensitivity.alpha, degrees),
-            sensitivity,
-        );
-        let p_value = if self.is_empty() {
-            1.0
-        } else {
-            upper_tail(score.value, degrees)
-        };
-        ChiSquared {
-            score,
-            p_value,
-            degrees,
+        (value / self.sampling(), filled.saturating_sub(1).max(1))
+    }
+
+    fn contingency_p_value(&self) -> f64 {
+        if self.is_empty() {
+            return 1.0;
         }
+        let (value, degrees) = self.contingency();
+        upper_tail(value, degrees)
     }
 }
 

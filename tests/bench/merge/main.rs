@@ -9,6 +9,7 @@ use dunlin_protocol::id::{BootId, Digest};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 use dunlin_server::drift::query::{DriftQuery, Reference, SENSITIVITY, of_windows};
+use dunlin_server::drift::statistics::range;
 use dunlin_server::store::{IncomingSegment, ReceivedWindow, Store, WindowQuery};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ async fn main() -> anyhow::Result<()> {
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: range::MARGIN,
     };
     let dir = tempfile::tempdir()?;
     let store = Store::open(&dir.path().join("dunlin.db")).await?;

@@ -76,6 +76,11 @@ def fleet(rows, device_rows, window_rows=600):
     return program().ask("fleet", rows, device_rows=[int(n) for n in device_rows], window_rows=window_rows)
 
 
+def features(answer):
+    """Whether each feature drifted: by its PSI, or by its share of values out of range."""
+    return ["alarm" in statuses for statuses in zip(answer["psi"], answer["out_of_range"])]
+
+
 def wire(rows):
     return program().ask("wire", rows)
 

@@ -44,7 +44,9 @@ def simulated(rng, setting, kinds=pooled.TESTS):
     for features in setting["features"]:
         answer = of_dunlin(rng, reference[:, :features], current[:, :features], device_rows)
         flags = {
-            "Dunlin": [status == "alarm" for status in answer["psi"]],
+            "Dunlin": dunlin.features(answer),
+            "Dunlin PSI": [status == "alarm" for status in answer["psi"]],
+            "Dunlin range": [status == "alarm" for status in answer["out_of_range"]],
             "Dunlin KS": [status == "alarm" for status in answer["kolmogorov_smirnov"]],
             "Dunlin W1": [status == "alarm" for status in answer["wasserstein"]],
             "Dunlin without margin": answer["significant"],
@@ -54,6 +56,7 @@ def simulated(rng, setting, kinds=pooled.TESTS):
         found = rivals["Evidently default"][:features]
         share = (np.mean(found) >= pooled.DRIFT_SHARE) if only is None else features == 1 and found[0]
         out[features]["Evidently data set"] = (bool(share), bool(share))
+        out[features]["Dunlin whole"] = (answer["whole"] == "alarm",) * 2
         is_insufficient = answer["psi"][0] == "insufficient"
         out[features]["insufficient"] = (is_insufficient, is_insufficient)
     return out
@@ -101,12 +104,12 @@ def real(data, corruption, seeds):
         current = corrupted(rng, corruption, current, model.sd, device)
         dunlin.set_reference(dunlin.with_outputs(rng, reference, model.answer(reference)), model.classes)
         answer = dunlin.fleet(dunlin.with_outputs(rng, current, model.answer(current)), np.bincount(device))
-        features = answer["psi"].count("alarm")
+        features = sum(dunlin.features(answer))
         found = pooled.columns(reference, current, {"Evidently default": None})["Evidently default"]
         flags = {
             "Dunlin": answer["whole"] == "alarm",
             "Dunlin, features": features > 0,
-            "Dunlin, outputs": "alarm" in [answer["confidence"], answer["entropy"], *answer["mix"]],
+            "Dunlin, outputs": "alarm" in [*answer["confidence"], *answer["entropy"], *answer["mix"]],
             "Evidently, any column": bool(found.any()),
             "Evidently data set": bool(found.mean() >= pooled.DRIFT_SHARE),
         }

@@ -60,6 +60,8 @@ pub(super) struct Scored {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
     pub(super) sound: Histogram,
+    /// Values that are no category and went into the sound histogram's sketch.
+    pub(super) sketched: u64,
     /// NaN, infinite or missing values, those of isolated windows included.
     pub(super) unusable: u64,
     pub(super) unusable_windows: u64,
@@ -265,6 +267,7 @@ impl Column {
     pub(super) fn new(bins: usize) -> Self {
         Self {
             sound: Histogram::new(bins),
+            sketched: 0,
             unusable: 0,
             unusable_windows: 0,
             constant_windows: 0,
@@ -281,6 +284,10 @@ impl Column {
                 add(&mut sum.counts, &new.counts);
                 sum.under = sum.under.saturating_add(new.under);
                 sum.over = sum.over.saturating_add(new.over);
+                if let Some(sketch) = &new.distinct {
+                    sum.distinct.get_or_insert_default().merge(sketch);
+                    self.sketched = self.sketched.saturating_add(new.over);
+                }
                 return;
             }
             Soundness::Unusable => self.unusable_windows += received.parts,

@@ -2,13 +2,16 @@
 
 use super::pool::{Column, Pool, Scored};
 use super::{
-    BinScores, Drift, DriftQuery, HistogramScore, Isolated, LatencyQuantiles, Mix, Reference,
+    BinScores, Drift, DriftQuery, HistogramScore, Isolated, LatencyQuantiles, Mix, NewValues,
+    Reference,
 };
 use crate::drift::statistics::estimated::estimate;
 use crate::drift::statistics::multiplicity::benjamini_hochberg;
 use crate::drift::statistics::ordered::{OrderedComparison, std_of_middles};
+use crate::drift::statistics::range::RangeComparison;
 use crate::drift::statistics::{Comparison, Sensitivity, Status, pool_rare};
 use dunlin_protocol::bundle::Profile;
+use dunlin_protocol::distinct::STANDARD_ERROR;
 use dunlin_protocol::sketch::{Edges, Histogram, MICRO};
 
 /// Bins of the reference that a score compares: about a tenth of its rows each.
@@ -56,21 +59,31 @@ pub(super) fn scores(
         features: Vec::new(),
     };
     if let (Some(Reference { profile, .. }), Some(counts)) = (reference, &pool.scored) {
-        score(&mut drift, query.sensitivity, profile, counts);
+        score(&mut drift, query, profile, counts);
     }
     drift
 }
 
-fn score(drift: &mut Drift, whole: Sensitivity, profile: &Profile, counts: &Scored) {
-    drift.output_mix = Some(mix(profile, &counts.outputs, whole));
+fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scored) {
+    let whole = query.sensitivity;
+    let mix = Mixed::new(profile, &counts.outputs);
     let outputs = [
         ("confidence", &profile.confidence, &counts.confidence),
         ("entropy", &profile.entropy, &counts.entropy),
     ];
-    let [confidence, entropy] = outputs.map(|(name, reference, column)| {
-        Some(Compared::new(name, &reference.edges, &reference.counts, column).publish(whole, None))
+    let range = |counts: &[u64], column: &Column| {
+        let margin = query.out_of_range_margin;
+        Some(RangeComparison::new(
+            counts,
+            profile.rows,
+            &column.sound,
+            margin,
+        ))
+    };
+    let [confidence, entropy] = outputs.map(|(name, reference, column)| Compared {
+        range: range(&reference.counts, column),
+        ..Compared::new(name, &reference.edges, &reference.counts, column)
     });
-    (drift.confidence, drift.entropy) = (confidence, entropy);
     drift.estimated_accuracy = profile.calibration.as_ref().and_then(|calibration| {
         let margin = ACCURACY_MARGIN;
         estimate(
@@ -84,36 +97,122 @@ fn score(drift: &mut Drift, whole: Sensitivity, profile: &Profile, counts: &Scor
         .map(|(reference, column)| {
             let (name, edges, counts) = (&reference.name, &reference.edges, &reference.counts);
             if reference.categories.is_some() {
-                Compared::of_categories(name, edges, counts, column)
-            } else {
-                Compared::new(name, edges, counts, column)
+                return Compared::of_categories(name, edges, counts, column);
+            }
+            Compared {
+                range: range(counts, column),
+                ..Compared::new(name, edges, counts, column)
             }
         })
         .collect();
-    // Features that nothing can be said about take no part.
-    let p_values: Vec<f64> = features
-        .iter()
-        .filter_map(|feature| feature.p_value)
-        .collect();
-    let found = benjamini_hochberg(&p_values, whole.alpha);
-    let together = Sensitivity {
-        alpha: found.level,
-        ..whole
+    let columns = [&confidence, &entropy].into_iter().chain(&features);
+    let ranges = columns.clone().filter_map(|column| column.range.as_ref());
+    let ranges = Ranges::of(whole.alpha, ranges);
+    let bins = columns.map(|column| column.p_value);
+    let bins = Bins::of(
+        whole,
+        ranges.alpha_left,
+        [mix.p_value()].into_iter().chain(bins),
+    );
+    let mut of_bins = bins.adjusted.iter().copied();
+    let mut of_ranges = ranges.adjusted.iter().copied();
+    drift.output_mix = Some(mix.publish(bins.level(mix.p_value(), &mut of_bins).0));
+    let mut publish = |compared: &Compared<'_>| {
+        let (sensitivity, p_adjusted) = bins.level(compared.p_value, &mut of_bins);
+        let range = compared.range.map(|range| {
+            let p_adjusted = range.p_value().and_then(|_| of_ranges.next());
+            range.score(ranges.level, p_adjusted)
+        });
+        HistogramScore {
+            out_of_range: range,
+            ..compared.publish(sensitivity, p_adjusted)
+        }
     };
-    // What else is published of one that took no part is held against its share of alpha.
-    let apart = Sensitivity {
-        alpha: whole.alpha / f64::from(u32::try_from(features.len().max(1)).unwrap_or(u32::MAX)),
-        ..whole
-    };
-    let mut adjusted = found.adjusted.into_iter();
-    drift.features = features
-        .iter()
-        .map(|feature| match feature.p_value {
-            Some(_) => feature.publish(together, adjusted.next()),
-            None => feature.publish(apart, None),
-        })
-        .collect();
+    drift.confidence = Some(publish(&confidence));
+    drift.entropy = Some(publish(&entropy));
+    drift.features = features.iter().map(publish).collect();
     drift.status = overall(drift);
+}
+
+/// The ranges of everything ordered, held against each other at half of alpha. What they can cost when
+/// nothing has drifted is known exactly, and is next to nothing where the reference has a thousand rows:
+/// the rest is left to the bins, so that both together keep to alpha.
+struct Ranges {
+    /// By range that takes part, out of alpha.
+    adjusted: Vec<f64>,
+    level: f64,
+    alpha_left: f64,
+}
+
+impl Ranges {
+    fn of<'a>(alpha: f64, ranges: impl Iterator<Item = &'a RangeComparison>) -> Self {
+        let own = alpha / 2.0;
+        let (mut p_values, mut cost) = (Vec::new(), 0.0);
+        for range in ranges {
+            if let Some(p_value) = range.p_value() {
+                p_values.push(p_value);
+                cost += range.chance(own);
+            }
+        }
+        let found = benjamini_hochberg(&p_values, own);
+        Self {
+            adjusted: out_of(found.adjusted, own, alpha),
+            level: found.level,
+            alpha_left: alpha - own.min(cost),
+        }
+    }
+}
+
+/// The bins of features, confidence and entropy and the mix of classes, held against each other. What
+/// nothing can be said about takes no part.
+struct Bins {
+    /// By p-value, out of alpha.
+    adjusted: Vec<f64>,
+    found: Sensitivity,
+    apart: Sensitivity,
+}
+
+impl Bins {
+    fn of(
+        whole: Sensitivity,
+        alpha_left: f64,
+        p_values: impl Iterator<Item = Option<f64>>,
+    ) -> Self {
+        let all: Vec<Option<f64>> = p_values.collect();
+        let some: Vec<f64> = all.iter().copied().flatten().collect();
+        let found = benjamini_hochberg(&some, alpha_left);
+        let count = u32::try_from(all.len().max(1)).unwrap_or(u32::MAX);
+        Self {
+            adjusted: out_of(found.adjusted, alpha_left, whole.alpha),
+            found: Sensitivity {
+                alpha: found.level,
+                ..whole
+            },
+            // What else is published of one that took no part is held against its share of alpha.
+            apart: Sensitivity {
+                alpha: whole.alpha / f64::from(count),
+                ..whole
+            },
+        }
+    }
+
+    /// What a p-value's scores are held against, and the next adjusted one if it took part.
+    fn level(
+        &self,
+        p_value: Option<f64>,
+        adjusted: &mut impl Iterator<Item = f64>,
+    ) -> (Sensitivity, Option<f64>) {
+        match p_value {
+            Some(_) => (self.found, adjusted.next()),
+            None => (self.apart, None),
+        }
+    }
+}
+
+/// Adjusted p-values to be compared with `alpha` instead of the part of it that they had.
+fn out_of(adjusted: Vec<f64>, part: f64, alpha: f64) -> Vec<f64> {
+    let scaled = |p: f64| (p * alpha / part).min(1.0);
+    adjusted.into_iter().map(scaled).collect()
 }
 
 fn overall(drift: &Drift) -> Status {
@@ -133,7 +232,13 @@ fn overall(drift: &Drift) -> Status {
         .map(|score| score.status)
         .collect();
     let is_broken = histograms().any(|h| h.isolated.status == Status::Alarm);
-    if is_broken || statuses.contains(&Status::Alarm) {
+    // A range that is kept says nothing of what happens within it.
+    let is_left = |h: &HistogramScore| {
+        let range = h.out_of_range.as_ref();
+        range.is_some_and(|range| range.score.status == Status::Alarm)
+    };
+    let is_left = histograms().any(is_left);
+    if is_broken || is_left || statuses.contains(&Status::Alarm) {
         Status::Alarm
     } else if statuses.contains(&Status::Quiet) {
         Status::Quiet
@@ -142,18 +247,39 @@ fn overall(drift: &Drift) -> Status {
     }
 }
 
-fn mix(profile: &Profile, current: &[u64], sensitivity: Sensitivity) -> Mix {
-    let (pooled_reference, pooled_current) = pool_rare(&profile.outputs.counts, current);
-    let comparison = Comparison::new(&pooled_reference, &pooled_current).ok();
-    let pairs = profile.outputs.counts.iter().zip(current);
-    Mix {
-        classes: profile.outputs.classes.clone(),
-        reference: profile.outputs.counts.clone(),
-        current: current.to_vec(),
-        unseen: pairs
-            .filter(|(reference, _)| **reference == 0)
-            .fold(0, |sum, (_, n)| sum.saturating_add(*n)),
-        scores: bin_scores(comparison.as_ref(), sensitivity),
+/// Predicted classes against their reference, before it is known what the others say.
+struct Mixed<'a> {
+    profile: &'a Profile,
+    current: &'a [u64],
+    comparison: Option<Comparison>,
+}
+
+impl<'a> Mixed<'a> {
+    fn new(profile: &'a Profile, current: &'a [u64]) -> Self {
+        let (pooled_reference, pooled_current) = pool_rare(&profile.outputs.counts, current);
+        Self {
+            profile,
+            current,
+            comparison: Comparison::new(&pooled_reference, &pooled_current).ok(),
+        }
+    }
+
+    fn p_value(&self) -> Option<f64> {
+        self.comparison.as_ref().and_then(Comparison::psi_p_value)
+    }
+
+    fn publish(&self, sensitivity: Sensitivity) -> Mix {
+        let outputs = &self.profile.outputs;
+        let pairs = outputs.counts.iter().zip(self.current);
+        Mix {
+            classes: outputs.classes.clone(),
+            reference: outputs.counts.clone(),
+            current: self.current.to_vec(),
+            unseen: pairs
+                .filter(|(reference, _)| **reference == 0)
+                .fold(0, |sum, (_, n)| sum.saturating_add(*n)),
+            scores: bin_scores(self.comparison.as_ref(), sensitivity),
+        }
     }
 }
 
@@ -182,6 +308,7 @@ struct Compared<'a> {
     column: &'a Column,
     grouped: Option<Comparison>,
     p_value: Option<f64>,
+    range: Option<RangeComparison>,
 }
 
 impl<'a> Compared<'a> {
@@ -226,6 +353,7 @@ impl<'a> Compared<'a> {
             column,
             p_value: grouped.as_ref().and_then(Comparison::psi_p_value),
             grouped,
+            range: None,
         }
     }
 
@@ -250,10 +378,28 @@ impl<'a> Compared<'a> {
                 .as_ref()
                 .map(|ordered| ordered.wasserstein(unit, sensitivity)),
             outside: sound.under.saturating_add(sound.over),
+            out_of_range: None,
+            new_values: if self.is_ordered {
+                None
+            } else {
+                new_values(self.column)
+            },
             unusable: self.column.unusable,
             isolated: isolated(self.column),
         }
     }
+}
+
+/// At most as many as there were.
+#[allow(clippy::cast_precision_loss, reason = "an estimate")]
+fn new_values(column: &Column) -> Option<NewValues> {
+    let sketch = column.sound.distinct.as_ref()?;
+    let distinct = sketch.estimate().min(column.sketched as f64);
+    Some(NewValues {
+        distinct,
+        standard_error: distinct * STANDARD_ERROR,
+        values: column.sketched,
+    })
 }
 
 fn isolated(column: &Column) -> Isolated {
