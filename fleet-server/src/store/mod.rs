@@ -18,6 +18,7 @@ mod enrolment;
 mod rollouts;
 mod rollups;
 mod scan;
+mod segments;
 mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -190,7 +190,15 @@ impl Store {
                 kept.records_since_ms,
             ),
             (
+                "DELETE FROM gaps WHERE received_ms < ?",
+                kept.records_since_ms,
+            ),
+            (
                 "DELETE FROM segments WHERE received_ms < ?",
+                kept.records_since_ms.saturating_sub(MEMORY_MS),
+            ),
+            (
+                "DELETE FROM segment_ranges WHERE received_ms < ?",
                 kept.records_since_ms.saturating_sub(MEMORY_MS),
             ),
         ] {

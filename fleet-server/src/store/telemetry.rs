@@ -1,15 +1,13 @@
 //! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
 
 use super::scan::{WindowQuery, WindowScan};
+use super::segments::{SegmentId, claim_segments, identity};
 use super::window::{self, ReceivedWindow};
-use super::{
-    ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json, totals,
-};
+use super::{ROWS_IN_STATEMENT, Result, Store, from_json, int, to_json, totals};
 use crate::drift::plausible;
-use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
+use dunlin_protocol::id::{DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most windows one query gives.
@@ -60,17 +58,6 @@ pub struct StoredRecord {
     pub received_ms: i64,
     /// The record.
     pub record: Record,
-}
-
-/// A segment's identity, as acknowledged.
-type SegmentId = (DeviceId, BootId, u64);
-
-fn identity(incoming: &IncomingSegment) -> SegmentId {
-    (
-        incoming.device.clone(),
-        incoming.segment.boot,
-        incoming.segment.segment,
-    )
 }
 
 impl Store {
@@ -192,69 +179,6 @@ impl Store {
             })
             .collect()
     }
-
-    /// The numbers of a device's segments stored under a boot.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn segment_numbers(&self, device: &DeviceId, boot: &BootId) -> Result<BTreeSet<u64>> {
-        self.numbers(
-            "SELECT segment FROM segments WHERE device = ? AND boot = ?",
-            device,
-            boot,
-        )
-        .await
-    }
-
-    /// The numbers of a device's segments that it said it dropped under a boot.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn gap_segments(&self, device: &DeviceId, boot: &BootId) -> Result<BTreeSet<u64>> {
-        self.numbers(
-            "SELECT segment FROM gaps WHERE device = ? AND boot = ?",
-            device,
-            boot,
-        )
-        .await
-    }
-
-    async fn numbers(
-        &self,
-        sql: &'static str,
-        device: &DeviceId,
-        boot: &BootId,
-    ) -> Result<BTreeSet<u64>> {
-        let numbers = sqlx::query_scalar::<_, i64>(sql)
-            .bind(device.as_str())
-            .bind(&boot.0[..])
-            .fetch_all(&self.reader)
-            .await?;
-        Ok(numbers.into_iter().map(i64::cast_unsigned).collect())
-    }
-
-    /// Every boot under which a device's segments are stored.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn boots(&self, device: &DeviceId) -> Result<BTreeSet<BootId>> {
-        let raw =
-            sqlx::query_scalar::<_, Vec<u8>>("SELECT DISTINCT boot FROM segments WHERE device = ?")
-                .bind(device.as_str())
-                .fetch_all(&self.reader)
-                .await?;
-        raw.into_iter()
-            .map(|bytes| {
-                let got = bytes.len();
-                <[u8; 16]>::try_from(bytes)
-                    .map(BootId)
-                    .map_err(|_| StoreError::Damaged {
-                        what: "boot id",
-                        problem: format!("expected 16 bytes, got {got}"),
-                    })
-            })
-            .collect()
-    }
 }
 
 impl PeriodSum {
@@ -276,39 +200,6 @@ impl PeriodSum {
             *slot = slot.saturating_add(*n);
         }
     }
-}
-
-/// Remembers the segments' identities; gives those not known before.
-async fn claim_segments(
-    tx: &mut Transaction<'static, Sqlite>,
-    batch: &[IncomingSegment],
-) -> Result<BTreeSet<SegmentId>> {
-    let mut fresh = BTreeSet::new();
-    for chunk in batch.chunks(ROWS_IN_STATEMENT) {
-        let mut sql = QueryBuilder::<Sqlite>::new(
-            "INSERT OR IGNORE INTO segments (device, boot, segment, received_ms) ",
-        );
-        sql.push_values(chunk, |mut tuple, incoming| {
-            tuple
-                .push_bind(incoming.device.as_str())
-                .push_bind(&incoming.segment.boot.0[..])
-                // The same 64 bits: a number above 2^63 must stay distinct.
-                .push_bind(incoming.segment.segment.cast_signed())
-                .push_bind(incoming.received_ms);
-        });
-        sql.push(" RETURNING device, boot, segment");
-        for row in sql.build().fetch_all(&mut **tx).await? {
-            let boot: Vec<u8> = row.try_get("boot")?;
-            let boot = <[u8; 16]>::try_from(boot).map_err(|bytes| StoreError::Damaged {
-                what: "boot id",
-                problem: format!("expected 16 bytes, got {}", bytes.len()),
-            })?;
-            let number: i64 = row.try_get("segment")?;
-            let device = parsed("device id", row.try_get("device")?)?;
-            fresh.insert((device, BootId(boot), number.cast_unsigned()));
-        }
-    }
-    Ok(fresh)
 }
 
 fn records<'a>(
@@ -389,13 +280,15 @@ async fn write_gaps(
         }
     }
     for chunk in rows.chunks(ROWS_IN_STATEMENT) {
-        let mut sql =
-            QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO gaps (device, boot, segment) ");
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT OR IGNORE INTO gaps (device, boot, segment, received_ms) ",
+        );
         sql.push_values(chunk, |mut tuple, (incoming, number)| {
             tuple
                 .push_bind(incoming.device.as_str())
                 .push_bind(&incoming.segment.boot.0[..])
-                .push_bind(number.cast_signed());
+                .push_bind(number.cast_signed())
+                .push_bind(incoming.received_ms);
         });
         sql.build().execute(&mut **tx).await?;
     }

@@ -5,6 +5,7 @@ mod early;
 mod families;
 mod pages;
 mod rollups;
+mod segments;
 
 use super::*;
 use dunlin_protocol::command::{Desired, DesiredBundle};
@@ -459,7 +460,11 @@ async fn gaps_events_and_pruning() {
     assert_eq!(gaps.len(), 2500);
     let events = store.events(&id("a"), 1).await.unwrap();
     assert_eq!(events[0].record.body, Body::Event(event));
-    assert_eq!(store.prune(kept(101)).await.unwrap(), 2);
+    assert_eq!(
+        store.prune(kept(101)).await.unwrap(),
+        2502,
+        "gaps and what they name"
+    );
     let numbers = store
         .segment_numbers(&id("a"), &BootId([7; 16]))
         .await

@@ -53,6 +53,9 @@ pub async fn run(
             Ok(pass) => tracing::info!(rows = pass.added_up, "old windows added up"),
             Err(error) => tracing::warn!(%error, "old windows not added up, will try again"),
         }
+        if let Err(error) = store.fold_segments(now_ms.saturating_sub(DAY_MS)).await {
+            tracing::warn!(%error, "numbers of old segments not put together, will try again");
+        }
         delete(&store, telemetry, captures, now_ms).await;
     }
 }
