@@ -9,11 +9,13 @@ use crate::files;
 use crate::table::{self, Table, time_text};
 use dunlin_protocol::command::{Probation, Shadow};
 use dunlin_protocol::id::RolloutId;
+use dunlin_server::drift::early::{EarlyDecision, EarlyVerdict};
 use dunlin_server::drift::gate::{Decision, Verdict};
 use dunlin_server::rollout::model::{PauseReason, RolloutState, StopReason};
 use dunlin_server::rollout::policy::{Policy, REST, Stage, StageSize};
-use dunlin_server::rollout::report::StageReport;
+use dunlin_server::rollout::report::{ReasonCode, Report, StageReport};
 use dunlin_server::rollout::shadowed::Shadowed;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -153,7 +155,7 @@ fn policy(args: &CreateArgs) -> Result<Policy, Failure> {
             if json.is_object() && (args.seed.is_some() || json["seed"].is_null()) {
                 json["seed"] = seed.into();
             }
-            serde_json::from_value(json).map_err(bad)?
+            Policy::of_new(json).map_err(bad)?
         }
     };
     if !args.stages.is_empty() {
@@ -170,6 +172,9 @@ fn policy(args: &CreateArgs) -> Result<Policy, Failure> {
     }
     if args.no_gate {
         policy.gate = None;
+    }
+    if let Some(gate) = policy.gate.as_mut().filter(|_| args.no_early) {
+        gate.early = None;
     }
     policy.validate().map_err(Failure::usage)?;
     Ok(policy)
@@ -360,9 +365,18 @@ pub fn show(rollout: &RolloutView) -> String {
         for reason in &report.reasons {
             text.push_str(&format!("- {}\n", reason.sentence));
         }
+        if let Some(line) = early_line(report) {
+            text.push_str(&line);
+        }
     }
     if let Some(shadow) = &rollout.shadow {
         text.push_str(&shadow_text(shadow));
+    }
+    for (stage, verdict) in early_stops(rollout) {
+        text.push_str(&format!(
+            "\nearly look at {stage}: STOP: {}\n",
+            verdict.reason
+        ));
     }
     for (stage, verdict) in verdicts(rollout) {
         text.push('\n');
@@ -425,6 +439,7 @@ fn ended_because(state: &RolloutState) -> Option<String> {
                 threshold.in_words()
             ),
             StopReason::Gate { verdict } => format!("stopped by the gate: {}", verdict.reason),
+            StopReason::Early { verdict } => format!("stopped early: {}", verdict.reason),
         }),
     }
 }
@@ -457,14 +472,40 @@ fn stage_table(stages: &[StageReport]) -> String {
     rows.to_text()
 }
 
-/// The verdicts that the server keeps of a rollout, each with the name of its stage.
+/// What the early look lacks, where the reasons do not say it.
+fn early_line(report: &Report) -> Option<String> {
+    let early = report.early.as_ref()?;
+    let is_said = early.decision == EarlyDecision::Stop
+        || report
+            .reasons
+            .iter()
+            .any(|reason| reason.code == ReasonCode::EarlyLook);
+    (!is_said).then(|| format!("- {}\n", early.reason))
+}
+
+/// The early looks that stopped the rollout, each with the name of its stage.
+fn early_stops(rollout: &RolloutView) -> Vec<(String, EarlyVerdict)> {
+    kept(rollout)
+}
+
+/// The verdicts that the server keeps of a rollout's gates, each with the name of its stage.
 #[must_use]
 pub fn verdicts(rollout: &RolloutView) -> Vec<(String, Verdict)> {
+    let all = kept(rollout);
+    if !all.is_empty() {
+        return all;
+    }
+    let latest = rollout.report.as_ref().and_then(|r| r.verdict.clone());
+    latest.map(|v| (String::new(), v)).into_iter().collect()
+}
+
+/// What the server keeps of this kind, each with the name of its stage.
+fn kept<T: DeserializeOwned>(rollout: &RolloutView) -> Vec<(String, T)> {
     let kept = rollout.other.get("verdicts").and_then(Value::as_array);
     let read = |row: &Value| {
-        // A row holds what was judged: stage, request, policy, input, verdict.
+        // A row holds what was judged: stage, policy, input, verdict, and a gate's request.
         let judged = row.get("judged")?;
-        let verdict: Verdict = serde_json::from_value(judged["verdict"].clone()).ok()?;
+        let verdict: T = serde_json::from_value(judged["verdict"].clone()).ok()?;
         let at = judged["stage"]
             .as_u64()
             .and_then(|at| usize::try_from(at).ok());
@@ -476,12 +517,7 @@ pub fn verdicts(rollout: &RolloutView) -> Vec<(String, Verdict)> {
         });
         Some((name.unwrap_or_default(), verdict))
     };
-    let all: Vec<_> = kept.into_iter().flatten().filter_map(read).collect();
-    if !all.is_empty() {
-        return all;
-    }
-    let latest = rollout.report.as_ref().and_then(|r| r.verdict.clone());
-    latest.map(|v| (String::new(), v)).into_iter().collect()
+    kept.into_iter().flatten().filter_map(read).collect()
 }
 
 fn verdict_text(stage: &str, verdict: &Verdict) -> String {

@@ -2,6 +2,7 @@
 //! Only [`Settings`] travels further.
 
 mod captures;
+mod telemetry;
 
 pub use captures::CaptureSettings;
 use dunlin_protocol::id::FleetId;
@@ -9,6 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+pub use telemetry::TelemetrySettings;
 use toml::{Table, Value};
 
 /// Largest configuration file, in bytes.
@@ -36,8 +38,8 @@ pub struct Settings {
     pub rollout_tick_ms: u64,
     /// Time between two looks at the alert rules, in milliseconds.
     pub alerts_tick_ms: u64,
-    /// How long telemetry rows are kept, in days.
-    pub retention_days: u32,
+    /// How long telemetry is kept, and how finely.
+    pub telemetry: TelemetrySettings,
     /// Sealed samples of devices.
     pub captures: CaptureSettings,
     /// Most segments in one database transaction.
@@ -159,7 +161,7 @@ impl Settings {
             names: default_names(),
             rollout_tick_ms: 1000,
             alerts_tick_ms: 30_000,
-            retention_days: 30,
+            telemetry: TelemetrySettings::default(),
             captures: CaptureSettings::default(),
             ingest_batch_max: 256,
             ingest_batch_wait_ms: 20,
@@ -393,9 +395,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
     let mut alerts = Section::take(root, "alerts", problems);
     let alerts_tick_ms = alerts.unsigned("tick_ms", 100, 3_600_000, 30_000);
     alerts.finish();
-    let mut telemetry = Section::take(root, "telemetry", problems);
-    let retention_days = telemetry.unsigned("retention_days", 1, 3650, 30);
-    telemetry.finish();
+    let telemetry = telemetry::read(Section::take(root, "telemetry", problems));
     let captures = captures::read(Section::take(root, "capture", problems));
     let mut ingest = Section::take(root, "ingest", problems);
     let ingest_batch_max = ingest.unsigned("batch_max", 1, 10_000, 256);
@@ -430,7 +430,7 @@ fn read(root: &mut Table, problems: &mut Vec<Problem>) -> Option<Settings> {
         names,
         rollout_tick_ms,
         alerts_tick_ms,
-        retention_days,
+        telemetry,
         captures,
         ingest_batch_max,
         ingest_batch_wait_ms,
@@ -628,6 +628,8 @@ mod tests {
             batch_max = "many"
             [telemetry]
             days = 3
+            hourly_after_days = 9
+            daily_after_days = 8
         "#;
         let problems = Settings::parse(text, &Overrides::default()).unwrap_err();
         let mut keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
@@ -646,6 +648,7 @@ mod tests {
                 "names",
                 "rollout.tick_ms",
                 "state_dir",
+                "telemetry.daily_after_days",
                 "telemetry.days"
             ]
         );

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::command::blocks::{self, BlockSettings};
 use crate::command::capture;
 use crate::command::deliver::{self, DeliverSettings, Wake};
-use crate::config::{CaptureSettings, MqttMode, Settings};
+use crate::config::{MqttMode, Settings};
 use crate::enroll::succession::Desk;
 use crate::export::stream::EXPORTS_MAX;
 use crate::exposition;
@@ -23,6 +23,7 @@ use crate::resign;
 use crate::rollout::execute::{self, ExecuteSettings};
 use crate::store::{Store, StoreError};
 use crate::telemetry::ingest::{self, IngestSettings};
+use crate::telemetry::retention;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,6 @@ const DEVICE_CONNECTIONS_MAX: usize = 1024;
 const MQTT_CLIENTS_MAX: usize = 10_000;
 /// How often the end of the server's own certificates is looked at.
 const RENEW_OWN_INTERVAL: Duration = Duration::from_secs(6 * 3600);
-const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-const DAY_MS: i64 = 24 * 3_600_000;
 const CORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TASK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Name of the administrator whose token is made at first start.
@@ -503,9 +502,10 @@ fn spawn_planners(
             captures.clone(),
             stop.clone(),
         )),
-        tokio::spawn(prune(
+        tokio::spawn(retention::run(
             store.clone(),
-            settings.retention_days,
+            opened.blobs.clone(),
+            settings.telemetry,
             settings.captures,
             stop.clone(),
         )),
@@ -592,37 +592,6 @@ async fn renew_own(pki: Arc<Pki>, mut stop: watch::Receiver<bool>) {
             Err(error) => {
                 tracing::error!(%error, "renewing the server's own certificate ended badly")
             }
-        }
-    }
-}
-
-async fn prune(
-    store: Store,
-    retention_days: u32,
-    captures: CaptureSettings,
-    mut stop: watch::Receiver<bool>,
-) {
-    let kept_ms = i64::from(retention_days) * DAY_MS;
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
-        }
-        match store.prune(clock::now_ms().saturating_sub(kept_ms)).await {
-            Ok(0) => {}
-            Ok(rows) => tracing::info!(rows, "old telemetry deleted"),
-            Err(error) => tracing::warn!(%error, "old telemetry not deleted, will try again"),
-        }
-        if let Err(error) = store
-            .prune_alerts(clock::now_ms().saturating_sub(kept_ms))
-            .await
-        {
-            tracing::warn!(%error, "old alerts not deleted, will try again");
-        }
-        let before = |days: u32| clock::now_ms().saturating_sub(i64::from(days) * DAY_MS);
-        let (old, audited) = (before(captures.retention_days), before(captures.audit_days));
-        if let Err(error) = store.prune_captures(old, audited).await {
-            tracing::warn!(%error, "old captured samples not deleted, will try again");
         }
     }
 }

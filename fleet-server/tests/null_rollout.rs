@@ -7,7 +7,7 @@ mod simulation;
 use dunlin_server::drift::gate::GateInput;
 use dunlin_server::drift::statistics::{Comparison, Sensitivity};
 use dunlin_server::rollout::model::{RolloutState, StopReason};
-use dunlin_server::rollout::policy::Policy;
+use dunlin_server::rollout::policy::{Policy, StageSize};
 use simulation::{Version, World};
 
 const SEEDS: u64 = 100;
@@ -110,6 +110,76 @@ fn a_version_without_regression_is_rarely_stopped() {
             "the simulation's devices differ too little to show anything"
         );
     }
+}
+
+/// 25 canaries of 60 devices: early looks at every tick, then the gate.
+fn large(seed: u64, version: Version) -> World {
+    let mut policy = Policy::with_seed(seed);
+    policy.stages[0].size = StageSize::Count(25);
+    if let Some(gate) = &mut policy.gate {
+        (gate.confidence_margin, gate.mix_margin) = (0.0, 0.0);
+    }
+    let mut world = World::new(policy, 60, version);
+    world.run();
+    world
+}
+
+#[test]
+fn the_early_look_and_the_gate_together_keep_the_gates_alpha() {
+    let (mut early, mut gate) = (0, 0);
+    for seed in 0..SEEDS {
+        match &large(seed, Version::Alike).state {
+            RolloutState::Stopped {
+                why: StopReason::Early { .. },
+                ..
+            } => early += 1,
+            RolloutState::Stopped {
+                why: StopReason::Gate { .. },
+                ..
+            } => gate += 1,
+            state => assert_eq!(*state, RolloutState::Finished, "seed {seed}"),
+        }
+    }
+    println!(
+        "wrong stops of {SEEDS} rollouts without regression, 60 devices, 25 canaries, margins set to zero: early {early} %, gate {gate} %"
+    );
+    // Two stages with controls at 1/50 allow 4 %, the early look 1/200 of them; as above.
+    assert!(early + gate <= 10, "{early} + {gate} of {SEEDS}");
+    assert!(early <= 4, "{early} of {SEEDS}");
+}
+
+#[test]
+fn a_regression_on_many_canaries_is_stopped_before_the_soak_is_over() {
+    let mut seconds: Vec<i64> = (0..SEEDS)
+        .map(|seed| {
+            let world = large(seed, Version::Regressed);
+            let stopped = world
+                .reports
+                .iter()
+                .find(|(_, plan, _)| plan.next_state.has_ended());
+            let (at_ms, plan, _) = stopped.unwrap();
+            assert!(
+                matches!(
+                    plan.next_state,
+                    RolloutState::Stopped {
+                        stage: 0,
+                        why: StopReason::Early { .. }
+                    }
+                ),
+                "seed {seed}"
+            );
+            let given = world.fleet.iter().filter(|device| device.stage == 0);
+            assert!(given.clone().all(|d| d.state.name() == "rolled_back"));
+            at_ms / 1000
+        })
+        .collect();
+    seconds.sort_unstable();
+    let median = seconds[seconds.len() / 2];
+    println!(
+        "regression on 25 canaries, {SEEDS} seeds: stopped {median} s after the start (median), {} s at most; the soak ends after 30 s",
+        seconds[seconds.len() - 1]
+    );
+    assert!(seconds[seconds.len() - 1] < 30, "before the fixed look");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod simulation;
 
 use dunlin_server::rollout::draw;
 use dunlin_server::rollout::model::Action;
-use dunlin_server::rollout::policy::Policy;
+use dunlin_server::rollout::policy::{Policy, StageSize};
 use simulation::{Version, World};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -70,6 +70,27 @@ fn a_bad_version_is_stopped_and_its_canaries_go_back() {
     let mut world = World::new(Policy::with_seed(3), 12, Version::Regressed);
     world.run();
     compare("bad_version.txt", &transcript(&world));
+}
+
+/// 25 canaries of 60 devices: enough for early looks.
+fn large(seed: u64, version: Version) -> World {
+    let mut policy = Policy::with_seed(seed);
+    policy.stages[0].size = StageSize::Count(25);
+    World::new(policy, 60, version)
+}
+
+#[test]
+fn a_bad_version_on_many_canaries_is_stopped_while_they_soak() {
+    let mut world = large(5, Version::Regressed);
+    world.run();
+    compare("stopped_early.txt", &transcript(&world));
+}
+
+#[test]
+fn a_good_version_on_many_canaries_is_looked_at_and_goes_on() {
+    let mut world = large(6, Version::Alike);
+    world.run();
+    compare("looked_at_early.txt", &transcript(&world));
 }
 
 #[test]

@@ -246,11 +246,8 @@ fn fleet(
     for (device, count) in device_rows.iter().enumerate() {
         let of_device: Vec<&[f64]> = rows.by_ref().take(*count).collect();
         for window in windows(reference, &of_device, window_rows) {
-            received.push(ReceivedWindow {
-                device: format!("dev-{device:04}").parse().unwrap(),
-                received_ms: window.end_ms,
-                window,
-            });
+            let id = format!("dev-{device:04}").parse().unwrap();
+            received.push(ReceivedWindow::single(id, window.end_ms, window));
         }
     }
     let query = DriftQuery {

@@ -7,6 +7,7 @@
 //! | `store/` | sled's folder: `db`, `conf`, `blobs/` (values beyond 128 KiB), `snap.*` |
 //! | `store.new/`, `store.old/` | only while a store is made anew |
 //! | `store.corrupt-<n>/` | the last store that could not be opened, for those who want to know why |
+//! | `journal` | small changes that are not in the store yet (`journal.rs`), 512 KiB |
 //! | `boot` | boot id and counter of segment numbers (`boot.rs`) |
 //! | `ballast` | 1 MiB given back to a full disk, without which sled does not open |
 //! | `opening` | number of starts that have died while opening |
@@ -19,7 +20,8 @@
 //! What is known about sled 0.34 and what is done about it:
 //! * `flush()` writes and does not fsync: afterwards its files are fdatasynced from here, which
 //!   makes the inodes durable whoever wrote them, and new blobs with their folder.
-//! * It writes several bytes for each byte of small values: values are compressed segments.
+//! * It writes several bytes for each byte of small values: values are compressed segments, and small
+//!   ones wait in the journal (`journaled.rs`).
 //! * Its file never shrinks: [`SegmentStore::compact`] copies what is left into a new store,
 //!   which takes the old one's place once it is durable.
 //! * A full disk breaks it: `open` fails, an open handle stays broken after space returns, and

@@ -8,8 +8,9 @@
 mod tell;
 
 use super::boot::Counter;
-use super::buffer::{Folder, OPENINGS_MAX, SledStore};
+use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
+use super::journaled::JournaledStore;
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
 use super::store::{BATCH_MAX, Index, SegmentStore, StoreError};
 use super::sync::{Outbox, Outgoing};
@@ -75,7 +76,7 @@ pub(crate) struct Keeper {
     folder: Folder,
     limits: Limits,
     counter: Counter,
-    store: Option<SledStore>,
+    store: Option<JournaledStore>,
     index: Index,
     outbox: Outbox,
     waiting: Vec<Sealed>,
@@ -91,7 +92,7 @@ pub(crate) struct Keeper {
 
 struct Opened {
     counter: Counter,
-    store: SledStore,
+    store: JournaledStore,
     heads: Vec<(u64, Meta)>,
     set_aside: Option<String>,
 }
@@ -171,9 +172,8 @@ impl Keeper {
     /// Makes all that was taken over durable.
     pub(crate) fn sync(&mut self, now_ms: i64) -> Result<(), String> {
         self.write(now_ms);
-        if self.dirty
-            && let Some(store) = &mut self.store
-        {
+        // Also when only acknowledgements came, which is no reason for a sync by itself.
+        if let Some(store) = &mut self.store {
             match store.sync() {
                 Ok(()) => {
                     self.dirty = false;
@@ -587,7 +587,7 @@ fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
         (true, Some(_)) if died >= OPENINGS_MAX => {
             Some(format!("{died} starts in a row died while opening it"))
         }
-        (true, Some(mut counter)) => match SledStore::open(folder, counter.boot()) {
+        (true, Some(mut counter)) => match JournaledStore::open(folder, counter.boot()) {
             Ok((store, heads)) => {
                 folder.opened();
                 if let Some(last) = heads.iter().map(|(n, _)| *n).max() {
@@ -612,7 +612,7 @@ fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
         None => None,
     };
     let counter = Counter::begin(folder.dir())?;
-    let store = SledStore::create(folder, counter.boot())?;
+    let store = JournaledStore::create(folder, counter.boot())?;
     folder.opened();
     Ok(Opened {
         counter,

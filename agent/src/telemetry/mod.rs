@@ -1,12 +1,14 @@
 //! The telemetry buffer: records in, numbered segments out, deleted when the server says so.
 //!
-//! `push → gather (segment) → seal → store (buffer) → next_batch → MQTT → ack → delete`.
+//! `push → gather (segment) → seal → journal → store (buffer) → next_batch → MQTT → ack → delete`.
 //! One thread of its own does all file work, so that nothing else ever waits for the disk.
 //! A record is durable (written and fdatasynced) within [`SYNC_MS`] and the time of one sync.
 
 pub mod boot;
 pub mod buffer;
 pub mod evict;
+pub mod journal;
+pub mod journaled;
 mod keeper;
 pub mod segment;
 pub mod store;

@@ -80,6 +80,9 @@ pub struct CreateArgs {
     /// Go on by counts alone, without comparing canaries with controls
     #[arg(long)]
     pub no_gate: bool,
+    /// Look at no outcomes before the soak is over: a version that does great harm stays as long
+    #[arg(long)]
+    pub no_early: bool,
     /// Begin even if devices could not go back to what they run now
     #[arg(long)]
     pub no_way_back: bool,

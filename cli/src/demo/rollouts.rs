@@ -184,8 +184,8 @@ fn outcome_of(state: &RolloutState) -> &'static str {
         RolloutState::Running { .. } => "running",
         RolloutState::Paused { .. } => "paused",
         RolloutState::Stopped { why, .. } => match why {
-            StopReason::Gate { .. } => "stopped",
-            _ => "stopped by errors",
+            StopReason::Gate { .. } | StopReason::Early { .. } => "stopped",
+            StopReason::Errors { .. } => "stopped by errors",
         },
         RolloutState::Finished => "finished",
         RolloutState::Aborted { .. } => "aborted",

@@ -116,6 +116,53 @@ fn a_rollout_is_shown_with_counts_reasons_and_verdict_numbers() {
 }
 
 #[test]
+fn an_early_look_is_shown_while_it_goes_on_and_when_it_stops() {
+    let state = json!({"state": "running", "stage": 0});
+    let early = json!({"decision": "insufficient", "reason": "too few devices for an early look: 12 of 20 pairs", "pairs": 12,
+        "pairs_min": 20, "canaries": 14, "controls": 12, "evidence": null, "input_sha256": "00"});
+    let counts = json!({"waiting": 0, "assigned": 0, "working": 0, "probation": 0, "succeeded": 25, "failed": 0,
+        "rejected": 0, "rolled_back": 0, "timed_out": 0, "not_started": 0, "cancelled": 0});
+    let rollout = json!({"id": "r-1", "family": "digits", "version": 2, "state": state,
+        "report": {"state": state, "stages": [{"name": "canary", "total": 25, "counts": counts}], "reasons": [],
+            "gate_request": null, "verdict": null, "early": early},
+        "devices": []});
+    let mut rollout: RolloutView = serde_json::from_value(rollout).unwrap();
+    let text = show(&rollout);
+    assert!(
+        text.contains("- too few devices for an early look: 12 of 20"),
+        "{text}"
+    );
+    let mut stopped = early;
+    stopped["decision"] = "stop".into();
+    stopped["reason"] = "22 pairs: p 0.0001 <= 1/200".into();
+    rollout.report.as_mut().unwrap().early = None;
+    let kept = json!([{"at_ms": 5, "judged": {"stage": 0, "policy": {}, "verdict": stopped}}]);
+    rollout.other.insert("verdicts".to_owned(), kept);
+    let text = show(&rollout);
+    assert!(
+        text.contains("early look at canary: STOP: 22 pairs"),
+        "{text}"
+    );
+    assert!(verdicts(&rollout).is_empty(), "no gate has judged");
+}
+
+#[test]
+fn the_early_look_is_on_unless_it_is_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.json");
+    std::fs::write(&file, r#"{"seed":9,"gate":{"alpha":"1/25"}}"#).unwrap();
+    let of_file = format!("digits 2 --policy {}", file.display());
+    for (line, alpha) in [("digits 2", "1/200"), (of_file.as_str(), "1/100")] {
+        let early = |line: &str| {
+            let policy = create(line).unwrap().policy.unwrap();
+            policy.gate.unwrap().early
+        };
+        assert_eq!(early(line).unwrap().alpha.to_string(), alpha);
+        assert_eq!(early(&format!("{line} --no-early")), None);
+    }
+}
+
+#[test]
 fn a_shadow_is_shown_with_its_evidence() {
     let shadowed = |won, lost, differ_e, inferior_e| Shadowed {
         devices: 3,

@@ -171,7 +171,7 @@ fn read_policy(given: Option<Value>) -> Result<Policy, ApiError> {
         fields.insert("seed".to_owned(), Value::from(seed));
     }
     let policy: Policy =
-        serde_json::from_value(given).map_err(|e| ApiError::bad_request(format!("policy: {e}")))?;
+        Policy::of_new(given).map_err(|e| ApiError::bad_request(format!("policy: {e}")))?;
     let valid = policy.validate();
     valid.map_err(|e| ApiError::refused("policy", e.to_string()))?;
     Ok(policy)

@@ -74,12 +74,12 @@ impl Period {
     }
 
     /// Inferences with both confidence and class, which is what both metrics need.
-    fn usable(&self) -> u64 {
+    pub(crate) fn usable(&self) -> u64 {
         self.inferences.min(self.outputs_total())
     }
 
     /// Mean confidence, 0 to 10⁹.
-    fn confidence_nano(&self) -> i64 {
+    pub(crate) fn confidence_nano(&self) -> i64 {
         let sum = u128::from(self.confidence_sum_micro) * 1000;
         let mean = sum / u128::from(self.inferences.max(1));
         i64::try_from(mean.min(u128::from(NANO))).unwrap_or(0)

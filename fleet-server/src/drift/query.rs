@@ -20,13 +20,12 @@ use super::statistics::ordered::{KolmogorovSmirnov, Wasserstein};
 use super::statistics::range::OutOfRange;
 use super::statistics::{ChiSquared, Score, Sensitivity, Status};
 use crate::blobs::Blobs;
-use crate::store::{
-    BundleRow, ReceivedWindow, Store, StoreError, WINDOW_ROWS_MAX, WindowMark, WindowQuery,
-};
+use crate::store::{BundleRow, ReceivedWindow, Store, StoreError, WINDOW_ROWS_MAX, WindowQuery};
 use dunlin_protocol::bundle::{Manifest, Profile};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
 pub use picture::{Bins, Picture};
 use pool::Pool;
+pub use pool::Soundness;
 use publish::scores;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -286,12 +285,11 @@ async fn merged(
     };
     let bundles = store.list_bundles().await?;
     let mut versions: Vec<Version> = Vec::new();
-    let mut after = None;
+    let mut scan = store.scan_windows(wanted).await;
     loop {
         // A page at a time: a fleet's windows of a day do not fit into memory.
-        let (windows, last) = store.window_page(&wanted, after, PAGE_ROWS).await?;
-        let is_last = windows.len() < PAGE_ROWS as usize;
-        after = last;
+        let windows = scan.page(PAGE_ROWS).await?;
+        let mut is_last = windows.len() < PAGE_ROWS as usize;
         for received in &windows {
             let number = received.window.version;
             if versions.last().is_none_or(|v| v.number != number) {
@@ -307,10 +305,11 @@ async fn merged(
                 continue;
             }
             // Beyond the last that is added up: on with the next version.
-            after = Some(WindowMark::before(number.saturating_add(1)));
+            scan.skip_to(number.saturating_add(1));
+            is_last = false;
             break;
         }
-        if is_last && after == last {
+        if is_last {
             break;
         }
     }
@@ -400,21 +399,28 @@ pub struct Reference {
 
 /// The frozen profile of a published bundle, or why there is none.
 pub(crate) async fn reference(bundle: &BundleRow, blobs: &Blobs) -> Result<Reference, String> {
+    let found = reference_if_any(bundle, blobs).await?;
+    found.ok_or_else(|| "the bundle has no reference profile".to_owned())
+}
+
+/// The frozen profile of a published bundle, if it has one; or why it cannot be read.
+pub(crate) async fn reference_if_any(
+    bundle: &BundleRow,
+    blobs: &Blobs,
+) -> Result<Option<Reference>, String> {
     let manifest = Manifest::parse(bundle.manifest_json.as_bytes()).map_err(|e| e.to_string())?;
-    let blob = manifest
-        .files
-        .profile
-        .as_ref()
-        .ok_or("the bundle has no reference profile")?;
+    let Some(blob) = manifest.files.profile.as_ref() else {
+        return Ok(None);
+    };
     let bytes = blobs
         .document(blob)
         .await
         .map_err(|e| format!("the reference profile: {e}"))?;
     let profile = Profile::parse(&bytes, &manifest).map_err(|e| e.to_string())?;
-    Ok(Reference {
+    Ok(Some(Reference {
         profile,
         digest: blob.sha256,
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -92,11 +92,11 @@ fn query() -> DriftQuery {
 }
 
 fn received(device: &str, window: &Window) -> ReceivedWindow {
-    ReceivedWindow {
-        device: device.parse().unwrap(),
-        received_ms: START_MS + 3_600_000,
-        window: window.clone(),
-    }
+    ReceivedWindow::single(
+        device.parse().unwrap(),
+        START_MS + 3_600_000,
+        window.clone(),
+    )
 }
 
 fn scored(windows: &[(&str, Window)]) -> Drift {

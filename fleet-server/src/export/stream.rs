@@ -99,10 +99,10 @@ impl Export {
         )?;
         match self.what {
             What::Windows(shape) => {
-                let mut after = None;
+                let scan = self.store.scan_windows(self.query.clone());
+                let mut scan = handle.block_on(scan);
                 loop {
-                    let page = self.store.window_page(&self.query, after, PAGE_ROWS);
-                    let (windows, last) = handle.block_on(page)?;
+                    let windows = handle.block_on(scan.page(PAGE_ROWS))?;
                     let is_asked = |segment: &Option<String>| {
                         self.segment.is_none() || self.segment == *segment
                     };
@@ -113,7 +113,6 @@ impl Export {
                     if windows.len() < PAGE_ROWS as usize {
                         break;
                     }
-                    after = last;
                 }
             }
             What::Reference => {

@@ -10,7 +10,7 @@ use dunlin_protocol::telemetry::Window;
 use std::io::Write;
 
 /// Columns of `windows`.
-const WINDOWS: [(&str, Kind); 22] = [
+const WINDOWS: [(&str, Kind); 23] = [
     ("device", Kind::Text),
     ("family", Kind::Text),
     ("version", Kind::Count),
@@ -20,6 +20,7 @@ const WINDOWS: [(&str, Kind); 22] = [
     ("window_start", Kind::Time),
     ("window_end", Kind::Time),
     ("received_at", Kind::Time),
+    ("parts", Kind::Count),
     ("segment", Kind::OptionalText),
     ("inferences", Kind::Count),
     ("errors", Kind::Count),
@@ -36,7 +37,7 @@ const WINDOWS: [(&str, Kind); 22] = [
 ];
 
 /// Columns of `histograms`.
-const HISTOGRAMS: [(&str, Kind); 21] = [
+const HISTOGRAMS: [(&str, Kind); 22] = [
     ("device", Kind::Text),
     ("family", Kind::Text),
     ("version", Kind::Count),
@@ -45,6 +46,7 @@ const HISTOGRAMS: [(&str, Kind); 21] = [
     ("window_start", Kind::Time),
     ("window_end", Kind::Time),
     ("received_at", Kind::Time),
+    ("parts", Kind::Count),
     ("segment", Kind::OptionalText),
     ("signal", Kind::Text),
     ("position", Kind::Count),
@@ -132,6 +134,7 @@ fn window<W: Write + Send>(
         .time(window.start_ms)
         .time(window.end_ms)
         .time(received.received_ms)
+        .count(received.parts)
         .optional_text(window.segment.as_deref())
         .count(window.inferences)
         .count(window.errors)
@@ -167,11 +170,15 @@ fn histograms<W: Write + Send>(
     profile: Option<&Profile>,
 ) -> Result<(), TableError> {
     let window = &received.window;
-    for (signal, histogram) in [
+    let known = received.soundness.as_deref();
+    let known = |at: usize| known.and_then(|known| known.get(at).copied());
+    let outputs = [
         ("confidence", &window.confidence),
         ("entropy", &window.entropy),
-    ] {
-        let isolated = profile.and_then(|_| code(pool::of_output(histogram)));
+    ];
+    for (at, (signal, histogram)) in outputs.into_iter().enumerate() {
+        let judged = known(at).unwrap_or_else(|| pool::of_output(histogram));
+        let isolated = profile.and_then(|_| code(judged));
         let is = Signal {
             signal,
             position: 0,
@@ -183,7 +190,10 @@ fn histograms<W: Write + Send>(
     }
     for (position, histogram) in window.features.iter().enumerate() {
         let feature = profile.and_then(|profile| profile.features.get(position));
-        let isolated = feature.and_then(|f| code(pool::of_input(&f.counts, histogram)));
+        let isolated = feature.and_then(|f| {
+            let known = known(pool::OUTPUTS + position);
+            code(known.unwrap_or_else(|| pool::of_input(&f.counts, histogram)))
+        });
         let is = Signal {
             signal: "feature",
             position: position as u64,
@@ -226,6 +236,7 @@ impl Signal<'_> {
             .time(window.start_ms)
             .time(window.end_ms)
             .time(received.received_ms)
+            .count(received.parts)
             .optional_text(window.segment.as_deref())
             .text(self.signal)
             .count(self.position)

@@ -12,16 +12,18 @@
 
 use super::model::{Action, DeviceObservation, DeviceState, RolloutState, WayBack};
 use super::observe::observe;
+use super::pairs;
 use super::plan::{PlanInput, plan};
 use super::policy::{GatePolicy, Policy};
 use super::report::{GateRequest, Reason, ReasonCode, Report};
 use crate::clock;
 use crate::command::deliver::Wake;
-use crate::drift::gate::{Decision, DeviceSample, GateInput, Period, Verdict};
+use crate::drift::early::{EarlyDecision, EarlyInput, EarlyVerdict};
+use crate::drift::gate::{Decision, GateInput, Verdict};
 use crate::mqtt::Listening;
 use crate::store::{
-    BundleRow, DesiredChange, DeviceFilter, DeviceRow, PeriodQuery, PeriodSum, PlanApplication,
-    RolloutDeviceRow, RolloutRow, Store, StoreError,
+    BundleRow, DesiredChange, DeviceFilter, DeviceRow, PlanApplication, RolloutDeviceRow,
+    RolloutRow, Store, StoreError,
 };
 use dunlin_protocol::command::{DesiredBundle, Probation};
 use dunlin_protocol::id::{DeviceId, Digest, RolloutId};
@@ -30,6 +32,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
+
+mod early;
+mod gate;
 
 /// How the planner is run.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +94,20 @@ pub struct Judged {
     pub input: GateInput,
     /// The verdict.
     pub verdict: Verdict,
+}
+
+/// An early look that stopped a rollout, with all it rests on: [`judge`](crate::drift::early::judge)
+/// of `policy` and `input` gives `verdict` again, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgedEarly {
+    /// Stage judged.
+    pub stage: usize,
+    /// The policy's gate.
+    pub policy: GatePolicy,
+    /// What its pairs had shown.
+    pub input: EarlyInput,
+    /// The verdict.
+    pub verdict: EarlyVerdict,
 }
 
 /// What a tick knows of the world outside the database.
@@ -172,6 +191,7 @@ async fn show_failure(
         reasons: Vec::new(),
         gate_request: None,
         verdict: None,
+        early: None,
     });
     let reason = Reason {
         code: ReasonCode::StepFailed,
@@ -199,19 +219,21 @@ pub async fn step(
     let now_ms = moment.now_ms;
     let mut view = View::load(store, rollout, now_ms).await?;
     let joined = view.joined();
+    let early = early::look(store, &view, settings.baseline_ms, now_ms).await?;
     let input = |gate| PlanInput {
         policy: &view.policy,
         state: &view.state,
         fleet: &view.fleet,
         joined: &joined,
         gate,
+        early: early.as_ref(),
         listening_since_ms: moment.listening_since_ms,
         now_ms,
     };
     let (mut next, mut report) = plan(&input(None));
     let mut judged = None;
     if let (Some(request), Some(policy)) = (report.gate_request.clone(), view.policy.gate.clone()) {
-        let fed = gate_input(store, &view, &request, settings.baseline_ms).await?;
+        let fed = gate::input(store, &view, &request, settings.baseline_ms).await?;
         (next, report) = plan(&input(Some(&fed)));
         // A hold looks at counts alone and is followed by another look: only decisions are kept.
         judged = report
@@ -220,24 +242,23 @@ pub async fn step(
             .filter(|verdict| verdict.decision != Decision::Hold)
             .map(|verdict| Judged {
                 stage: request.stage,
+                policy: policy.at_fixed_look(pairs::drawn(&view.fleet, request.stage)),
                 request,
-                policy,
                 input: fed,
                 verdict,
             });
     }
+    let kept = match (&judged, judged_early(&view, early.as_ref(), &report)) {
+        (Some(judged), _) => Some(write(rollout, "verdict", judged)?),
+        (None, Some(early)) => Some(write(rollout, "verdict", &early)?),
+        (None, None) => None,
+    };
     let bundle = version_to_give(store, rollout, &next.actions).await?;
     let changes = view.carry_out(&next.actions, bundle.as_ref(), now_ms);
     let running =
         !next.next_state.has_ended() || view.is_anybody_coming_back(&next.next_state, moment);
-    let application = view.application(
-        changes,
-        &next.next_state,
-        &report,
-        judged.as_ref(),
-        running,
-        now_ms,
-    )?;
+    let application =
+        view.application(changes, &next.next_state, &report, kept, running, now_ms)?;
     let Some(application) = application else {
         return Ok(false);
     };
@@ -251,6 +272,22 @@ pub async fn step(
         tracing::info!(rollout = %rollout.id, state = %report.state, "rollout: {}", report.headline());
     }
     Ok(has_desired)
+}
+
+/// The early look, if it stopped the rollout: others are followed by further looks.
+fn judged_early(
+    view: &View<'_>,
+    input: Option<&EarlyInput>,
+    report: &Report,
+) -> Option<JudgedEarly> {
+    let verdict = report.early.clone()?;
+    let is_stop = verdict.decision == EarlyDecision::Stop && report.state.has_ended();
+    is_stop.then_some(JudgedEarly {
+        stage: view.stage()?,
+        policy: view.policy.gate.clone()?,
+        input: input?.clone(),
+        verdict,
+    })
 }
 
 /// The bundle, if the actions give it to anybody: taking it back must work without.
@@ -367,6 +404,16 @@ impl<'a> View<'a> {
             .values()
             .filter(|row| !row.revoked && matches(row) && !is_known(&row.device));
         new.map(|row| row.device.to_string()).collect()
+    }
+
+    /// The stage that runs or is paused; none once the rollout has ended.
+    fn stage(&self) -> Option<usize> {
+        match self.state {
+            RolloutState::Running { stage } | RolloutState::Paused { stage, .. } => Some(stage),
+            RolloutState::Stopped { .. }
+            | RolloutState::Finished
+            | RolloutState::Aborted { .. } => None,
+        }
     }
 
     fn index_of(&self, device: &str) -> Option<usize> {
@@ -531,7 +578,7 @@ impl<'a> View<'a> {
         wanted: Wanted,
         next: &RolloutState,
         report: &Report,
-        judged: Option<&Judged>,
+        verdict: Option<Value>,
         running: bool,
         now_ms: i64,
     ) -> Result<Option<PlanApplication>, ExecuteError> {
@@ -561,9 +608,7 @@ impl<'a> View<'a> {
             ended: next.has_ended(),
             abort_requested_ms: self.rollout.abort_requested_ms,
             resume_requested_ms: self.rollout.resume_requested_ms,
-            verdict: judged
-                .map(|judged| write(self.rollout, "verdict", judged))
-                .transpose()?,
+            verdict,
         };
         let is_new = application.new_state != self.rollout.state
             || application.report != self.rollout.report
@@ -572,86 +617,6 @@ impl<'a> View<'a> {
             || application.resume_requested_ms.is_some()
             || !running;
         Ok(is_new.then_some(application))
-    }
-}
-
-/// Reads what the gate asks for: each device's own time on the version before, and the span
-/// since the stage's last success.
-async fn gate_input(
-    store: &Store,
-    view: &View<'_>,
-    request: &GateRequest,
-    baseline_ms: i64,
-) -> Result<GateInput, ExecuteError> {
-    let mut queries = Vec::new();
-    let sides = request
-        .canaries
-        .iter()
-        .map(|d| (d, true))
-        .chain(request.controls.iter().map(|d| (d, false)));
-    let mut samples: Vec<(bool, DeviceSample, bool)> = Vec::new();
-    for (device, is_canary) in sides {
-        let row = view.index_of(device).map(|at| &view.rows[at]);
-        let before = row
-            .and_then(|row| row.before.as_ref())
-            .map(|before| before.digest);
-        let sample = DeviceSample {
-            device: device.clone(),
-            before: Period::default(),
-            after: Period::default(),
-        };
-        let (Some(row), Some(before)) = (row, before) else {
-            // No version before: a shortage, which the gate names.
-            samples.push((is_canary, sample, false));
-            continue;
-        };
-        samples.push((is_canary, sample, true));
-        let period = |bundle, from_ms, until_ms| PeriodQuery {
-            device: row.device.clone(),
-            bundle,
-            from_ms,
-            until_ms,
-        };
-        let from_ms = request.before_until_ms.saturating_sub(baseline_ms);
-        queries.push(period(before, from_ms, request.before_until_ms));
-        let after = if is_canary {
-            view.rollout.digest
-        } else {
-            before
-        };
-        queries.push(period(after, request.after_from_ms, request.after_until_ms));
-    }
-    let mut sums = store
-        .periods(&view.rollout.family, &queries)
-        .await?
-        .into_iter();
-    let mut input = GateInput::default();
-    for (is_canary, mut sample, was_asked) in samples {
-        if was_asked {
-            sample.before = period_of(sums.next());
-            sample.after = period_of(sums.next());
-        }
-        if is_canary {
-            &mut input.canaries
-        } else {
-            &mut input.controls
-        }
-        .push(sample);
-    }
-    Ok(input)
-}
-
-fn period_of(sum: Option<PeriodSum>) -> Period {
-    let PeriodSum {
-        inferences,
-        confidence_sum_micro,
-        outputs,
-        ..
-    } = sum.unwrap_or_default();
-    Period {
-        inferences,
-        confidence_sum_micro,
-        outputs,
     }
 }
 

@@ -10,6 +10,9 @@ use dunlin_protocol::report::{Installed, Progress, Reported};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 
+#[path = "execute/early_tests.rs"]
+mod early;
+
 const DEVICES: usize = 12;
 const SETTINGS: ExecuteSettings = ExecuteSettings {
     tick: Duration::from_secs(1),
@@ -23,12 +26,14 @@ fn at(now_ms: i64) -> Moment {
     }
 }
 
-/// A server's database with twelve devices on version 1 and a rollout of version 2.
+/// A server's database with devices on version 1 and a rollout of version 2.
 struct World {
     store: Store,
     id: RolloutId,
+    policy: Policy,
+    devices: usize,
     segment: u64,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn name(index: usize) -> DeviceId {
@@ -90,16 +95,22 @@ fn policy() -> Policy {
 
 impl World {
     async fn new() -> Self {
+        Self::of(DEVICES, policy()).await
+    }
+
+    async fn of(devices: usize, policy: Policy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("dunlin.db")).await.unwrap();
         store.set_bundles(&[bundle(1), bundle(2)]).await.unwrap();
         let mut world = Self {
             store,
             id: "r1".parse().unwrap(),
+            policy,
+            devices,
             segment: 0,
-            _dir: dir,
+            dir,
         };
-        for index in 0..DEVICES {
+        for index in 0..devices {
             let new = NewDevice {
                 device: name(index),
                 hardware: "x".into(),
@@ -125,9 +136,15 @@ impl World {
     }
 
     async fn create(&self) {
-        let names: Vec<String> = (0..DEVICES).map(|index| name(index).to_string()).collect();
+        let names: Vec<String> = (0..self.devices)
+            .map(|index| name(index).to_string())
+            .collect();
         let mut rows = Vec::new();
-        for (stage, cohort) in draw::cohorts(&policy(), &names).stages.iter().enumerate() {
+        for (stage, cohort) in draw::cohorts(&self.policy, &names)
+            .stages
+            .iter()
+            .enumerate()
+        {
             for device in &cohort.devices {
                 let state = DeviceObservation {
                     device: device.clone(),
@@ -154,7 +171,7 @@ impl World {
             family: "digits".parse().unwrap(),
             version: 2,
             digest: digest(2),
-            policy: serde_json::to_value(policy()).unwrap(),
+            policy: serde_json::to_value(&self.policy).unwrap(),
             selector: BTreeMap::new(),
             probation: Probation::default(),
             created_ms: 50_000,

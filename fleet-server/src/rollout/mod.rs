@@ -9,6 +9,7 @@ pub mod draw;
 pub mod execute;
 pub mod model;
 pub mod observe;
+pub mod pairs;
 pub mod plan;
 pub mod policy;
 pub mod ratio;

@@ -8,11 +8,12 @@
 //!     ├── Pause ──▶ Paused ◀┘  │
 //!     │               │  └─────┘ resume (looks at the same stage again)
 //!     │               │
-//!     └── Stop ◀──────┘            Stop: errors above their threshold, or the gate
+//!     └── Stop ◀──────┘            Stop: errors above their threshold, the early look or the gate
 //!           ▼                      Aborted: an operator, from Running or Paused
 //!        Stopped / Aborted ──▶ every device given the version goes back to the one before
 //! ```
 
+use crate::drift::early::EarlyVerdict;
 use crate::drift::gate::Verdict;
 use crate::rollout::ratio::Ratio;
 use serde::{Deserialize, Serialize};
@@ -175,7 +176,7 @@ pub enum RolloutState {
         /// Why.
         why: PauseReason,
     },
-    /// Ended by errors or by the gate; its devices go back.
+    /// Ended by errors, by the early look or by the gate; its devices go back.
     Stopped {
         /// Index of the stage it had reached.
         stage: usize,
@@ -280,6 +281,11 @@ pub enum StopReason {
     Gate {
         /// Everything it rests on.
         verdict: Box<Verdict>,
+    },
+    /// The early look found a regression.
+    Early {
+        /// Everything it rests on.
+        verdict: Box<EarlyVerdict>,
     },
 }
 

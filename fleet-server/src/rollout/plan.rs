@@ -6,10 +6,14 @@
 use super::model::{
     Action, DeviceObservation, DeviceState, PauseReason, Plan, RolloutState, StopReason,
 };
+use super::pairs;
 use super::policy::{Policy, Stage};
 use super::report::{GateRequest, Reason, ReasonCode, Report, StageReport, StateCounts};
+use crate::drift::early::{EarlyInput, EarlyVerdict};
 use crate::drift::gate::{self, Decision, GateInput, name_some};
 use std::collections::BTreeSet;
+
+mod early;
 
 /// Everything a decision rests on.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,8 @@ pub struct PlanInput<'a> {
     pub joined: &'a [String],
     /// What the last report's [`GateRequest`] asked for; only looked at when the gate is due.
     pub gate: Option<&'a GateInput>,
+    /// What the stage's pairs have shown so far; `None`: not looked at.
+    pub early: Option<&'a EarlyInput>,
     /// Since when the server can hear devices without a break, unix ms; `None`: it cannot now.
     /// Silence counts from here at the earliest: an outage of the server is nobody's silence.
     pub listening_since_ms: Option<i64>,
@@ -72,6 +78,7 @@ struct Planner<'a> {
     reasons: Vec<Reason>,
     gate_request: Option<GateRequest>,
     verdict: Option<gate::Verdict>,
+    early: Option<EarlyVerdict>,
 }
 
 impl<'a> Planner<'a> {
@@ -92,6 +99,7 @@ impl<'a> Planner<'a> {
             reasons: Vec::new(),
             gate_request: None,
             verdict: None,
+            early: None,
         }
     }
 
@@ -100,7 +108,7 @@ impl<'a> Planner<'a> {
         let stage = stage.min(self.stages.len() - 1);
         self.join();
         self.mark_silent(stage);
-        if self.stop_on_errors(stage) || !may_move {
+        if self.stop_on_errors(stage) || self.stop_early(stage) || !may_move {
             return;
         }
         if self.fleet.is_empty() {
@@ -345,7 +353,8 @@ impl<'a> Planner<'a> {
             self.say(ReasonCode::GateDue, sentence);
             return false;
         };
-        let verdict = gate::judge(policy, &request.complete(input));
+        let policy = policy.at_fixed_look(pairs::drawn(&self.fleet, stage));
+        let verdict = gate::judge(&policy, &request.complete(input));
         self.verdict = Some(verdict.clone());
         match verdict.decision {
             Decision::Pass => {
@@ -540,7 +549,8 @@ impl<'a> Planner<'a> {
         self.reasons.insert(0, Reason { code, sentence });
     }
 
-    fn finish(self) -> (Plan, Report) {
+    fn finish(mut self) -> (Plan, Report) {
+        self.say_early();
         let stages = (0..self.stages.len())
             .map(|index| StageReport {
                 name: self.stages[index].name.clone(),
@@ -554,6 +564,7 @@ impl<'a> Planner<'a> {
             reasons: self.reasons,
             gate_request: self.gate_request,
             verdict: self.verdict,
+            early: self.early,
         };
         (
             Plan {
@@ -626,6 +637,7 @@ fn stop_code(why: &StopReason) -> ReasonCode {
     match why {
         StopReason::Errors { .. } => ReasonCode::TooManyErrors,
         StopReason::Gate { .. } => ReasonCode::GateStopped,
+        StopReason::Early { .. } => ReasonCode::EarlyStopped,
     }
 }
 
@@ -643,6 +655,7 @@ fn stop_sentence(why: &StopReason) -> String {
             )
         }
         StopReason::Gate { verdict } => format!("stopped by the gate: {}", verdict.reason),
+        StopReason::Early { verdict } => format!("stopped early: {}", verdict.reason),
     }
 }
 

@@ -62,6 +62,7 @@ fn at(state: &RolloutState, fleet: &[DeviceObservation], after_ms: i64) -> (Plan
         fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + after_ms,
     })
@@ -134,6 +135,7 @@ fn silence_has_two_outcomes_and_one_deadline() {
         fleet: &fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + 60_001,
     };
@@ -271,6 +273,7 @@ fn an_unfed_and_a_starved_gate_hold() {
         fleet: &fleet,
         joined: &[],
         gate: Some(&gate),
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0 + 20_000,
     };
@@ -375,6 +378,7 @@ fn later_comers_join_the_last_stage_until_it_is_complete() {
         fleet: &fleet,
         joined: &joined,
         gate: None,
+        early: None,
         listening_since_ms: Some(0),
         now_ms: T0,
     };
@@ -460,7 +464,7 @@ proptest! {
         let policy = policy();
         let running = RolloutState::Running { stage };
         let state = if is_paused { running.paused("x").unwrap() } else { running };
-        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, listening_since_ms: Some(0), now_ms };
+        let input = PlanInput { policy: &policy, state: &state, fleet: &devices, joined: &[], gate: None, early: None, listening_since_ms: Some(0), now_ms };
         let first = plan(&input);
         prop_assert_eq!(plan(&input), first.clone());
         prop_assert!(!first.1.reasons.is_empty());
@@ -489,7 +493,7 @@ proptest! {
         policy.gate = None;
         policy.stages = vec![Stage { name: "one".into(), size: StageSize::Count(count), soak_ms: 0 }];
         let fleet = stage_of(0, &[Succeeded]);
-        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, listening_since_ms: Some(0), now_ms: T0 };
+        let input = PlanInput { policy: &policy, state: &RolloutState::START, fleet: &fleet, joined: &[], gate: None, early: None, listening_since_ms: Some(0), now_ms: T0 };
         prop_assert_eq!(plan(&input).0.actions, vec![Action::Advance { stage: 1 }]);
     }
 }
@@ -503,6 +507,7 @@ fn an_outage_of_the_server_is_nobodys_silence() {
         fleet: &fleet,
         joined: &[],
         gate: None,
+        early: None,
         listening_since_ms: None,
         now_ms: T0 + 3_600_000,
     };
@@ -548,5 +553,73 @@ fn who_could_not_go_back_is_asked_again_when_due() {
     assert_eq!(
         at(&aborted, &fleet, 30_000).0.actions,
         [Action::RollBack { devices }]
+    );
+}
+
+#[test]
+fn an_early_look_stops_what_runs_soaks_or_is_paused_and_nothing_else_does_by_it() {
+    use crate::drift::early::PairChange;
+    let canaries = stage_of(0, &vec![Succeeded; 20]);
+    let large = [canaries.clone(), stage_of(1, &vec![Waiting; 20])].concat();
+    let pair = |at: usize| PairChange {
+        canary: format!("s0-{at}"),
+        control: format!("s1-{at}"),
+        canary_nano: -400_000_000,
+        control_nano: 0,
+    };
+    let seen = EarlyInput {
+        drawn: 20,
+        canaries: 20,
+        controls: 20,
+        pairs: (0..20).map(pair).collect(),
+    };
+    let policy = policy();
+    let looked = |state: &RolloutState, fleet: &[DeviceObservation], early: &EarlyInput| {
+        plan(&PlanInput {
+            policy: &policy,
+            state,
+            fleet,
+            joined: &[],
+            gate: None,
+            early: Some(early),
+            listening_since_ms: Some(0),
+            now_ms: T0 + 1000,
+        })
+    };
+    let paused = RolloutState::START.paused("holiday").unwrap();
+    for state in [RolloutState::START, paused.clone()] {
+        let (plan, report) = looked(&state, &large, &seen);
+        assert!(
+            report.headline().starts_with("stopped early: 20 pairs"),
+            "{report}"
+        );
+        assert_eq!(
+            codes(&report),
+            [ReasonCode::EarlyStopped, ReasonCode::RollingBack]
+        );
+        let [Action::Stop { stage: 0, .. }, Action::RollBack { devices }] = &plan.actions[..]
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(devices.len(), 20);
+    }
+    let mut fewer = seen.clone();
+    fewer.pairs.truncate(19);
+    let (plan, report) = looked(&paused, &large, &fewer);
+    assert_eq!(plan.actions, []);
+    assert_eq!(
+        codes(&report),
+        [ReasonCode::PausedByOperator, ReasonCode::EarlyLook]
+    );
+    // A stage too small by the draw has all of alpha for its gate, whatever it is fed with.
+    let small = [canaries, stage_of(1, &vec![Waiting; 19])].concat();
+    assert_eq!(
+        codes(&looked(&paused, &small, &seen).1)[0],
+        ReasonCode::PausedByOperator
+    );
+    let ended = RolloutState::Finished;
+    assert_eq!(
+        codes(&looked(&ended, &large, &seen).1),
+        [ReasonCode::Finished]
     );
 }

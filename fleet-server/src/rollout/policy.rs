@@ -1,8 +1,9 @@
 //! What an operator decides before a rollout starts: its stages, thresholds, deadline and gate.
 
 use super::ratio::Ratio;
-use crate::drift::permutation;
+use crate::drift::{early, permutation};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 use utoipa::ToSchema;
@@ -24,8 +25,8 @@ pub const REST: &str = "rest";
 /// * **Denominators** are the devices that a stage held when the rollout was created (plus, in
 ///   the last stage, those that joined later). A deleted device stays in its stage as
 ///   `cancelled`: no denominator ever shrinks.
-/// * **Order of evaluation** at each tick: silence, errors of every started stage, assignment,
-///   completeness, success, soak, gate, advance.
+/// * **Order of evaluation** at each tick: silence, errors of every started stage, early look,
+///   assignment, completeness, success, soak, gate, advance.
 /// * **Errors** are failed + rejected + rolled back + timed out. `errors/total > error` stops the
 ///   rollout and takes every device that was given the version back to the one before
 ///   (strictly greater: with `10%`, one of ten is tolerated).
@@ -39,6 +40,12 @@ pub const REST: &str = "rest";
 ///   what it holds for is counts alone, never outcomes, so that holding is not a second look.
 ///   A stage after which no device is left on the version before has no concurrent control and
 ///   hence no gate; its thresholds and soak apply all the same.
+/// * The **early look** ([`early`]) does see outcomes, at every tick while the stage runs, soaks or
+///   is paused, since its test stays valid however often and whenever it is looked at. It stops as
+///   the gate stops. It needs a stage for which the draw gives at least
+///   [`early::PAIRS_MIN`] pairs of a canary and a control; there it takes its share of the
+///   gate's alpha, and the gate's one look has the rest. A smaller stage has the gate alone, with
+///   all of alpha.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
@@ -97,9 +104,10 @@ pub enum StageSize {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GatePolicy {
-    /// Probability that one look of the gate stops a version without regression, over both
-    /// metrics together (each is tested at half of it). Default 1/50. A rollout of g gated
-    /// stages stops wrongly with probability at most g × alpha.
+    /// Probability that the gate of a stage stops a version without regression, over both metrics
+    /// together and the early look included. Default 1/50. At its one look each metric is tested at
+    /// half of what the early look leaves. A rollout of g gated stages stops wrongly with
+    /// probability at most g × alpha.
     #[serde(default = "default_alpha")]
     pub alpha: Ratio,
     /// Fewest canaries that are judged; at least 3, which is the default.
@@ -116,6 +124,31 @@ pub struct GatePolicy {
     /// distance (0 to 1); default .10.
     #[serde(default = "default_mix_margin")]
     pub mix_margin: f64,
+    /// The early look; `null`: none, the fixed look has all of alpha. A new rollout that says
+    /// nothing about it has one ([`Policy::of_new`]); a stored policy that says nothing is from
+    /// before there was one and has none.
+    #[serde(default)]
+    pub early: Option<EarlyPolicy>,
+}
+
+/// When a stage of many devices is stopped before its soak is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyPolicy {
+    /// Probability that any of the early looks at a stage stops a version without regression: a
+    /// share of the gate's alpha, and less than it. Default a quarter.
+    pub alpha: Ratio,
+}
+
+impl EarlyPolicy {
+    /// The default share of a gate's alpha: most of it stays with the fixed look, which sees both
+    /// metrics and smaller falls.
+    #[must_use]
+    pub fn of_gate(alpha: Ratio) -> Self {
+        Self {
+            alpha: alpha.divided_by(4),
+        }
+    }
 }
 
 fn default_stages() -> Vec<Stage> {
@@ -168,6 +201,21 @@ impl Default for GatePolicy {
             min_inferences: default_inferences_min(),
             confidence_margin: default_confidence_margin(),
             mix_margin: default_mix_margin(),
+            early: Some(EarlyPolicy::of_gate(default_alpha())),
+        }
+    }
+}
+
+impl GatePolicy {
+    /// By what the gate of a stage is judged at its one look, if the draw gives the stage so many
+    /// pairs: with the alpha that the early look leaves.
+    #[must_use]
+    pub fn at_fixed_look(&self, pairs: u64) -> Self {
+        let taken = self.early.filter(|_| early::applies(self, pairs));
+        let left = taken.and_then(|early| self.alpha.less(early.alpha));
+        Self {
+            alpha: left.unwrap_or(self.alpha),
+            ..self.clone()
         }
     }
 }
@@ -207,6 +255,21 @@ impl Problems {
 }
 
 impl Policy {
+    /// Reads the policy of a new rollout. Where it has a gate that says nothing about the early
+    /// look, the look takes its default share of that gate's alpha.
+    ///
+    /// # Errors
+    /// It is no policy.
+    pub fn of_new(given: Value) -> Result<Self, serde_json::Error> {
+        let gate = given.get("gate").and_then(Value::as_object);
+        let is_unsaid = gate.is_some_and(|gate| !gate.contains_key("early"));
+        let mut policy: Self = serde_json::from_value(given)?;
+        if let Some(gate) = policy.gate.as_mut().filter(|_| is_unsaid) {
+            gate.early = Some(EarlyPolicy::of_gate(gate.alpha));
+        }
+        Ok(policy)
+    }
+
     /// The default policy (three canaries, half, the rest; ten minutes' soak) with this seed.
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
@@ -365,6 +428,19 @@ impl Policy {
                 format!("expected 0 to 1, got {margin}")
             });
         }
+        if let Some(EarlyPolicy { alpha }) = gate.early {
+            let is_share = alpha > Ratio::ZERO
+                && gate
+                    .alpha
+                    .less(alpha)
+                    .is_some_and(|left| left > Ratio::ZERO);
+            problems.check(is_share, "gate.early.alpha", || {
+                format!(
+                    "expected more than 0 and less than gate.alpha = {}, got {alpha}, or the two leave no fraction that can be written",
+                    gate.alpha
+                )
+            });
+        }
         if let Some(Stage {
             size: StageSize::Count(count),
             ..
@@ -404,7 +480,8 @@ impl Policy {
                 )
             });
             let smallest = permutation::smallest_p(canaries.into(), controls.into());
-            let alpha = gate.alpha.divided_by(2);
+            let pairs = u64::from((*size).min(controls));
+            let alpha = gate.at_fixed_look(pairs).alpha.divided_by(2);
             problems.check(smallest.at_most(alpha), field(), || {
                 format!(
                     "{canaries} canaries against {controls} controls reach no p below {smallest}, the gate \
@@ -479,6 +556,9 @@ mod tests {
                 min_inferences: 0,
                 confidence_margin: f64::NAN,
                 mix_margin: -1.0,
+                early: Some(EarlyPolicy {
+                    alpha: Ratio::percent(1),
+                }),
             }),
             seed: 1,
         };
@@ -505,9 +585,55 @@ mod tests {
                 "gate.min_inferences",
                 "gate.confidence_margin",
                 "gate.mix_margin",
+                "gate.early.alpha",
                 "stages[0].size",
             ]
         );
+    }
+
+    #[test]
+    fn a_new_rollout_looks_early_and_a_stored_one_from_before_does_not() {
+        let old = serde_json::json!({"seed": 7, "gate": {"alpha": "1/10", "min_canaries": 3,
+            "min_inferences": 100, "confidence_margin": 0.05, "mix_margin": 0.1}});
+        let stored: Policy = serde_json::from_value(old.clone()).unwrap();
+        let gate = stored.gate.unwrap();
+        assert_eq!(gate.early, None);
+        assert_eq!(gate.at_fixed_look(500).alpha, Ratio::percent(10));
+        let new = Policy::of_new(old.clone()).unwrap();
+        let gate = new.gate.clone().unwrap();
+        assert_eq!(gate.early.unwrap().alpha, Ratio::new(1, 40).unwrap());
+        assert_eq!(gate.at_fixed_look(19).alpha, Ratio::percent(10));
+        assert_eq!(gate.at_fixed_look(20).alpha, Ratio::new(3, 40).unwrap());
+        let again: Policy = serde_json::from_value(serde_json::to_value(&new).unwrap()).unwrap();
+        assert_eq!(again, new, "stored, it says so");
+        let mut off = old;
+        off["gate"]["early"] = Value::Null;
+        let off = Policy::of_new(off).unwrap();
+        assert_eq!(off.gate.as_ref().unwrap().early, None);
+        let again = Policy::of_new(serde_json::to_value(&off).unwrap()).unwrap();
+        assert_eq!(
+            again, off,
+            "what is switched off stays off when it is sent on"
+        );
+        let usual = Policy::of_new(serde_json::json!({"seed": 7})).unwrap();
+        assert_eq!(usual, Policy::with_seed(7));
+        let wrong = serde_json::json!({"seed": 7, "gate": {"early": {"alfa": "1/200"}}});
+        assert!(Policy::of_new(wrong).is_err());
+    }
+
+    #[test]
+    fn the_early_looks_share_is_less_than_the_whole() {
+        let mut policy = Policy::with_seed(7);
+        for (alpha, is_valid) in [
+            ("1/200", true),
+            ("0%", false),
+            ("1/50", false),
+            ("1/40", false),
+        ] {
+            let alpha = alpha.parse().unwrap();
+            policy.gate.as_mut().unwrap().early = Some(EarlyPolicy { alpha });
+            assert_eq!(policy.validate().is_ok(), is_valid, "{alpha}");
+        }
     }
 
     #[test]

@@ -108,6 +108,21 @@ impl Ratio {
         Self::reduced(self.num, self.den * parts.clamp(1, 1000))
     }
 
+    /// What is left of it when `other` is taken away; `None` if that is negative or its parts exceed
+    /// [`RATIO_PART_MAX`].
+    #[must_use]
+    pub fn less(self, other: Self) -> Option<Self> {
+        let (den, other_den) = (u64::from(self.den), u64::from(other.den));
+        let num = (u64::from(self.num) * other_den).checked_sub(u64::from(other.num) * den)?;
+        let den = den * other_den;
+        let (mut common, mut rest) = (num, den);
+        while rest != 0 {
+            (common, rest) = (rest, common % rest);
+        }
+        let part = |whole: u64| u32::try_from(whole / common).ok();
+        Self::new(part(num)?, part(den)?).ok()
+    }
+
     /// Whether `count/total` is at least this ratio; false when `total` is zero, since no data
     /// meets no threshold.
     #[must_use]
@@ -286,6 +301,19 @@ mod tests {
         assert!(!Ratio::ZERO.exceeded_by(0, 0));
         assert!(Ratio::percent(90).met_by(9, 10));
         assert!(!Ratio::percent(90).exceeded_by(9, 10));
+    }
+
+    #[test]
+    fn a_share_taken_away_leaves_the_rest() {
+        let (whole, share) = (Ratio::percent(2), Ratio::new(1, 200).unwrap());
+        assert_eq!(whole.less(share), Some(Ratio::new(3, 200).unwrap()));
+        assert_eq!(whole.less(whole), Some(Ratio::ZERO));
+        assert_eq!(share.less(whole), None);
+        let (odd, other) = (
+            Ratio::new(1, 999_983).unwrap(),
+            Ratio::new(1, 999_979).unwrap(),
+        );
+        assert_eq!(other.less(odd), None, "parts beyond the limit");
     }
 
     proptest! {

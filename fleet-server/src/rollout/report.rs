@@ -1,6 +1,7 @@
 //! What the planner tells people: counts per stage, and why nothing moves.
 
 use super::model::{DeviceState, RolloutState};
+use crate::drift::early::EarlyVerdict;
 use crate::drift::gate::{DeviceSample, GateInput, Period, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ pub struct Report {
     pub gate_request: Option<GateRequest>,
     /// Set when the gate was looked at in this tick.
     pub verdict: Option<Verdict>,
+    /// How the stage looks early, while there is anything to compare it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<EarlyVerdict>,
 }
 
 impl Report {
@@ -147,6 +151,10 @@ pub enum ReasonCode {
     TooManyErrors,
     /// The gate found a regression.
     GateStopped,
+    /// What the early look sees, or how many devices it lacks.
+    EarlyLook,
+    /// The early look found a regression.
+    EarlyStopped,
     /// Devices go back to the version before.
     RollingBack,
     /// Devices said that they cannot go back; they are asked again.

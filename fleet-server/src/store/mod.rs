@@ -13,13 +13,17 @@ mod claims;
 mod consumers;
 mod desired;
 mod devices;
+mod early;
 mod enrolment;
 mod rollouts;
+mod rollups;
+mod scan;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod totals;
 mod trust;
+mod window;
 
 pub use alerts::{
     AlertRow, Attempt, DeliveryRow, Look, NewAlert, SilenceRow, TrackKey, WebhookRow,
@@ -35,14 +39,15 @@ pub use claims::{ClaimRow, NewClaim};
 pub use consumers::{ConsumerCertificate, ConsumerRow};
 pub use desired::DesiredChange;
 pub use devices::{DeviceFilter, DeviceRow};
+pub use early::{NewWindows, SPAN_WINDOWS_MAX, SpanEnd, SpanQuery, SpanSum, StageKey};
 pub use enrolment::{EnrolmentOutcome, NewDevice};
 pub use rollouts::{PlanApplication, RolloutDeviceRow, RolloutRow, VerdictRow};
-pub use telemetry::{
-    IncomingSegment, PeriodQuery, PeriodSum, ReceivedWindow, StoredRecord, WINDOW_ROWS_MAX,
-    WindowMark, WindowQuery,
-};
+pub use rollups::{Arrival, Kept, RollupRight, WindowGroup};
+pub use scan::{WindowQuery, WindowScan};
+pub use telemetry::{IncomingSegment, PeriodQuery, PeriodSum, StoredRecord, WINDOW_ROWS_MAX};
 pub use totals::VersionTotals;
 pub use trust::ReportedVersions;
+pub use window::ReceivedWindow;
 
 use dunlin_protocol::id::Digest;
 use sqlx::sqlite::{
@@ -56,6 +61,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::RwLock;
 
 /// Rows in one multi-row statement; SQLite takes at most 32 766 bound values.
 const ROWS_IN_STATEMENT: usize = 1000;
@@ -110,6 +116,8 @@ pub struct Store {
     writer: SqlitePool,
     reader: SqlitePool,
     epoch: Arc<AtomicU64>,
+    /// Read while windows are read page by page, written while they are added up.
+    scans: Arc<RwLock<()>>,
 }
 
 impl Store {
@@ -154,6 +162,7 @@ impl Store {
             writer,
             reader,
             epoch: Arc::new(AtomicU64::new(epoch)),
+            scans: Arc::default(),
         })
     }
 

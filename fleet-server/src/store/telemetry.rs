@@ -1,20 +1,19 @@
 //! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
 
+use super::scan::{WindowQuery, WindowScan};
+use super::window::{self, ReceivedWindow};
 use super::{
     ROWS_IN_STATEMENT, Result, Store, StoreError, from_json, int, parsed, to_json, totals,
 };
 use crate::drift::plausible;
 use dunlin_protocol::id::{BootId, DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
-use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Most windows one query gives.
 pub const WINDOW_ROWS_MAX: u32 = 200_000;
-/// How much longer a segment's number is remembered than its rows, in milliseconds (90 days).
-const MEMORY_MS: i64 = 90 * 24 * 3_600_000;
-
 /// A segment as it arrived.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IncomingSegment {
@@ -52,52 +51,6 @@ pub struct PeriodSum {
     pub confidence_sum_micro: u64,
     /// Answers by class.
     pub outputs: Vec<u64>,
-}
-
-/// Which windows to give.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WindowQuery {
-    /// Their family.
-    pub family: Family,
-    /// Their version; `None`: every one.
-    pub version: Option<u64>,
-    /// Only of these devices.
-    pub devices: Option<BTreeSet<DeviceId>>,
-    /// Windows that begin at or after this, in milliseconds since 1970.
-    pub since_ms: Option<i64>,
-    /// Windows that end at or before this, in milliseconds since 1970.
-    pub until_ms: Option<i64>,
-}
-
-/// A place in the order of version, start and arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowMark {
-    version: i64,
-    start_ms: i64,
-    id: i64,
-}
-
-impl WindowMark {
-    /// Before the first window of a version.
-    #[must_use]
-    pub fn before(version: u64) -> Self {
-        Self {
-            version: int(version),
-            start_ms: i64::MIN,
-            id: i64::MIN,
-        }
-    }
-}
-
-/// A stored window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceivedWindow {
-    /// Who sent it.
-    pub device: DeviceId,
-    /// When it arrived, in milliseconds since 1970.
-    pub received_ms: i64,
-    /// The window.
-    pub window: Window,
 }
 
 /// A record that is no window.
@@ -159,8 +112,8 @@ impl Store {
         let mut tx = self.reader.begin().await?;
         let mut sums = Vec::with_capacity(queries.len());
         for query in queries {
-            let rows = sqlx::query_scalar::<_, String>(
-                "SELECT window FROM windows
+            let rows = sqlx::query(
+                "SELECT * FROM windows
                  WHERE device = ? AND bundle = ? AND start_ms >= ? AND end_ms <= ? AND family = ?",
             )
             .bind(query.device.as_str())
@@ -171,8 +124,8 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
             let mut sum = PeriodSum::default();
-            for text in &rows {
-                sum.add(&from_json("window", text)?);
+            for row in &rows {
+                sum.add(&window::received(row)?);
             }
             sums.push(sum);
         }
@@ -184,69 +137,20 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn windows(&self, query: &WindowQuery) -> Result<Vec<(DeviceId, Window)>> {
-        let (received, _) = self.window_page(query, None, WINDOW_ROWS_MAX).await?;
+        let mut scan = self.scan_windows(query.clone()).await;
+        let received = scan.page(WINDOW_ROWS_MAX).await?;
         Ok(received.into_iter().map(|r| (r.device, r.window)).collect())
     }
 
-    /// The first windows behind a mark, by version and start, at most `limit`; and the mark behind them.
-    /// None are left when there are fewer.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn window_page(
-        &self,
-        query: &WindowQuery,
-        after: Option<WindowMark>,
-        limit: u32,
-    ) -> Result<(Vec<ReceivedWindow>, Option<WindowMark>)> {
-        let mut sql = QueryBuilder::<Sqlite>::new(
-            "SELECT id, device, version, start_ms, received_ms, window FROM windows WHERE family = ",
-        );
-        sql.push_bind(query.family.as_str());
-        if let Some(version) = query.version {
-            sql.push(" AND version = ").push_bind(int(version));
+    /// The windows of a query, page by page. While it is held, none are added up by the hour or the day, so
+    /// that each counts once.
+    pub async fn scan_windows(&self, query: WindowQuery) -> WindowScan {
+        WindowScan {
+            reader: self.reader.clone(),
+            query,
+            after: None,
+            _held: Arc::clone(&self.scans).read_owned().await,
         }
-        if let Some(devices) = &query.devices {
-            let ids: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();
-            sql.push(" AND device IN (SELECT value FROM json_each(")
-                .push_bind(to_json("device ids", &ids)?)
-                .push("))");
-        }
-        if let Some(since_ms) = query.since_ms {
-            sql.push(" AND start_ms >= ").push_bind(since_ms);
-        }
-        if let Some(until_ms) = query.until_ms {
-            sql.push(" AND end_ms <= ").push_bind(until_ms);
-        }
-        if let Some(mark) = after {
-            sql.push(" AND (version, start_ms, id) > (")
-                .push_bind(mark.version)
-                .push(", ")
-                .push_bind(mark.start_ms)
-                .push(", ")
-                .push_bind(mark.id)
-                .push(")");
-        }
-        sql.push(" ORDER BY version, start_ms, id LIMIT ")
-            .push_bind(limit);
-        let rows = sql.build().fetch_all(&self.reader).await?;
-        let mark = |row: &SqliteRow| -> Result<WindowMark> {
-            Ok(WindowMark {
-                version: row.try_get("version")?,
-                start_ms: row.try_get("start_ms")?,
-                id: row.try_get("id")?,
-            })
-        };
-        let last = rows.last().map(mark).transpose()?;
-        let window = |row: &SqliteRow| {
-            Ok(ReceivedWindow {
-                device: parsed("device id", row.try_get("device")?)?,
-                received_ms: row.try_get("received_ms")?,
-                window: from_json("window", row.try_get("window")?)?,
-            })
-        };
-        let windows = rows.iter().map(window).collect::<Result<_>>()?;
-        Ok((windows, last))
     }
 
     /// A device's newest events and gaps, the newest first.
@@ -351,35 +255,13 @@ impl Store {
             })
             .collect()
     }
-
-    /// Deletes rows received before a moment; segment numbers are remembered 90 days longer.
-    /// Gives the number of rows deleted.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn prune(&self, older_than_ms: i64) -> Result<u64> {
-        let mut tx = self.begin().await?;
-        let mut deleted = 0;
-        for (sql, bound_ms) in [
-            ("DELETE FROM windows WHERE received_ms < ?", older_than_ms),
-            ("DELETE FROM records WHERE received_ms < ?", older_than_ms),
-            (
-                "DELETE FROM segments WHERE received_ms < ?",
-                older_than_ms.saturating_sub(MEMORY_MS),
-            ),
-        ] {
-            let done = sqlx::query(sql).bind(bound_ms).execute(&mut *tx).await?;
-            deleted += done.rows_affected();
-        }
-        tx.commit().await?;
-        Ok(deleted)
-    }
 }
 
 impl PeriodSum {
     /// A window that no honest device sends counts as none.
-    fn add(&mut self, window: &Window) {
-        if plausible::numbers(window).is_err() {
+    pub(super) fn add(&mut self, received: &ReceivedWindow) {
+        let window = &received.window;
+        if received.soundness.is_none() && plausible::numbers(window).is_err() {
             return;
         }
         self.inferences = self.inferences.saturating_add(window.inferences);
@@ -445,7 +327,7 @@ async fn write_windows(
     let mut rows = Vec::new();
     for (incoming, record) in records(batch) {
         if let Body::Window(window) = &record.body {
-            rows.push((incoming, window, to_json("window", window)?));
+            rows.push((incoming, window, window::encode(window)));
         }
     }
     for chunk in rows.chunks(ROWS_IN_STATEMENT) {
@@ -453,7 +335,7 @@ async fn write_windows(
             "INSERT INTO windows
                (device, bundle, family, version, start_ms, end_ms, received_ms, window) ",
         );
-        sql.push_values(chunk, |mut tuple, (incoming, window, json)| {
+        sql.push_values(chunk, |mut tuple, (incoming, window, counts)| {
             tuple
                 .push_bind(incoming.device.as_str())
                 .push_bind(&window.bundle.0[..])
@@ -462,7 +344,7 @@ async fn write_windows(
                 .push_bind(window.start_ms)
                 .push_bind(window.end_ms)
                 .push_bind(incoming.received_ms)
-                .push_bind(json);
+                .push_bind(counts.as_slice());
         });
         sql.build().execute(&mut **tx).await?;
     }

@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod certificates;
+mod early;
 mod families;
 mod pages;
+mod rollups;
 
 use super::*;
 use dunlin_protocol::command::{Desired, DesiredBundle};
@@ -457,12 +459,19 @@ async fn gaps_events_and_pruning() {
     assert_eq!(gaps.len(), 2500);
     let events = store.events(&id("a"), 1).await.unwrap();
     assert_eq!(events[0].record.body, Body::Event(event));
-    assert_eq!(store.prune(101).await.unwrap(), 2);
+    assert_eq!(store.prune(kept(101)).await.unwrap(), 2);
     let numbers = store
         .segment_numbers(&id("a"), &BootId([7; 16]))
         .await
         .unwrap();
     assert_eq!(numbers.len(), 2, "numbers outlive rows");
+}
+
+fn kept(since_ms: i64) -> Kept {
+    Kept {
+        records_since_ms: since_ms,
+        windows_since_ms: since_ms,
+    }
 }
 
 fn rollout(name: &str) -> RolloutRow {

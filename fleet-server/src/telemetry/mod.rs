@@ -1,3 +1,4 @@
 //! Telemetry: from the broker into the store, acknowledged once it is on disk.
 
 pub mod ingest;
+pub mod retention;

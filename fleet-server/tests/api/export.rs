@@ -11,7 +11,7 @@ use parquet::record::RowAccessor as _;
 use serde_json::{Value, json};
 
 /// 1 March 2026, in milliseconds since 1970.
-const START_MS: i64 = 1_772_323_200_000;
+pub(crate) const START_MS: i64 = 1_772_323_200_000;
 
 fn profile() -> Vec<u8> {
     let output = json!({"edges": [0.0, 0.5, 1.0], "counts": [200, 800]});
@@ -97,7 +97,7 @@ pub(crate) fn segment(device: &str, number: u64, windows: Vec<Window>) -> Incomi
 
 /// Windows of two devices: sound ones, a stuck sensor's, one that no honest device sends, one of
 /// another profile.
-async fn filled() -> (Fleet, Bundle) {
+pub(crate) async fn filled() -> (Fleet, Bundle) {
     let (fleet, bundle) = published().await;
     let sound = |minute| window(&bundle, minute, spread());
     let stuck = Histogram {
@@ -125,7 +125,7 @@ async fn filled() -> (Fleet, Bundle) {
     (fleet, bundle)
 }
 
-fn file(answer: &Answer) -> SerializedFileReader<bytes::Bytes> {
+pub(crate) fn file(answer: &Answer) -> SerializedFileReader<bytes::Bytes> {
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.bytes);
     assert_eq!(
         answer.headers["content-type"],
@@ -134,19 +134,19 @@ fn file(answer: &Answer) -> SerializedFileReader<bytes::Bytes> {
     SerializedFileReader::new(answer.bytes.clone()).unwrap()
 }
 
-fn rows(file: &SerializedFileReader<bytes::Bytes>) -> Vec<parquet::record::Row> {
+pub(crate) fn rows(file: &SerializedFileReader<bytes::Bytes>) -> Vec<parquet::record::Row> {
     file.get_row_iter(None)
         .unwrap()
         .map(Result::unwrap)
         .collect()
 }
 
-fn at(row: &parquet::record::Row, name: &str) -> usize {
+pub(crate) fn at(row: &parquet::record::Row, name: &str) -> usize {
     let mut columns = row.get_column_iter();
     columns.position(|(column, _)| column == name).unwrap()
 }
 
-async fn drift(fleet: &Fleet) -> Value {
+pub(crate) async fn drift(fleet: &Fleet) -> Value {
     let answer = fleet.get("/api/v1/drift?family=digits").await.json();
     answer["drift"][0].clone()
 }

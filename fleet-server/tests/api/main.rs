@@ -9,6 +9,7 @@ mod export;
 mod fixture;
 mod metrics;
 mod program;
+mod retention;
 mod rollouts;
 mod trust;
 

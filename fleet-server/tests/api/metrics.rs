@@ -3,7 +3,7 @@
 use super::export::{published, spread, window};
 use super::fixture::{Answer, Fleet, send};
 use dunlin_protocol::telemetry::Window;
-use dunlin_server::store::IncomingSegment;
+use dunlin_server::store::{IncomingSegment, Kept};
 use http::{Request, StatusCode, header};
 
 const PROTOBUF: &str =
@@ -59,7 +59,11 @@ async fn counters_of_a_version_never_fall_and_count_a_window_once() {
     assert_eq!(line(&fleet, inferences).await.as_deref(), Some("120"));
     assert_eq!(line(&fleet, count).await.as_deref(), Some("120"));
     // Everything is old, but not the segments' numbers.
-    assert!(store.prune(i64::MAX).await.unwrap() > 0);
+    let kept = Kept {
+        records_since_ms: i64::MAX,
+        windows_since_ms: i64::MAX,
+    };
+    assert!(store.prune(kept).await.unwrap() > 0);
     assert_eq!(line(&fleet, inferences).await.as_deref(), Some("120"));
     let nobody = "dunlin_inferences_total{family=\"digits\",version=\"99\"}";
     assert_eq!(line(&fleet, nobody).await, None);

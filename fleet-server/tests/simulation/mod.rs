@@ -3,9 +3,11 @@
 //! function is used, so that the same seed gives the same run on every machine.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use dunlin_server::drift::early::{self, EarlyInput};
 use dunlin_server::drift::gate::{DeviceSample, GateInput, Period};
 use dunlin_server::rollout::draw;
 use dunlin_server::rollout::model::{Action, DeviceObservation, DeviceState, Plan, RolloutState};
+use dunlin_server::rollout::pairs::{self, Entry};
 use dunlin_server::rollout::plan::{PlanInput, plan};
 use dunlin_server::rollout::policy::Policy;
 use dunlin_server::rollout::report::{GateRequest, Report};
@@ -64,6 +66,8 @@ pub(crate) struct World {
     /// Devices that are off from the start.
     pub(crate) offline: Vec<String>,
     version: Version,
+    /// What members of pairs have shown, by stage.
+    entries: BTreeMap<usize, Vec<Entry>>,
     random: SplitMix64,
     behaviours: BTreeMap<String, Behaviour>,
     before: BTreeMap<String, Period>,
@@ -131,6 +135,7 @@ impl World {
             reports: Vec::new(),
             offline: Vec::new(),
             version,
+            entries: BTreeMap::new(),
             random,
             behaviours,
             before,
@@ -154,10 +159,11 @@ impl World {
     }
 
     fn tick(&mut self) -> bool {
-        let (mut decided, mut report) = self.ask(None);
+        let early = self.early();
+        let (mut decided, mut report) = self.ask(None, early.as_ref());
         if let Some(request) = report.gate_request.clone() {
             let input = self.telemetry(&request);
-            (decided, report) = self.ask(Some(&input));
+            (decided, report) = self.ask(Some(&input), early.as_ref());
             self.gates.push(input);
         }
         for action in &decided.actions {
@@ -171,7 +177,7 @@ impl World {
         acted
     }
 
-    fn ask(&self, gate: Option<&GateInput>) -> (Plan, Report) {
+    fn ask(&self, gate: Option<&GateInput>, early: Option<&EarlyInput>) -> (Plan, Report) {
         let Self {
             policy,
             state,
@@ -185,6 +191,7 @@ impl World {
             fleet,
             joined: &[],
             gate,
+            early,
             listening_since_ms: Some(T0_MS),
             now_ms: *now_ms,
         })
@@ -246,6 +253,40 @@ impl World {
             };
             (device.state, device.state_since_ms) = (next, self.now_ms);
         }
+    }
+
+    /// What the stage's pairs have shown: each device at its own pace, some seconds after the
+    /// canary's success.
+    fn early(&mut self) -> Option<EarlyInput> {
+        let gate = self.policy.gate.clone()?;
+        let (RolloutState::Running { stage } | RolloutState::Paused { stage, .. }) = self.state
+        else {
+            return None;
+        };
+        let fleet = self.fleet.clone();
+        let pairs = pairs::of_stage(&fleet, stage);
+        let entries = self.entries.entry(stage).or_default();
+        if early::applies(&gate, pairs.len() as u64) {
+            let open = pairs::open(&pairs, entries);
+            let due = open.into_iter().enumerate().filter(|(at, member)| {
+                self.now_ms - member.from_ms >= 2000 + (*at as i64 % 5) * TICK_MS
+            });
+            for (_, member) in due {
+                let version = if member.is_canary {
+                    self.version
+                } else {
+                    Version::Alike
+                };
+                let behaviour = &self.behaviours[member.device];
+                let after = behaviour.period(&mut self.random, 0.0, version);
+                let before = &self.before[member.device];
+                entries.push(Entry {
+                    device: member.device.to_owned(),
+                    change_nano: early::member_change(before, &after, gate.min_inferences),
+                });
+            }
+        }
+        Some(pairs::input(&pairs, entries)).filter(|input| input.drawn > 0)
     }
 
     /// What the devices did since the stage's last success; the hour is the same for all.

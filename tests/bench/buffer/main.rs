@@ -5,7 +5,7 @@
 //! `memory FOLDER`: what an open buffer adds to a process; `fill FOLDER BYTES` and `open FOLDER`: time to
 //! open a full one; `all PROGRAM FOLDER`: each of these in a process of its own, as Markdown.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use dunlin_agent::telemetry::{Limits, OpenReport, TelemetryHandle};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::Digest;
@@ -14,7 +14,7 @@ use dunlin_protocol::telemetry::{Body, Event, LogLine, Record, Scalar, Window};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Records of a second, at a device's pace: what one chatty application makes.
 const LOGS_A_SECOND: u64 = 12;
@@ -135,7 +135,11 @@ impl Noise {
     }
 
     fn second(&mut self, number: u64) -> Vec<Record> {
-        let time_ms = 1_780_000_000_000 + i64::try_from(number * 1000).unwrap_or_default();
+        // Of now, so that none is too old to be kept.
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let time_ms = i64::try_from(since.as_millis()).unwrap_or_default();
         let mut bodies = vec![self.metrics()];
         bodies.extend((0..EVENTS_A_SECOND).map(|_| self.event()));
         bodies.extend((0..LOGS_A_SECOND).map(|_| self.log()));
@@ -222,6 +226,10 @@ async fn wear(folder: &Path, seconds: u64) -> anyhow::Result<()> {
         }
         buffer.flush().await?;
         let written = written_bytes(&folder)? - before;
+        ensure!(
+            buffer.stats().await.evicted_records == 0,
+            "records were dropped"
+        );
         buffer.close().await;
         println!(
             "| {} | {records} | {:.1} | {:.1} | **{:.2}** |",
@@ -256,6 +264,10 @@ async fn flood(folder: &Path, most: u64) -> anyhow::Result<()> {
     buffer.flush().await?;
     let took = began.elapsed();
     let written = written_bytes(folder)? - before;
+    ensure!(
+        buffer.stats().await.evicted_records == 0,
+        "records were dropped"
+    );
     println!(
         "| as fast as they are taken ({:.0} records/s, {:.1} MB/s) | {} | {:.1} | {:.1} | **{:.2}** |",
         count as f64 / took.as_secs_f64(),

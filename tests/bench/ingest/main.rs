@@ -97,7 +97,8 @@ fn broker(dir: &Path, pki: &Path, acl: &Path, port: u16) -> anyhow::Result<Mosqu
         "per_listener_settings false\nallow_anonymous false\nacl_file {acl}\nlog_dest file {log}\nuser root\n\
          listener {port} 127.0.0.1\ncafile {pki}/ca.pem\ncertfile {pki}/server.pem\nkeyfile {pki}/server.key\n\
          require_certificate true\nuse_identity_as_username true\nuse_username_as_clientid true\n\
-         max_packet_size 2097152\nmax_inflight_messages 256\nmax_queued_messages 0\nset_tcp_nodelay true\n",
+         max_packet_size 2097152\nmax_inflight_messages 256\nmax_queued_messages 0\nset_tcp_nodelay true\n\
+         log_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\n",
         log = log.display(),
     );
     Mosquitto::start_with(dir, &text, port)
@@ -246,12 +247,13 @@ impl Bench {
     /// Waits until the broker has a subscription, by its log.
     async fn subscribed(&self) -> anyhow::Result<()> {
         let log = self.dir.join("mosquitto.log");
-        let count = |text: &str| text.matches("as dunlin-server").count();
+        let is_one = |line: &&str| line.contains(" dunlin-server 1 ") && line.ends_with("/metrics");
+        let count = |text: &str| text.lines().filter(is_one).count();
         let deadline = Instant::now() + Duration::from_secs(20);
         let before = self.boots;
         loop {
             let text = std::fs::read_to_string(&log)?;
-            // One connection for each round so far, and the set-up's.
+            // One for each round so far, and the set-up's.
             if count(&text) > usize::from(before) {
                 return Ok(());
             }

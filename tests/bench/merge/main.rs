@@ -157,9 +157,6 @@ fn window(at: usize, reference: &Reference, random: &mut u64) -> anyhow::Result<
         segment: None,
         refused: 0,
     };
-    Ok(ReceivedWindow {
-        device: format!("dev-{:04}", at % 500).parse()?,
-        received_ms: start_ms + 120_000,
-        window,
-    })
+    let device = format!("dev-{:04}", at % 500).parse()?;
+    Ok(ReceivedWindow::single(device, start_ms + 120_000, window))
 }

@@ -18,6 +18,9 @@ const CONSTANT_MIN: u64 = 30;
 /// ln 10⁻⁹: how unlikely it must be that the reference gave all values of a window in one bin.
 const CONSTANT_LN: f64 = -20.7;
 
+/// Histograms of outputs, which come before those of features.
+pub(crate) const OUTPUTS: usize = 2;
+
 const UNDECLARED: &str = "a segment that the reference profile does not name";
 const OTHER_BUNDLE: &str = "computed by another bundle of this version";
 const MISFIT: &str = "other bins than the reference profile's";
@@ -68,8 +71,8 @@ pub(super) struct Column {
 }
 
 /// What a window's histogram is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Soundness {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Soundness {
     /// Counts.
     Sound,
     /// One value in twenty or more is NaN, infinite or missing.
@@ -105,11 +108,14 @@ pub(crate) fn judge<'a>(
     let profile = reference
         .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
         .map(|r| &r.profile);
-    let checked = plausible::numbers(window)
-        .and_then(|()| plausible::clock(window, received.received_ms))
-        .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
-    if let Err(why) = checked {
-        return Judged::Refused(why.to_string());
+    // What was added up was judged before.
+    if received.soundness.is_none() {
+        let checked = plausible::numbers(window)
+            .and_then(|()| plausible::clock(window, received.received_ms))
+            .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
+        if let Err(why) = checked {
+            return Judged::Refused(why.to_string());
+        }
     }
     // Without a profile nobody says which there may be.
     let declared = reference.and_then(|r| r.profile.segments.as_ref());
@@ -182,11 +188,9 @@ impl Pool {
         if !self.devices.contains(&received.device) {
             self.devices.insert(received.device.clone());
         }
-        self.add_sums(&received.window);
+        self.add_sums(received);
         match judged {
-            Judged::Scored(profile) => {
-                self.add_counts(&received.device, &received.window, profile);
-            }
+            Judged::Scored(profile) => self.add_counts(received, profile),
             Judged::Unscored(why) => self.leave_out(why),
             Judged::Refused(_) | Judged::Unreferenced => {}
         }
@@ -196,8 +200,9 @@ impl Pool {
         *self.left_out.entry(why.to_owned()).or_default() += 1;
     }
 
-    fn add_sums(&mut self, window: &Window) {
-        self.windows += 1;
+    fn add_sums(&mut self, received: &ReceivedWindow) {
+        let window = &received.window;
+        self.windows = self.windows.saturating_add(received.parts);
         let from_ms = self.from_ms.unwrap_or(window.start_ms);
         self.from_ms = Some(from_ms.min(window.start_ms));
         self.until_ms = self.until_ms.max(Some(window.end_ms));
@@ -211,19 +216,25 @@ impl Pool {
         }
     }
 
-    fn add_counts(&mut self, device: &DeviceId, window: &Window, profile: &Profile) {
+    fn add_counts(&mut self, received: &ReceivedWindow, profile: &Profile) {
+        let window = &received.window;
         let sum = self.scored.get_or_insert_with(|| Scored::empty(profile));
         add(&mut sum.outputs, &window.outputs);
+        let known = received.soundness.as_deref();
+        let known = |at: usize| known.and_then(|known| known.get(at).copied());
         let outputs = [
             (&mut sum.confidence, &window.confidence),
             (&mut sum.entropy, &window.entropy),
         ];
-        for (column, new) in outputs {
-            column.add(device, new, of_output(new));
+        for (at, (column, new)) in outputs.into_iter().enumerate() {
+            let soundness = known(at).unwrap_or_else(|| of_output(new));
+            column.add(received, new, soundness);
         }
         let references = profile.features.iter().zip(&window.features);
-        for (column, (reference, new)) in sum.features.iter_mut().zip(references) {
-            column.add(device, new, of_input(&reference.counts, new));
+        let columns = sum.features.iter_mut().zip(references);
+        for (at, (column, (reference, new))) in columns.enumerate() {
+            let soundness = known(OUTPUTS + at).unwrap_or_else(|| of_input(&reference.counts, new));
+            column.add(received, new, soundness);
         }
         if let (Some(sum), Some(new)) = (&mut sum.expected, &window.expected_confusion_nano) {
             // Cells that are none were refused with their window.
@@ -265,7 +276,7 @@ impl Column {
         }
     }
 
-    fn add(&mut self, device: &DeviceId, new: &Histogram, soundness: Soundness) {
+    fn add(&mut self, received: &ReceivedWindow, new: &Histogram, soundness: Soundness) {
         self.unusable = self.unusable.saturating_add(unusable(new));
         match soundness {
             Soundness::Sound => {
@@ -279,12 +290,12 @@ impl Column {
                 }
                 return;
             }
-            Soundness::Unusable => self.unusable_windows += 1,
-            Soundness::Constant => self.constant_windows += 1,
+            Soundness::Unusable => self.unusable_windows += received.parts,
+            Soundness::Constant => self.constant_windows += received.parts,
         }
         self.isolated_values = self.isolated_values.saturating_add(new.total());
-        if !self.isolated_devices.contains(device) {
-            self.isolated_devices.insert(device.clone());
+        if !self.isolated_devices.contains(&received.device) {
+            self.isolated_devices.insert(received.device.clone());
         }
     }
 }

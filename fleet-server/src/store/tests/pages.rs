@@ -1,5 +1,4 @@
 use super::*;
-use crate::store::WindowMark;
 
 #[tokio::test]
 async fn windows_come_by_the_page_each_once_and_in_order() {
@@ -19,22 +18,20 @@ async fn windows_come_by_the_page_each_once_and_in_order() {
         since_ms: None,
         until_ms: None,
     };
-    let (mut seen, mut after) = (Vec::new(), None);
+    let mut scan = store.scan_windows(query).await;
+    let mut seen = Vec::new();
     loop {
-        let (page, last) = store.window_page(&query, after, 4).await.unwrap();
+        let page = scan.page(4).await.unwrap();
         if page.is_empty() {
             break;
         }
         assert!(page.len() <= 4);
-        let key = |r: &crate::store::ReceivedWindow| {
-            (r.window.version, r.window.start_ms, r.window.inferences)
-        };
+        let key = |r: &ReceivedWindow| (r.window.version, r.window.start_ms, r.window.inferences);
         seen.extend(page.iter().map(key));
-        after = last;
     }
     assert_eq!(seen.len(), 23);
     assert!(seen.is_sorted(), "{seen:?}");
-    let second = Some(WindowMark::before(2));
-    let (page, _) = store.window_page(&query, second, 100).await.unwrap();
+    scan.skip_to(2);
+    let page = scan.page(100).await.unwrap();
     assert!(page.len() == 11 && page.iter().all(|r| r.window.version == 2));
 }

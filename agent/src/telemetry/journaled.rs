@@ -1,0 +1,247 @@
+//! The store with its journal before it: small changes are durable in the journal and kept in memory until
+//! it is full, and only what the server has not acknowledged by then goes into sled. Large changes go into
+//! sled at once: they would be written twice.
+//!
+//! A change is in the journal before it is in sled, and the journal is reset after sled is synced. At a start
+//! the journal's changes are made again, which is the same as once. An acknowledgement that a loss of power
+//! undoes costs a message that the server knows already. Without a journal (no room for the file) all goes
+//! into sled.
+
+use super::buffer::{Folder, SledStore};
+use super::journal::{Change, JOURNAL_BYTES, Journal};
+use super::segment::{Meta, Sealed};
+use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats};
+use dunlin_protocol::id::BootId;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Changes with more bytes of entries go into sled at once.
+const DIRECT_BYTES: usize = 64 * 1024;
+/// Most bytes put into sled in one batch.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Segments in journal and sled.
+pub struct JournaledStore {
+    dir: PathBuf,
+    store: SledStore,
+    journal: Option<Journal>,
+    /// What the journal holds and sled does not.
+    young: BTreeMap<u64, Sealed>,
+    /// Whether sled has segments that are durable nowhere.
+    is_dirty: bool,
+    /// Whether sled has deletions that only the journal makes durable.
+    is_behind: bool,
+}
+
+impl std::fmt::Debug for JournaledStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JournaledStore")
+            .field("dir", &self.dir)
+            .field("young", &self.young.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl JournaledStore {
+    /// Makes a new, empty store, durable on return.
+    ///
+    /// # Errors
+    /// The medium refuses.
+    pub fn create(folder: &Folder, boot: BootId) -> Result<Self, StoreError> {
+        let base = SledStore::create(folder, boot)?;
+        Ok(Self::with(folder, base, boot)?.0)
+    }
+
+    /// Opens the store and reads the heads of all its segments.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it is not a whole store of this boot; set it aside then.
+    /// [`StoreError::Medium`] when the disk is full, for example.
+    pub fn open(folder: &Folder, boot: BootId) -> Result<(Self, Vec<(u64, Meta)>), StoreError> {
+        let (base, heads) = SledStore::open(folder, boot)?;
+        let (store, changes) = Self::with(folder, base, boot)?;
+        let mut heads: BTreeMap<u64, Meta> = heads.into_iter().collect();
+        for change in &changes {
+            for number in &change.deletes {
+                heads.remove(number);
+            }
+            heads.extend(
+                change
+                    .puts
+                    .iter()
+                    .map(|sealed| (sealed.number, sealed.meta)),
+            );
+        }
+        Ok((store, heads.into_iter().collect()))
+    }
+
+    fn with(
+        folder: &Folder,
+        base: SledStore,
+        boot: BootId,
+    ) -> Result<(Self, Vec<Change>), StoreError> {
+        let opened = Journal::open(folder.dir(), boot);
+        let opened = opened.map_err(|e| failed(folder.dir(), "reading", &e))?;
+        let (journal, changes) = opened.unzip();
+        let changes = changes.unwrap_or_default();
+        let mut store = Self {
+            dir: folder.dir().to_owned(),
+            store: base,
+            journal,
+            young: BTreeMap::new(),
+            is_dirty: false,
+            is_behind: false,
+        };
+        for change in &changes {
+            store.apply(&change.puts, &change.deletes)?;
+        }
+        Ok((store, changes))
+    }
+
+    /// Does in memory and sled what the journal has.
+    fn apply(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError> {
+        let in_store = self.remove_young(deletes);
+        for some in in_store.chunks(BATCH_MAX) {
+            self.store.append(&[], some)?;
+            self.is_behind = true;
+        }
+        self.young
+            .extend(puts.iter().map(|sealed| (sealed.number, sealed.clone())));
+        Ok(())
+    }
+
+    /// Removes what is young; the others.
+    fn remove_young(&mut self, numbers: &[u64]) -> Vec<u64> {
+        let mut others = numbers.to_vec();
+        others.retain(|number| self.young.remove(number).is_none());
+        others
+    }
+
+    /// Moves what is young into sled, and begins the journal anew.
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let young: Vec<Sealed> = self.young.values().cloned().collect();
+        for some in batches(&young) {
+            self.store.append(some, &[])?;
+        }
+        if self.is_dirty || self.is_behind || !young.is_empty() {
+            self.store.sync()?;
+        }
+        (self.is_dirty, self.is_behind) = (false, false);
+        self.young.clear();
+        let reset = self.journal.as_mut().map_or(Ok(()), Journal::reset);
+        reset.map_err(|e| failed(&self.dir, "beginning anew", &e))
+    }
+
+    fn sync_journal(&mut self) -> Result<(), StoreError> {
+        let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
+        synced.map_err(|e| failed(&self.dir, "syncing", &e))
+    }
+}
+
+fn failed(dir: &Path, what: &'static str, error: &io::Error) -> StoreError {
+    StoreError::Medium {
+        path: dir.join("journal"),
+        what,
+        problem: error.to_string(),
+    }
+}
+
+/// In pieces that sled takes.
+fn batches(young: &[Sealed]) -> impl Iterator<Item = &[Sealed]> {
+    let mut rest = young;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let count = rest.iter().take(BATCH_MAX).take_while(|sealed| {
+            let is_first = bytes == 0;
+            bytes += sealed.entry.len();
+            is_first || bytes <= BATCH_BYTES_MAX
+        });
+        let (some, others) = rest.split_at(count.count());
+        rest = others;
+        (!some.is_empty()).then_some(some)
+    })
+}
+
+impl SegmentStore for JournaledStore {
+    fn append(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError> {
+        debug_assert!(puts.len() + deletes.len() <= BATCH_MAX);
+        let bytes: usize = puts.iter().map(|sealed| sealed.entry.len()).sum();
+        let is_large = bytes > DIRECT_BYTES && deletes.is_empty();
+        if is_large || self.journal.is_none() {
+            self.store.append(puts, deletes)?;
+            self.is_dirty = true;
+            return Ok(());
+        }
+        let has_room = |journal: &Journal| journal.has_room(puts, deletes);
+        if !self.journal.as_ref().is_some_and(has_room) {
+            self.checkpoint()?;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.record(puts, deletes);
+        }
+        // sled may make a deletion durable at any time: the gap that tells of it must be so before.
+        if deletes
+            .iter()
+            .any(|number| !self.young.contains_key(number))
+        {
+            self.sync_journal()?;
+        }
+        self.apply(puts, deletes)
+    }
+
+    fn peek(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.young.get(&number) {
+            Some(sealed) => Ok(Some(sealed.entry.clone())),
+            None => self.store.peek(number),
+        }
+    }
+
+    fn ack(&mut self, segments: &[u64]) -> Result<(), StoreError> {
+        let in_store = self.remove_young(segments);
+        for some in segments.chunks(BATCH_MAX) {
+            // Without room for it, it is not worth a checkpoint.
+            if let Some(journal) = &mut self.journal
+                && journal.has_room(&[], some)
+            {
+                journal.record(&[], some);
+            }
+        }
+        for some in in_store.chunks(BATCH_MAX) {
+            self.store.append(&[], some)?;
+        }
+        Ok(())
+    }
+
+    fn stats(&mut self) -> Result<StoreStats, StoreError> {
+        let base = self.store.stats()?;
+        let journal_bytes = match &self.journal {
+            Some(_) => JOURNAL_BYTES as u64,
+            None => 0,
+        };
+        Ok(StoreStats {
+            segments: base.segments + self.young.len(),
+            disk_bytes: base.disk_bytes + journal_bytes,
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.sync_journal()?;
+        if self.is_dirty {
+            self.store.sync()?;
+            self.is_dirty = false;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<(), StoreError> {
+        self.sync_journal()?;
+        self.store.compact()?;
+        (self.is_dirty, self.is_behind) = (false, false);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

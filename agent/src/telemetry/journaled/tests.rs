@@ -1,0 +1,193 @@
+use super::*;
+use crate::telemetry::segment::{Kind, Prepared, tests::log};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const BOOT: BootId = BootId([3; 16]);
+
+/// Of about so many bytes, also when compressed.
+fn sealed(number: u64, length: usize) -> Sealed {
+    let block = |at: usize| {
+        let text = format!("{number}-{at}");
+        dunlin_protocol::id::Digest::of(text.as_bytes()).to_string()
+    };
+    let text: String = (0..=length / 32).map(block).collect();
+    let record = Prepared::new(&log(&text)).unwrap();
+    Sealed::new(number, Kind::Log, &[record]).unwrap()
+}
+
+fn numbers(heads: &[(u64, Meta)]) -> BTreeSet<u64> {
+    heads.iter().map(|(number, _)| *number).collect()
+}
+
+#[test]
+fn small_changes_stay_out_of_sled_until_the_journal_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::take(dir.path()).unwrap();
+    let mut store = JournaledStore::create(&folder, BOOT).unwrap();
+    let mut number = 0;
+    while store.young.len() as u64 == number {
+        number += 1;
+        store.append(&[sealed(number, 200)], &[]).unwrap();
+        store.sync().unwrap();
+    }
+    assert_eq!(number as usize, JOURNAL_BYTES / 4096 + 1);
+    assert_eq!(store.store.stats().unwrap().segments as u64, number - 1);
+    assert_eq!(store.stats().unwrap().segments as u64, number);
+    // What is acknowledged meanwhile is never written to sled.
+    for n in 0..2 * JOURNAL_BYTES as u64 / 4096 {
+        let n = 1000 + n;
+        store.append(&[sealed(n, 200)], &[]).unwrap();
+        store.sync().unwrap();
+        store.ack(&[n]).unwrap();
+    }
+    assert_eq!(store.store.stats().unwrap().segments as u64, number);
+    for n in [1, number] {
+        assert_eq!(store.peek(n).unwrap().unwrap(), sealed(n, 200).entry);
+    }
+    store.sync().unwrap();
+    drop(store);
+    let (store, heads) = JournaledStore::open(&folder, BOOT).unwrap();
+    assert_eq!(numbers(&heads), (1..=number).collect());
+    drop(store);
+}
+
+#[test]
+fn without_room_for_a_journal_it_works_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("journal")).unwrap();
+    let folder = Folder::take(dir.path()).unwrap();
+    let mut store = JournaledStore::create(&folder, BOOT).unwrap();
+    store.append(&[sealed(1, 10), sealed(2, 10)], &[]).unwrap();
+    store.append(&[sealed(3, 10)], &[1]).unwrap();
+    store.ack(&[2]).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let (store, heads) = JournaledStore::open(&folder, BOOT).unwrap();
+    assert_eq!(numbers(&heads), BTreeSet::from([3]));
+    drop(store);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(usize),
+    /// A gap for one of what is there, in the same change.
+    Evict(usize),
+    Ack(usize),
+    Sync,
+    Compact,
+    /// The process dies: what only its memory holds is gone, sled may have written more than the journal.
+    Die,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        5 => (100_usize..3000).prop_map(Step::Put),
+        1 => (66_000_usize..90_000).prop_map(Step::Put),
+        2 => (0_usize..50).prop_map(Step::Evict),
+        2 => (0_usize..50).prop_map(Step::Ack),
+        3 => Just(Step::Sync),
+        1 => Just(Step::Compact),
+        2 => Just(Step::Die),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    there: BTreeSet<u64>,
+    durable: BTreeSet<u64>,
+    acknowledged: BTreeSet<u64>,
+    /// Gap, and what it tells of.
+    evicted: Vec<(u64, u64)>,
+}
+
+impl Model {
+    fn pick(&self, at: usize) -> Option<u64> {
+        let there: Vec<u64> = self.there.iter().copied().collect();
+        there.get(at % there.len().max(1)).copied()
+    }
+
+    fn check(&self, found: &BTreeSet<u64>) -> Result<(), TestCaseError> {
+        let gone: BTreeSet<u64> = self.evicted.iter().map(|(_, gone)| *gone).collect();
+        for number in self.durable.difference(&self.acknowledged) {
+            prop_assert!(
+                gone.contains(number) || found.contains(number),
+                "{} is lost",
+                number
+            );
+        }
+        for (gap, gone) in &self.evicted {
+            let told = found.contains(gap)
+                || self.acknowledged.contains(gap)
+                || self.evicted.iter().any(|(_, other)| other == gap);
+            let durable = self.durable.contains(gone) && !self.acknowledged.contains(gone);
+            if durable {
+                prop_assert!(
+                    told != found.contains(gone) || !found.contains(gap),
+                    "{} and its gap {}",
+                    gone,
+                    gap
+                );
+                prop_assert!(told || found.contains(gone), "{} went untold", gone);
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_durable_is_lost_and_nothing_goes_untold(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::take(dir.path()).unwrap();
+        let mut store = JournaledStore::create(&folder, BOOT).unwrap();
+        let (mut model, mut next) = (Model::default(), 0);
+        for step in steps.into_iter().chain([Step::Sync, Step::Die]) {
+            match step {
+                Step::Put(length) => {
+                    next += 1;
+                    store.append(&[sealed(next, length)], &[]).unwrap();
+                    model.there.insert(next);
+                }
+                Step::Evict(at) => if let Some(number) = model.pick(at) {
+                    next += 1;
+                    store.append(&[sealed(next, 50)], &[number]).unwrap();
+                    model.there.remove(&number);
+                    model.there.insert(next);
+                    model.evicted.push((next, number));
+                },
+                Step::Ack(at) => if let Some(number) = model.pick(at) {
+                    store.ack(&[number]).unwrap();
+                    model.there.remove(&number);
+                    model.acknowledged.insert(number);
+                },
+                Step::Sync => {
+                    store.sync().unwrap();
+                    model.durable = model.there.clone();
+                }
+                Step::Compact => {
+                    store.compact().unwrap();
+                    model.durable = model.there.clone();
+                }
+                Step::Die => {
+                    drop(store);
+                    let opened = JournaledStore::open(&folder, BOOT).unwrap();
+                    store = opened.0;
+                    let found = numbers(&opened.1);
+                    model.check(&found)?;
+                    for number in &found {
+                        prop_assert!(store.peek(*number).unwrap().is_some());
+                    }
+                    // A gap that was lost with what it took has told nobody.
+                    model.evicted.retain(|(gap, gone)| found.contains(gap) || !found.contains(gone));
+                    model.acknowledged.retain(|number| !found.contains(number));
+                    model.durable = found.clone();
+                    model.there = found;
+                }
+            }
+        }
+    }
+}
