@@ -6,13 +6,15 @@
 use dunlin_agent::detect::adwin::Adwin;
 use dunlin_agent::detect::page_hinkley::PageHinkley;
 use dunlin_protocol::calibration::{Calibration, ExpectedConfusion, add_answer};
+use dunlin_protocol::distinct::{Distinct, STANDARD_ERROR, hash};
 use dunlin_protocol::sketch::{Edges, Histogram};
 use dunlin_server::drift::statistics::estimated::estimate;
 use dunlin_server::drift::statistics::multiplicity::benjamini_hochberg;
 use dunlin_server::drift::statistics::ordered::{OrderedComparison, std_of_middles};
 use dunlin_server::drift::statistics::paired::Disagreements;
+use dunlin_server::drift::statistics::range::RangeComparison;
 use dunlin_server::drift::statistics::sequential::MixtureTest;
-use dunlin_server::drift::statistics::{Comparison, Sensitivity};
+use dunlin_server::drift::statistics::{Comparison, Sensitivity, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -31,6 +33,18 @@ enum Case {
         /// Times each value is counted.
         times: u64,
         reference_std: f64,
+    },
+    Range {
+        rows: u64,
+        reference_outside: u64,
+        inside: u64,
+        outside: u64,
+        margin: f64,
+        alpha: f64,
+    },
+    Distinct {
+        /// What each device saw.
+        devices: Vec<Vec<String>>,
     },
     Together {
         p_values: Vec<f64>,
@@ -91,6 +105,34 @@ fn run(case: Case) -> Value {
                 reference_std,
             )
         }
+        Case::Range {
+            rows,
+            reference_outside,
+            inside,
+            outside,
+            margin,
+            alpha,
+        } => {
+            let current = Histogram {
+                counts: vec![inside],
+                under: outside / 3,
+                over: outside - outside / 3,
+                ..Histogram::default()
+            };
+            let reference = [rows - reference_outside];
+            let range = RangeComparison::new(&reference, rows, &current, margin);
+            let judged = range.score(alpha, None);
+            json!({
+                "p_value": judged.p_value,
+                "lower": judged.lower,
+                "allowed": judged.allowed,
+                "bound": judged.score.bound,
+                "threshold": judged.score.threshold,
+                "is_alarm": judged.score.status == Status::Alarm,
+                "chance": range.chance(alpha),
+            })
+        }
+        Case::Distinct { devices } => distinct(&devices),
         Case::Together { p_values, alpha } => {
             let found = benjamini_hochberg(&p_values, alpha);
             let discoveries = p_values.iter().filter(|p| **p <= found.level).count();
@@ -124,6 +166,21 @@ fn run(case: Case) -> Value {
         } => unlabelled(&calibration, &scores, &predicted),
         Case::Stream { values } => stream(&values),
     }
+}
+
+/// Sketches as devices send them, merged as the server merges them.
+fn distinct(devices: &[Vec<String>]) -> Value {
+    let mut merged = Distinct::default();
+    for values in devices {
+        let mut sketch = Distinct::default();
+        let hashes = values.iter().map(|value| hash(value.as_bytes()));
+        hashes.for_each(|hash| sketch.add(hash));
+        let sent = serde_json::to_string(&sketch).unwrap();
+        merged.merge(&serde_json::from_str(&sent).unwrap());
+    }
+    let estimate = merged.estimate();
+    let slack = 5.0 * STANDARD_ERROR * estimate + 3.0;
+    json!({"sketch": merged, "at_least": estimate - slack, "at_most": estimate + slack, "exact": null})
 }
 
 fn counts(reference: &[u64], current: &[u64], alpha: f64) -> Value {

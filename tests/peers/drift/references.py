@@ -4,6 +4,8 @@ A case maker yields pairs (case, expected). `expected` names numbers of Dunlin's
 to the tolerance, `Within(x, lower, upper)` must lie between two of them, `Exactly(x)` must be identical.
 """
 
+import base64
+import hashlib
 import math
 import warnings
 from collections import namedtuple
@@ -184,6 +186,72 @@ def frozen_bins(rng, count):
         yield ordered_case(edges, reference, current, times), expected
 
 
+def ranges(rng, count):
+    """Values out of range: SciPy's beta-binomial and binomial tails, and its Clopper–Pearson limit."""
+    for _ in range(count):
+        rows, size = int(rng.integers(30, 5000)), int(rng.integers(30, 5000))
+        beyond = 0 if rng.random() < 0.7 else int(rng.integers(0, rows - 30 + 1) * rng.random() ** 4)
+        outside = int(min(size, rng.integers(0, 4) if rng.random() < 0.3 else size * rng.random() ** 3))
+        margin, alpha = float(rng.choice([0.005, 0.02, 0.1])), float(10 ** rng.uniform(-6, -1))
+        allowed = (beyond + 2) / (rows + 1)
+        by_count = np.arange(-1, size)
+        sampling = stats.betabinom(size, beyond + 2, rows - beyond - 1).sf(by_count)
+        both = np.maximum(sampling, stats.binom(size, min(allowed + margin, 1)).sf(by_count))
+        last_above = lambda tail: int(np.flatnonzero(tail > alpha)[-1])
+        last = last_above(both)
+        yield (
+            {
+                "kind": "range",
+                "rows": rows,
+                "reference_outside": beyond,
+                "inside": size - outside,
+                "outside": outside,
+                "margin": margin,
+                "alpha": alpha,
+            },
+            {
+                "p_value": Same(both[outside]),
+                "lower": Same(stats.beta.ppf(alpha, outside, size - outside + 1) if outside else 0.0),
+                "allowed": Same(allowed),
+                "bound": Same(last_above(sampling) / size),
+                "threshold": Same(last / size),
+                "is_alarm": Exactly(outside > last),
+                "chance": Same(sampling[last + 1] if last < size else 0.0),
+            },
+        )
+
+
+# --- different values ---------------------------------------------------------------------------
+
+
+def sketch(values):
+    """HyperLogLog as the documentation of the wire says, from the hashes up."""
+    ranks = np.zeros(1024, np.uint8)
+    for value in values:
+        bits = format(int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big"), "064b")
+        register, rest = int(bits[:10], 2), bits[10:]
+        ranks[register] = max(ranks[register], len(rest) - len(rest.lstrip("0")) + 1)
+    filled = np.flatnonzero(ranks)
+    if 2 * len(filled) <= 768:
+        written = b"\x01" + b"".join(int(64 * at + ranks[at]).to_bytes(2, "big") for at in filled)
+    else:
+        written = b"\x02" + int("".join(format(rank, "06b") for rank in ranks), 2).to_bytes(768, "big")
+    return base64.b64encode(written).decode().rstrip("=")
+
+
+def different(rng, count):
+    """Sketches of different values, byte for byte, and how near the estimate is to what was counted."""
+    for _ in range(count):
+        kinds = int(10 ** rng.uniform(0, 4))
+        devices = [rng.integers(0, kinds, int(rng.integers(0, 1000))) for _ in range(int(rng.integers(1, 8)))]
+        devices = [[f"value {n}" for n in values] for values in devices]
+        every = {value for values in devices for value in values}
+        yield (
+            {"kind": "distinct", "devices": devices},
+            {"sketch": Exactly(sketch(every)), "exact": Within(len(every), "at_least", "at_most")},
+        )
+
+
 # --- many features, many looks, two versions ----------------------------------------------------
 
 
@@ -359,4 +427,4 @@ def streams(rng, count):
         )
 
 
-ALL = [categories, numbers, atoms, frozen_bins, together, looks, paired, unlabelled, streams]
+ALL = [categories, numbers, atoms, frozen_bins, ranges, different, together, looks, paired, unlabelled, streams]
