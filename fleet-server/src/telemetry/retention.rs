@@ -9,7 +9,7 @@ use crate::clock;
 use crate::config::{CaptureSettings, TelemetrySettings};
 use crate::drift::query::{Reference, reference_if_any};
 use crate::drift::rollup::{Rolled, roll_up};
-use crate::store::{BundleRow, Kept, Store, StoreError, WindowGroup};
+use crate::store::{BundleRow, Kept, RollupRight, Store, StoreError, WindowGroup};
 use dunlin_protocol::id::{Digest, Family};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// Wait for those who read windows.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
+const BUSY_TRIES: u32 = 600;
 /// Windows in one transaction, about.
 const BATCH_ROWS: u32 = 1000;
 const HOUR_MS: i64 = 3_600_000;
@@ -30,7 +31,7 @@ pub struct Pass {
     pub rows: u64,
     /// Rows that are in sums now.
     pub added_up: u64,
-    /// Whether `stop` came before the end.
+    /// Whether it ended before all was looked at: `stop` came, or windows were read all the time.
     pub stopped: bool,
 }
 
@@ -141,14 +142,7 @@ impl Tier {
         pass: &mut Pass,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
-        let right = loop {
-            if let Some(right) = store.may_roll_up() {
-                break right;
-            }
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
-                () = tokio::time::sleep(BUSY_WAIT) => continue,
-            }
+        let Some(right) = right(store, stop).await else {
             pass.stopped = true;
             return Ok(());
         };
@@ -174,7 +168,7 @@ impl Tier {
         let published = match versions.find(&group.family, group.version).await {
             Known::NotNow => return Ok(Rolled::default()),
             Known::Unpublished => None,
-            Known::Published(bundle, reference) => Some((*bundle, reference.as_ref())),
+            Known::Published(bundle, reference) => Some((*bundle, reference.as_deref())),
         };
         let (unit_ms, before_ms) = (self.unit_ms, self.before_ms);
         let rows = store.windows_of(group, unit_ms, before_ms).await?;
@@ -189,6 +183,21 @@ impl Tier {
     }
 }
 
+/// Waits until nobody reads windows, though not so long that nothing is deleted meanwhile.
+async fn right(store: &Store, stop: &mut watch::Receiver<bool>) -> Option<RollupRight> {
+    for _ in 0..BUSY_TRIES {
+        if let Some(right) = store.may_roll_up() {
+            return Some(right);
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return None,
+            () = tokio::time::sleep(BUSY_WAIT) => {}
+        }
+    }
+    tracing::info!("windows are read all the time; they will be added up another time");
+    None
+}
+
 /// What is known of a version.
 enum Known {
     /// Not to be touched in this pass.
@@ -196,7 +205,7 @@ enum Known {
     /// No bundle of it was ever published here.
     Unpublished,
     /// Its bundle, and the bundle's reference profile.
-    Published(Digest, Option<Reference>),
+    Published(Digest, Option<Box<Reference>>),
 }
 
 /// Versions, read as they are needed.
@@ -237,7 +246,7 @@ impl<'a> Versions<'a> {
             return Known::Unpublished;
         };
         match reference_if_any(bundle, self.blobs).await {
-            Ok(reference) => Known::Published(bundle.digest, reference),
+            Ok(reference) => Known::Published(bundle.digest, reference.map(Box::new)),
             Err(problem) => {
                 tracing::warn!(%family, version, problem, "windows of this version are not added up: its reference profile cannot be read");
                 Known::NotNow
