@@ -1,7 +1,7 @@
 //! Old windows of one device added up by the hour or the day, such that every later question gets the
 //! answer it would have got, as long as it does not ask for less than a unit.
 //!
-//! A window is judged before it is added up ([`pool::judge`]), by itself alone as in every question, and
+//! A window is judged before it is added up (`pool::judge`), by itself alone as in every question, and
 //! never again; only windows whose histograms were all judged alike make one sum. So windows that count as
 //! one broken sensor's stay apart from sound ones, and the sum says how many windows it is. What counts in
 //! no sum, or in no score though there is a reference, is left as it came.
