@@ -128,6 +128,10 @@ fn added(sum: &Window, other: &Window) -> Option<Window> {
         return None;
     }
     for (slot, new) in window.features.iter_mut().zip(&other.features) {
+        // How many values were sketched must stay known.
+        if slot.distinct.is_some() != new.distinct.is_some() {
+            return None;
+        }
         slot.merge(new).ok()?;
     }
     window.latency.merge(&other.latency).ok()?;

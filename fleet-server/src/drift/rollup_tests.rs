@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::drift::query::{DriftQuery, SENSITIVITY, of_windows};
+use crate::drift::statistics::range;
 use dunlin_protocol::bundle::{ClassProfile, FeatureProfile, OutputProfile};
+use dunlin_protocol::distinct::{Distinct, hash};
 use dunlin_protocol::sketch::{Edges, Histogram, Latency};
 use proptest::prelude::*;
 
@@ -31,7 +33,14 @@ fn reference() -> Reference {
         profile: Profile {
             schema: "dunlin.profile/1".into(),
             rows: 300,
-            features: vec![feature("a"), feature("b")],
+            features: vec![
+                feature("a"),
+                feature("b"),
+                FeatureProfile {
+                    categories: Some(["ash", "elm", "oak"].map(str::to_owned).to_vec()),
+                    ..feature("c")
+                },
+            ],
             outputs: ClassProfile {
                 classes: vec!["a".into(), "b".into()],
                 counts: vec![150, 150],
@@ -50,6 +59,20 @@ fn histogram(counts: [u64; 3], nan: u64) -> Histogram {
         counts: counts.to_vec(),
         nan,
         ..Histogram::default()
+    }
+}
+
+/// Categories, of which so many were none, each of the minute's own kind or of all minutes'.
+fn categories(counts: [u64; 3], over: u64, minute: i64) -> Histogram {
+    let mut sketch = Distinct::default();
+    for n in 0..over {
+        let name = format!("{}-{n}", if n % 2 == 0 { minute } else { 0 });
+        sketch.add(hash(name.as_bytes()));
+    }
+    Histogram {
+        over,
+        distinct: Some(sketch),
+        ..histogram(counts, 0)
     }
 }
 
@@ -76,7 +99,11 @@ fn window(minute: i64, bins: [u64; 3], kind: u8) -> ReceivedWindow {
         outputs: vec![low, middle + high],
         confidence: histogram(bins, 0),
         entropy: histogram(bins, 0),
-        features: vec![histogram(bins, 0), histogram([high, low, middle], 0)],
+        features: vec![
+            histogram(bins, 0),
+            histogram([high, low, middle], 0),
+            categories([middle, 0, high], low, minute),
+        ],
         profile: Some(Digest::of(b"profile")),
         latency: Latency {
             buckets: vec![0, inferences],
@@ -96,6 +123,7 @@ fn window(minute: i64, bins: [u64; 3], kind: u8) -> ReceivedWindow {
         7 => window.confidence_sum_micro = u64::MAX,
         8 => window.end_ms += 3 * HOUR_MS,
         9 => window.latency.buckets = vec![1; 300],
+        10 => window.features[2].distinct = None,
         _ => {}
     }
     let device = format!("dev-{}", minute % 2).parse().unwrap();
@@ -112,6 +140,7 @@ fn answer(windows: &[ReceivedWindow]) -> serde_json::Value {
         since_ms: None,
         until_ms: None,
         sensitivity: SENSITIVITY,
+        out_of_range_margin: range::MARGIN,
     };
     let reference = reference();
     let bundle = Some(Digest::of(b"bundle"));
@@ -150,6 +179,19 @@ fn sound_windows_of_an_hour_become_one() {
     assert_eq!(parts, [30, 30, 30, 30], "two devices, two hours");
     let first = &hours[0].window;
     assert_eq!((first.start_ms, first.inferences), (START_MS, 30 * 18));
+    let new = &answer(&hours)["features"][2]["new_values"];
+    assert_eq!(
+        (
+            new["values"].as_u64(),
+            &answer(&windows)["features"][2]["new_values"]
+        ),
+        (Some(600), new)
+    );
+    // Three of each minute, and two of all minutes.
+    assert!(
+        (new["distinct"].as_f64().unwrap() - 362.0).abs() < 36.0,
+        "{new}"
+    );
     assert_eq!(rolled(&hours, DAY_MS).len(), 2);
 }
 

@@ -4,6 +4,7 @@
 
 use super::{Result, StoreError, digest, from_json, parsed, uint};
 use crate::drift::query::Soundness;
+use dunlin_protocol::distinct::Distinct;
 use dunlin_protocol::id::DeviceId;
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::Window;
@@ -88,6 +89,9 @@ struct Bins {
     neg_inf: u64,
     #[prost(uint64, tag = "7")]
     missing: u64,
+    /// See [`Distinct::to_bytes`].
+    #[prost(bytes = "vec", optional, tag = "8")]
+    distinct: Option<Vec<u8>>,
 }
 
 /// Wrapped, so that none and no cells differ.
@@ -107,13 +111,21 @@ impl From<&Histogram> for Bins {
             pos_inf: histogram.pos_inf,
             neg_inf: histogram.neg_inf,
             missing: histogram.missing,
+            distinct: histogram.distinct.as_ref().map(Distinct::to_bytes),
         }
     }
 }
 
-impl From<Bins> for Histogram {
-    fn from(bins: Bins) -> Self {
-        Self {
+impl TryFrom<Bins> for Histogram {
+    type Error = StoreError;
+
+    fn try_from(bins: Bins) -> Result<Self> {
+        let sketch = bins.distinct.as_deref().map(Distinct::from_bytes);
+        let sketch = sketch.transpose().map_err(|e| StoreError::Damaged {
+            what: "window",
+            problem: e.to_string(),
+        })?;
+        Ok(Self {
             counts: bins.counts,
             under: bins.under,
             over: bins.over,
@@ -121,7 +133,8 @@ impl From<Bins> for Histogram {
             pos_inf: bins.pos_inf,
             neg_inf: bins.neg_inf,
             missing: bins.missing,
-        }
+            distinct: sketch,
+        })
     }
 }
 
@@ -159,6 +172,7 @@ pub(super) fn window(row: &SqliteRow) -> Result<Window> {
     })?;
     let bundle: Vec<u8> = row.try_get("bundle")?;
     let profile = counts.profile.as_deref();
+    let features = counts.features.into_iter();
     Ok(Window {
         bundle: digest("bundle", &bundle)?,
         family: parsed("family", row.try_get("family")?)?,
@@ -172,9 +186,9 @@ pub(super) fn window(row: &SqliteRow) -> Result<Window> {
         confidence_sum_micro: counts.confidence_sum_micro,
         entropy_sum_micro: counts.entropy_sum_micro,
         outputs: counts.outputs,
-        confidence: counts.confidence.unwrap_or_default().into(),
-        entropy: counts.entropy.unwrap_or_default().into(),
-        features: counts.features.into_iter().map(Histogram::from).collect(),
+        confidence: counts.confidence.unwrap_or_default().try_into()?,
+        entropy: counts.entropy.unwrap_or_default().try_into()?,
+        features: features.map(Histogram::try_from).collect::<Result<_>>()?,
         profile: profile.map(|raw| digest("profile", raw)).transpose()?,
         latency: Latency {
             buckets: counts.latency,

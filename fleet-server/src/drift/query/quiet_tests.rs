@@ -124,11 +124,8 @@ fn drawn(uniform: &mut Uniform, reference: &Reference, rows: usize, shift: f64) 
         segment: None,
         refused: 0,
     };
-    ReceivedWindow {
-        device: "a".parse().unwrap(),
-        received_ms: START_MS + 3_600_000,
-        window,
-    }
+    let device = "a".parse().unwrap();
+    ReceivedWindow::single(device, START_MS + 3_600_000, window)
 }
 
 /// Of so many windows, each against a reference of its own: alarms of the whole, and of the first

@@ -1,6 +1,7 @@
 use super::*;
 use crate::drift::query::Soundness;
 use crate::drift::rollup::Rolled;
+use dunlin_protocol::distinct::{Distinct, hash};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -162,6 +163,8 @@ async fn a_window_is_stored_whole() {
     one.expected_confusion_nano = Some(Vec::new());
     one.refused = 3;
     one.latency.buckets = vec![0, 0, 9];
+    let mut sketch = Distinct::default();
+    sketch.add(hash(b"yew"));
     one.features = vec![
         Histogram::new(0),
         Histogram {
@@ -172,6 +175,7 @@ async fn a_window_is_stored_whole() {
             pos_inf: 4,
             neg_inf: 5,
             missing: 6,
+            distinct: Some(sketch),
         },
     ];
     let batch = [segment("a", 1, Body::Window(Box::new(one.clone())))];
