@@ -210,21 +210,19 @@ fn tau(mut x: f64) -> f64 {
     }
 }
 
-impl From<Distinct> for String {
-    fn from(sketch: Distinct) -> Self {
+impl Distinct {
+    /// The shorter of its two forms: a byte that says which, and what follows.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![SPARSE];
-        if sketch.registers.len() * 2 <= DENSE_BYTES {
-            bytes.extend(
-                sketch
-                    .registers
-                    .iter()
-                    .flat_map(|entry| entry.to_be_bytes()),
-            );
-            return STANDARD_NO_PAD.encode(bytes);
+        if self.registers.len() * 2 <= DENSE_BYTES {
+            let entries = self.registers.iter();
+            bytes.extend(entries.flat_map(|entry| entry.to_be_bytes()));
+            return bytes;
         }
         bytes = vec![DENSE];
         let mut ranks = [0_u8; REGISTERS];
-        for (entry, rank) in sketch.registers.iter().zip(sketch.ranks()) {
+        for (entry, rank) in self.registers.iter().zip(self.ranks()) {
             ranks[usize::from(entry >> RANK_BITS)] = rank;
         }
         for four in ranks.chunks_exact(4) {
@@ -233,19 +231,14 @@ impl From<Distinct> for String {
                 .fold(0_u32, |bits, rank| (bits << RANK_BITS) | u32::from(*rank));
             bytes.extend(&bits.to_be_bytes()[1..]);
         }
-        STANDARD_NO_PAD.encode(bytes)
+        bytes
     }
-}
 
-impl TryFrom<String> for Distinct {
-    type Error = DistinctError;
-
-    fn try_from(text: String) -> Result<Self, DistinctError> {
-        if text.len() > TEXT_MAX_BYTES {
-            return Err(DistinctError::Length { got: text.len() });
-        }
-        let bytes = STANDARD_NO_PAD.decode(&text);
-        let bytes = bytes.map_err(|e| DistinctError::Base64(e.to_string()))?;
+    /// Reads either form.
+    ///
+    /// # Errors
+    /// Neither, or registers that no values leave behind.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DistinctError> {
         let (form, rest) = bytes
             .split_first()
             .map_or((None, &[][..]), |(form, rest)| (Some(*form), rest));
@@ -270,6 +263,24 @@ impl TryFrom<String> for Distinct {
             after = Some(register);
         }
         Ok(Self { registers })
+    }
+}
+
+impl From<Distinct> for String {
+    fn from(sketch: Distinct) -> Self {
+        STANDARD_NO_PAD.encode(sketch.to_bytes())
+    }
+}
+
+impl TryFrom<String> for Distinct {
+    type Error = DistinctError;
+
+    fn try_from(text: String) -> Result<Self, DistinctError> {
+        if text.len() > TEXT_MAX_BYTES {
+            return Err(DistinctError::Length { got: text.len() });
+        }
+        let bytes = STANDARD_NO_PAD.decode(&text);
+        Self::from_bytes(&bytes.map_err(|e| DistinctError::Base64(e.to_string()))?)
     }
 }
 

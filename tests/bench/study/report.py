@@ -92,10 +92,11 @@ def quiet_fleet(results):
         n, m = (int(x) for x in key.split("/"))
         for features, found in of.items():
             insufficient = found["insufficient"]["any"][0]
-            dunlin = "insufficient" if insufficient == 1 else percent(found["Dunlin"]["any"])
-            without = "insufficient" if insufficient == 1 else percent(found["Dunlin without margin"]["any"])
-            rows.append([size(n), size(m), features, dunlin, without, *(percent(found[name]["any"]) for name in EVIDENTLY)])
-    yield table(["N", "M", "features", *FLEET], rows, left=0)
+            # Evidently looks at the features alone.
+            names = ["Dunlin", "Dunlin whole", "Dunlin without margin"]
+            said = ["insufficient" if insufficient == 1 else percent(found[name]["any"]) for name in names]
+            rows.append([size(n), size(m), features, *said, *(percent(found[name]["any"]) for name in EVIDENTLY)])
+    yield table(["N", "M", "features", *names, *EVIDENTLY], rows, left=0)
 
 
 def power(results):
@@ -109,7 +110,7 @@ def power(results):
 
 
 def kinds(results):
-    names = ["Dunlin", "Dunlin without margin", "Dunlin KS", "Evidently default", "Evidently PSI", "Evidently JS", "Evidently KS"]
+    names = ["Dunlin", "Dunlin PSI", "Dunlin range", "Dunlin without margin", "Dunlin KS", "Evidently default", "Evidently PSI", "Evidently JS", "Evidently KS"]
     rows = []
     for key, of in results["kinds"].items():
         effect, amount, m = key.split("/")

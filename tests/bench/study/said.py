@@ -17,7 +17,7 @@ Written by `tests/bench/study/run --write`; numbers in `results.json`.
 
 How soon and how surely does Dunlin find drift that is known to be there, how often does it cry wolf, and what does it send for that? On the device against river's ADWIN, Page–Hinkley and KSWIN and against saying nothing (ZERO); in the fleet against Evidently, which gets all raw rows in one place; on the wire against whylogs' profiles and the rows themselves.
 
-Dunlin is its own code as it is shipped, through `tests/examples/study.rs`: `Watch` of the agent's detectors, windows over frozen bins, `of_windows` of the server (exact merge, Benjamini–Hochberg, Yurdakul's bound, a practical margin of .1 PSI), the agent's own segments. {versions}. Every draw has a seed of its own.
+Dunlin is its own code as it is shipped, through `tests/examples/study.rs`: `Watch` of the agent's detectors, windows over frozen bins, `of_windows` of the server (exact merge, Benjamini–Hochberg, Yurdakul's bound and a contingency test, a practical margin of .1 PSI; a beta-binomial bound and a margin of .02 for the share of values out of range), the agent's own segments. {versions}. Every draw has a seed of its own.
 
 {findings.said(Figures(results))}
 ## A. Changes in a stream
@@ -55,7 +55,7 @@ Models on scikit-learn's data (a network of 48 units for digits, logistic regres
 {shown["of_models"]}
 ## B. The fleet
 
-N reference rows from 20 devices, M current rows; normal features, independent. {seeds["FLEET_SEEDS"]} draws each; shares in percent with Wilson's 95 % interval. “Dunlin”: the verdict on the features (PSI); “without margin”: a PSI beyond what sampling explains, however small. Evidently's own choice of a test is Kolmogorov–Smirnov (p < .05) up to 1,000 reference rows and normed Wasserstein-1 (≥ .1) beyond; its data set has drifted when half of the columns have. PSI ≥ .1, Jensen–Shannon distance ≥ .1, KS and W1 are its tests with its default thresholds. {results["preset"]["agreed"]} of {results["preset"]["of"]} draws through its whole preset gave the same columns as its functions do here.
+N reference rows from 20 devices, M current rows; normal features, independent. {seeds["FLEET_SEEDS"]} draws each; shares in percent with Wilson's 95 % interval. “Dunlin”: the verdict on the features, by their PSI or by the share of their values out of range, or (“PSI”, “range”) by one of them alone; “whole”: with confidence, entropy and classes, which never change here; “without margin”: a PSI beyond what sampling explains, however small. Evidently's own choice of a test is Kolmogorov–Smirnov (p < .05) up to 1,000 reference rows and normed Wasserstein-1 (≥ .1) beyond; its data set has drifted when half of the columns have. PSI ≥ .1, Jensen–Shannon distance ≥ .1, KS and W1 are its tests with its default thresholds. {results["preset"]["agreed"]} of {results["preset"]["of"]} draws through its whole preset gave the same columns as its functions do here.
 
 ### Nothing drifts: how often is there an alarm?
 
@@ -118,9 +118,9 @@ class Figures:
     def share(self, part, case, features, who, what="any"):
         return f"{100 * self.results[part][case][str(features)][who][what][0]:.0f} %"
 
-    def loudest(self, who):
-        """The largest share of quiet windows with an alarm, from 1,000 rows on."""
-        large = [of for key, of in self.results["quiet_fleet"].items() if int(key.split("/")[1]) >= 1000]
+    def loudest(self, who, least=1000, most=5000):
+        """The largest share of quiet windows with an alarm, of so many rows."""
+        large = [of for key, of in self.results["quiet_fleet"].items() if least <= int(key.split("/")[1]) <= most]
         return f"{100 * max(found[who]['any'][0] for of in large for found in of.values()):.0f} %"
 
     def real(self, data, corruption, who):
