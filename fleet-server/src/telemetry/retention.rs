@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::watch;
 
+const FIRST_WAIT: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// Wait for those who read windows.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
@@ -43,10 +44,12 @@ pub async fn run(
     captures: CaptureSettings,
     mut stop: watch::Receiver<bool>,
 ) {
+    // Soon after a start, so that a server that is restarted often gets to it, too.
+    let mut wait = FIRST_WAIT;
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(wait) => wait = INTERVAL,
         }
         let now_ms = clock::now_ms();
         match add_up(&store, &blobs, telemetry, now_ms, &mut stop).await {
