@@ -235,8 +235,9 @@ impl Bench {
             .arg("--key")
             .arg(pki.join("mqtt-client.key"))
             .stdout(Stdio::null());
+        let before = self.subscriptions()?;
         let mut subscriber = command.spawn().context("mosquitto_sub")?;
-        self.subscribed().await?;
+        self.subscribed(before).await?;
         let begun = Instant::now();
         self.publish_all(Class::Metrics, payloads).await?;
         let ended = tokio::task::spawn_blocking(move || wait(&mut subscriber)).await??;
@@ -244,22 +245,21 @@ impl Bench {
         Ok(rate(messages, begun))
     }
 
-    /// Waits until the broker has a subscription, by its log.
-    async fn subscribed(&self) -> anyhow::Result<()> {
-        let log = self.dir.join("mosquitto.log");
+    /// How often the broker has been asked for metrics, by its log.
+    fn subscriptions(&self) -> anyhow::Result<usize> {
+        let text = std::fs::read_to_string(self.dir.join("mosquitto.log"))?;
         let is_one = |line: &&str| line.contains(" dunlin-server 1 ") && line.ends_with("/metrics");
-        let count = |text: &str| text.lines().filter(is_one).count();
+        Ok(text.lines().filter(is_one).count())
+    }
+
+    /// Waits for one more.
+    async fn subscribed(&self, before: usize) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let before = self.boots;
-        loop {
-            let text = std::fs::read_to_string(&log)?;
-            // One for each round so far, and the set-up's.
-            if count(&text) > usize::from(before) {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < deadline, "no subscription: {text}");
+        while self.subscriptions()? <= before {
+            anyhow::ensure!(Instant::now() < deadline, "no subscription");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        Ok(())
     }
 
     /// Messages a second that the server has committed, and the seconds it took.
@@ -271,8 +271,9 @@ impl Bench {
     ) -> anyhow::Result<f64> {
         let payloads = self.payloads(messages, make)?;
         let (config, log) = (self.dir.join("server.toml"), self.dir.join("server.log"));
+        let before = self.subscriptions()?;
         let (mut server, _) = start_server(&self.program, &config, &log).await?;
-        self.subscribed().await?;
+        self.subscribed(before).await?;
         let before = self.committed().await?;
         let begun = Instant::now();
         self.publish_all(class, payloads).await?;
