@@ -41,6 +41,9 @@ use tokio::task::JoinHandle;
 
 /// Messages the broker may leave unacknowledged with us.
 pub const RECEIVE_MAX: u16 = 256;
+/// As many as there are packet identifiers. A broker may go beyond [`RECEIVE_MAX`] (mosquitto 2.0.11 does),
+/// and a full channel would stop the connection, which acknowledgements need to go out.
+const UNACKNOWLEDGED_MAX: usize = 65_535;
 const PACKET_MAX_BYTES: u32 = 2 * 1024 * 1024;
 const OUTGOING_INFLIGHT_MAX: u16 = 100;
 const REQUESTS_MAX: usize = 256;
@@ -183,8 +186,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::
     let (client, events) = AsyncClient::builder(options(config))
         .capacity(REQUESTS_MAX)
         .build();
-    // Twice what may be unacknowledged: after a reconnect the broker sends it all again.
-    let (to_reader, inbound) = mpsc::channel(2 * usize::from(RECEIVE_MAX));
+    let (to_reader, inbound) = mpsc::channel(UNACKNOWLEDGED_MAX);
     let (to_blocks, fetches) = mpsc::channel(FETCHES_MAX);
     let shared = Arc::new(Shared {
         client,
