@@ -99,15 +99,22 @@ impl JournaledStore {
         Ok((store, changes))
     }
 
-    /// Does in memory and sled what the journal has.
+    /// Does in memory and sled what the journal has. A segment is never in both, or a deletion would miss
+    /// one of the two: what sled has already (a checkpoint was cut off before the journal began anew, or a
+    /// failed sync is made up for) stays there.
     fn apply(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError> {
         let in_store = self.remove_young(deletes);
         for some in in_store.chunks(BATCH_MAX) {
             self.store.append(&[], some)?;
             self.is_behind = true;
         }
-        self.young
-            .extend(puts.iter().map(|sealed| (sealed.number, sealed.clone())));
+        for sealed in puts {
+            if self.store.peek(sealed.number)?.is_some() {
+                self.is_dirty = true;
+            } else {
+                self.young.insert(sealed.number, sealed.clone());
+            }
+        }
         Ok(())
     }
 
