@@ -36,14 +36,17 @@ use rumqttc::{
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Messages the broker may leave unacknowledged with us.
 pub const RECEIVE_MAX: u16 = 256;
-/// As many as there are packet identifiers. A broker may go beyond [`RECEIVE_MAX`] (mosquitto 2.0.11 does),
-/// and a full channel would stop the connection, which acknowledgements need to go out.
+/// As many as there are packet identifiers: a broker may go beyond [`RECEIVE_MAX`] (mosquitto 2.0.11 was
+/// seen to, by thousands), and a full channel stops the connection, and with it the acknowledgements that
+/// would empty the channel.
 const UNACKNOWLEDGED_MAX: usize = 65_535;
+/// Most of such messages in memory, in KiB.
+const UNACKNOWLEDGED_KIB_MAX: usize = 64 * 1024;
 const PACKET_MAX_BYTES: u32 = 2 * 1024 * 1024;
 const OUTGOING_INFLIGHT_MAX: u16 = 100;
 const REQUESTS_MAX: usize = 256;
@@ -109,6 +112,8 @@ pub enum PublishError {
 pub struct Inbound {
     publish: Publish,
     connection: u64,
+    /// Its part of the memory for messages, given back with it.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Inbound {
@@ -198,6 +203,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::
     });
     let readers = Readers {
         inbound: to_reader,
+        room: Arc::new(Semaphore::new(UNACKNOWLEDGED_KIB_MAX)),
         fetches: to_blocks,
     };
     let poll = tokio::spawn(poll(events, Arc::clone(&shared), readers, broker));
@@ -208,6 +214,7 @@ pub fn start(config: MqttConfig) -> (MqttClient, mpsc::Receiver<Inbound>, mpsc::
 /// Where messages go.
 struct Readers {
     inbound: mpsc::Sender<Inbound>,
+    room: Arc<Semaphore>,
     fetches: mpsc::Sender<Inbound>,
 }
 
@@ -409,7 +416,7 @@ impl Shared {
     }
 }
 
-/// Gives a message to the reader and waits while it is behind: MQTT's window then fills, and the
+/// Gives a message to the reader and waits while it is far behind: MQTT's window fills before, and the
 /// broker waits too. `false` if the reader did not move in time.
 ///
 /// QoS 0 is not waited for, since no window holds it back: a fetch is left out when there are too
@@ -421,6 +428,7 @@ async fn hand_over(publish: Publish, shared: &Shared, readers: &Readers) -> bool
             let message = Inbound {
                 publish,
                 connection,
+                _room: None,
             };
             if readers.fetches.try_send(message).is_err() {
                 metrics::counter!("dunlin_blocks_refused_total", "reason" => "queue").increment(1);
@@ -430,14 +438,19 @@ async fn hand_over(publish: Publish, shared: &Shared, readers: &Readers) -> bool
         metrics::counter!("dunlin_mqtt_qos0_dropped_total").increment(1);
         return true;
     }
-    let message = Inbound {
-        publish,
-        connection: shared.connection.load(Ordering::Acquire),
+    let bytes = publish.topic.len() + publish.payload.len();
+    let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+    let sent = async {
+        let room = Arc::clone(&readers.room).acquire_many_owned(kib).await;
+        let message = Inbound {
+            publish,
+            connection: shared.connection.load(Ordering::Acquire),
+            _room: room.ok(),
+        };
+        // A closed channel is the end of the server.
+        let _ = readers.inbound.send(message).await;
     };
-    // A closed channel is the end of the server.
-    tokio::time::timeout(READER_TIMEOUT, readers.inbound.send(message))
-        .await
-        .is_ok()
+    tokio::time::timeout(READER_TIMEOUT, sent).await.is_ok()
 }
 
 /// Done at every connect: a resumed session has the subscriptions already, but only a new request
