@@ -10,7 +10,7 @@
 use super::buffer::{Folder, SledStore};
 use super::journal::{Change, JOURNAL_BYTES, Journal};
 use super::segment::{Meta, Sealed};
-use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats};
+use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats, batch_len};
 use dunlin_protocol::id::BootId;
 use std::collections::BTreeMap;
 use std::io;
@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 
 /// Changes with more bytes of entries go into sled at once.
 const DIRECT_BYTES: usize = 64 * 1024;
-/// Most bytes put into sled in one batch.
-const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 /// Segments in journal and sled.
 pub struct JournaledStore {
@@ -128,8 +126,11 @@ impl JournaledStore {
     /// Moves what is young into sled, and begins the journal anew.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         let young: Vec<Sealed> = self.young.values().cloned().collect();
-        for some in batches(&young) {
+        let mut rest = &young[..];
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(batch_len(rest));
             self.store.append(some, &[])?;
+            rest = others;
         }
         if self.is_dirty || self.is_behind || !young.is_empty() {
             self.store.sync()?;
@@ -152,22 +153,6 @@ fn failed(dir: &Path, what: &'static str, error: &io::Error) -> StoreError {
         what,
         problem: error.to_string(),
     }
-}
-
-/// In pieces that sled takes.
-fn batches(young: &[Sealed]) -> impl Iterator<Item = &[Sealed]> {
-    let mut rest = young;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let count = rest.iter().take(BATCH_MAX).take_while(|sealed| {
-            let is_first = bytes == 0;
-            bytes += sealed.entry.len();
-            is_first || bytes <= BATCH_BYTES_MAX
-        });
-        let (some, others) = rest.split_at(count.count());
-        rest = others;
-        (!some.is_empty()).then_some(some)
-    })
 }
 
 impl SegmentStore for JournaledStore {

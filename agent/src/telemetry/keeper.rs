@@ -12,7 +12,7 @@ use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
 use super::journaled::JournaledStore;
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
-use super::store::{BATCH_MAX, Index, SegmentStore, StoreError};
+use super::store::{Index, SegmentStore, StoreError, batch_len};
 use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
@@ -25,8 +25,6 @@ use tell::{Problem, SET_ASIDE, UNAVAILABLE};
 pub(crate) const WAITING_BYTES_MAX: usize = 2 << 20;
 /// Most numbers a gap names for segments that never reached the store.
 const LOST_NUMBERS_MAX: usize = 4096;
-/// Most bytes written in one batch, so that a batch stays within sled's write buffer.
-const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// A store below this many bytes on disk is not worth compacting.
 const COMPACT_BYTES_MIN: u64 = 4 << 20;
 /// What was found when the telemetry store was opened.
@@ -383,13 +381,8 @@ impl Keeper {
             let Some(store) = &mut self.store else {
                 return Ok(());
             };
-            let mut bytes = 0;
-            let count = self.waiting.iter().take(BATCH_MAX).take_while(|s| {
-                let first = bytes == 0;
-                bytes += s.entry.len();
-                first || bytes <= BATCH_BYTES_MAX
-            });
-            let count = count.count();
+            let count = batch_len(&self.waiting);
+            let bytes: usize = self.waiting[..count].iter().map(|s| s.entry.len()).sum();
             store.append(&self.waiting[..count], &[])?;
             self.written_bytes += bytes as u64;
             self.dirty = true;

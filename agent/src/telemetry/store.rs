@@ -7,6 +7,21 @@ use std::path::PathBuf;
 /// Most changes the store applies in one atomic batch.
 pub const BATCH_MAX: usize = 100;
 
+/// Most bytes of entries in one batch, so that it stays within sled's write buffer.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// How many of these make the next batch; at least one, if there is one.
+#[must_use]
+pub fn batch_len(segments: &[Sealed]) -> usize {
+    let mut bytes = 0;
+    let fits = segments.iter().take(BATCH_MAX).take_while(|sealed| {
+        let is_first = bytes == 0;
+        bytes += sealed.entry.len();
+        is_first || bytes <= BATCH_BYTES_MAX
+    });
+    fits.count()
+}
+
 /// Why the store refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -6,6 +6,9 @@ use dunlin_protocol::id::{BootId, DeviceId};
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 use std::collections::BTreeSet;
 
+/// Numbers that become runs in one transaction.
+const FOLD_MAX: u32 = 20_000;
+
 /// A segment's identity, as acknowledged.
 pub(super) type SegmentId = (DeviceId, BootId, u64);
 
@@ -108,7 +111,13 @@ impl Store {
         for row in rows {
             let device: DeviceId = parsed("device id", row.try_get("device")?)?;
             let boot = boot(row.try_get("boot")?)?;
-            folded += self.fold_boot(&device, &boot, before_ms).await?;
+            loop {
+                let some = self.fold_boot(&device, &boot, before_ms).await?;
+                folded += some;
+                if some < u64::from(FOLD_MAX) {
+                    break;
+                }
+            }
         }
         Ok(folded)
     }
@@ -116,12 +125,15 @@ impl Store {
     async fn fold_boot(&self, device: &DeviceId, boot: &BootId, before_ms: i64) -> Result<u64> {
         let mut tx = self.begin().await?;
         let rows = sqlx::query(
-            "DELETE FROM segments WHERE device = ? AND boot = ? AND received_ms < ?
+            "DELETE FROM segments WHERE device = ?1 AND boot = ?2 AND segment IN (
+               SELECT segment FROM segments WHERE device = ?1 AND boot = ?2 AND received_ms < ?3
+               ORDER BY segment LIMIT ?4)
              RETURNING segment, received_ms",
         )
         .bind(device.as_str())
         .bind(&boot.0[..])
         .bind(before_ms)
+        .bind(FOLD_MAX)
         .fetch_all(&mut *tx)
         .await?;
         let before = runs_of(&mut tx, device, boot).await?;
