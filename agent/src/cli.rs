@@ -254,7 +254,7 @@ async fn install(
 ) -> anyhow::Result<ExitCode> {
     let mut say = |text: &str| println!("{text}");
     let request = install::submit(settings, wish, &mut say).await?;
-    if !is_running(&settings.state_dir) {
+    if !shell::is_running(&settings.state_dir) {
         say("the agent does not run: it installs the bundle when it is started");
     }
     let Some(limit) = limit else {
@@ -449,7 +449,7 @@ fn status(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     let captures = capture::standings(state_dir, &settings.capture.owner);
     let identity = Identity::load(state_dir)?;
     let state = Ledger::new(&Disk::native(), state_dir).load()?;
-    let running = is_running(state_dir);
+    let running = shell::is_running(state_dir);
     let now = Clock::open(state_dir).now();
     let hold = HoldFile::new(&Disk::native(), state_dir).read(now.as_millisecond());
     let reported = state.as_ref().map(|s| s.reported(crate::VERSION));
@@ -570,10 +570,4 @@ fn in_words(last: &Progress) -> String {
             "under way".to_owned()
         }
     }
-}
-
-/// Whether an agent holds the lock of this state folder.
-fn is_running(state_dir: &Path) -> bool {
-    std::fs::File::open(state_dir.join("agent.lock"))
-        .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }

@@ -4,8 +4,10 @@
 //! rest (configuration, identity) and use the operating system's.
 
 mod disk;
+mod lock;
 
 pub use disk::{Disk, FileSystem, Kind, Metadata, OpenFile};
+pub use lock::FileLock;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -9,12 +9,10 @@
 //! Whatever else lies here is the rest of a call that was cut, and goes with the next one. Nothing in
 //! the archive is believed because it lies here: it is verified like a download.
 
-use crate::files::{self, Disk, FileError, OpenFile};
+use crate::files::{self, Disk, FileError, FileLock, OpenFile};
 use dunlin_protocol::command::DesiredBundle;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "dunlin.install/1";
@@ -118,7 +116,7 @@ impl Inbox {
         write: impl FnOnce(&mut BufWriter<Box<dyn OpenFile>>) -> Result<(), E>,
     ) -> Result<Request, InboxError> {
         self.disk.create_private_dir(&self.dir)?;
-        let _lock = self.lock()?;
+        let _lock = FileLock::take(&self.lock())?;
         let request = Request {
             id: new_id()?,
             want: want.clone(),
@@ -151,10 +149,9 @@ impl Inbox {
     /// # Errors
     /// [`InboxError`]
     pub fn remove(&self, id: &str) -> Result<(), InboxError> {
-        let file = self.lock_file()?;
-        if file.try_lock().is_err() {
+        let Some(_lock) = FileLock::try_take(&self.lock())? else {
             return Ok(());
-        }
+        };
         let waiting = self.request()?;
         if waiting.as_ref().is_some_and(|request| request.id == id) {
             self.disk.remove_if_there(&self.dir.join(REQUEST))?;
@@ -172,10 +169,9 @@ impl Inbox {
         if self.disk.look(&self.dir)?.is_none() {
             return Ok(true);
         }
-        let file = self.lock_file()?;
-        if file.try_lock().is_err() {
+        let Some(_lock) = FileLock::try_take(&self.lock())? else {
             return Ok(false);
-        }
+        };
         self.disk.remove_if_there(&self.dir.join(REQUEST))?;
         self.clean(None)?;
         Ok(true)
@@ -194,24 +190,8 @@ impl Inbox {
         Ok(self.disk.sync_dir(&self.dir)?)
     }
 
-    /// Waits for the other side.
-    fn lock(&self) -> Result<File, InboxError> {
-        let file = self.lock_file()?;
-        let path = self.dir.join("lock");
-        file.lock().map_err(files::at("lock", &path))?;
-        Ok(file)
-    }
-
-    fn lock_file(&self) -> Result<File, InboxError> {
-        let path = self.dir.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(files::at("open", &path))?;
-        Ok(file)
+    fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
     }
 
     fn write_archive<E: std::fmt::Display>(
@@ -316,7 +296,7 @@ mod tests {
         document["id"] = "0".repeat(ID_DIGITS).into();
         std::fs::write(&path, document.to_string()).unwrap();
         assert!(inbox.request().unwrap().is_some());
-        let other_side = inbox.lock().unwrap();
+        let other_side = FileLock::take(&inbox.lock()).unwrap();
         assert!(!inbox.empty().unwrap(), "nobody waits for a copy");
         assert!(inbox.request().unwrap().is_some());
         drop(other_side);

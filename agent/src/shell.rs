@@ -20,6 +20,7 @@ use crate::bundle::BlockLink;
 use crate::capture::Captures;
 use crate::config::Settings;
 use crate::device::{self, Event};
+use crate::files::FileLock;
 use crate::health::Health;
 use crate::identity::Identity;
 use crate::inference::confine::Confinement;
@@ -36,12 +37,13 @@ use dunlin_protocol::command::{Ack, Action, Command, Desired, MessageError, pars
 use dunlin_protocol::id::Revision;
 use dunlin_protocol::telemetry::{Body, Record};
 use dunlin_protocol::topic::Channel;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use updater::Updater;
 
 const TICK_MS: u64 = 500;
+const LOCK: &str = "agent.lock";
 
 /// How the worker's binary is called: by itself, or as `dunlin agent`.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ pub async fn run(
     program: Program,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let _lock = lock(&settings).context("another agent runs on this state folder")?;
+    let _lock = lock(&settings).await?;
     let identity = Identity::load(&settings.state_dir)?
         .context("this device is not enrolled: run `dunlin-agent enroll` first")?;
     let mut shell = Shell::build(settings, identity, program).await?;
@@ -97,18 +99,27 @@ pub async fn run(
 }
 
 /// Held for as long as the agent runs; also tells `status` whether one does.
-fn lock(settings: &Settings) -> anyhow::Result<std::fs::File> {
+async fn lock(settings: &Settings) -> anyhow::Result<FileLock> {
     crate::files::create_private_dir(&settings.state_dir)?;
-    let path = settings.state_dir.join("agent.lock");
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| path.display().to_string())?;
-    file.try_lock()
-        .with_context(|| path.display().to_string())?;
-    Ok(file)
+    let path = settings.state_dir.join(LOCK);
+    // `status` holds it for the instant in which it looks.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    loop {
+        if let Some(lock) = FileLock::try_take(&path)? {
+            return Ok(lock);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let path = path.display();
+            anyhow::bail!("another agent runs on this state folder: it has locked {path}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether an agent runs on a state folder.
+#[must_use]
+pub fn is_running(state_dir: &Path) -> bool {
+    FileLock::is_taken(&state_dir.join(LOCK))
 }
 
 struct Shell {

@@ -39,6 +39,7 @@
 
 use super::segment::{Meta, Sealed};
 use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats};
+use crate::files::FileLock;
 use dunlin_protocol::id::BootId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -77,7 +78,7 @@ const BOOT_KEY: [u8; 8] = [0xff; 8];
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// Segments in sled.
@@ -97,19 +98,17 @@ impl Folder {
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| medium(dir, "making the folder", &e))?;
         let path = dir.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| medium(&path, "opening the lock", &e))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
+        match FileLock::try_take(&path) {
+            Ok(Some(lock)) => Ok(Self {
                 dir: dir.to_owned(),
                 _lock: lock,
             }),
-            Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: dir.into() }),
-            Err(std::fs::TryLockError::Error(e)) => Err(medium(&path, "locking", &e)),
+            Ok(None) => Err(StoreError::InUse { path: dir.into() }),
+            Err(e) => Err(StoreError::Medium {
+                path,
+                what: "taking the lock",
+                problem: e.to_string(),
+            }),
         }
     }
 
