@@ -423,12 +423,6 @@ async fn folders_and_standard_input_are_answered() {
     std::fs::write(spool.join("c.json"), "[1]").unwrap();
     std::fs::write(spool.join("d.json.part"), "[").unwrap();
     std::fs::write(spool.join(".hidden.json"), "[").unwrap();
-    let raw: Vec<u8> = pixels(3)
-        .iter()
-        .flat_map(|p| f32::from(*p).to_le_bytes())
-        .collect();
-    // Needs the API's binary tensor extension: elsewhere it is refused and fails.
-    std::fs::write(spool.join("e.raw"), raw).unwrap();
     std::fs::write(kept.join("k.json"), json!(pixels(4)).to_string()).unwrap();
     with_pipelines(&mut fleet, &pipelines).await;
     let lines = |path: &Path| -> Vec<Value> {
