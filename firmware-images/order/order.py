@@ -1,8 +1,9 @@
 """Makes a linker script of what a traced program ran.
 
-usage: order.py TRACE BINARY > supervisor.ld
+usage: order.py BINARY TRACE... > supervisor.ld
 
-TRACE is what `qemu-x86_64 -d in_asm` writes of BINARY, which has its symbols, in Rust's v0 mangling.
+A TRACE is what `qemu-x86_64 -d in_asm` writes of BINARY, which has its symbols, in Rust's v0 mangling.
+What runs is not the same each time: what any of them has is taken.
 """
 
 import bisect
@@ -36,8 +37,8 @@ INSERT BEFORE .text;
 
 
 def plain(name):
-    """A symbol's name without what link-time optimisation appends."""
-    return re.sub(r"\.llvm\.\d+$", "", name)
+    """A symbol's name without the numbers that link-time optimisation appends."""
+    return re.sub(r"(\.llvm)?\.\d+$", "", name)
 
 
 def symbols(binary):
@@ -101,11 +102,14 @@ def patterns(names, functions):
 
 
 def main():
-    trace, binary = sys.argv[1:]
+    binary, *traces = sys.argv[1:]
     functions = symbols(binary)
-    names = ran(trace, functions)
-    if len(names) < 1000:
-        sys.exit(f"order.py: only {len(names)} functions of {binary} ran in {trace}")
+    names = {}
+    for trace in traces:
+        found = ran(trace, functions)
+        if len(found) < 1000:
+            sys.exit(f"order.py: only {len(found)} functions of {binary} ran in {trace}")
+        names.update(dict.fromkeys(found))
     lines = (f"    *(.text.{pattern}*)\n" for pattern in patterns(names, functions))
     sys.stdout.writelines([HEAD, *lines, TAIL])
 
