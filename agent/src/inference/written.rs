@@ -77,6 +77,13 @@ pub(super) fn strings(name: &str, values: &[&str]) -> AttributeProto {
     }
 }
 
+pub(super) fn all_ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        ints: values.to_vec(),
+        ..attribute(name, AttributeType::Ints)
+    }
+}
+
 pub(super) fn graph(name: &str, g: GraphProto) -> AttributeProto {
     AttributeProto {
         g: Some(g),

@@ -13,6 +13,7 @@ mod chain;
 mod convolution;
 mod dense;
 mod depthwise;
+mod fence;
 mod follow;
 mod operator;
 mod panels;
@@ -36,7 +37,8 @@ use tract_onnx::tract_hir::internal::*;
 ///
 /// # Errors
 /// tract cannot simplify or finish it.
-pub(super) fn optimised(model: TypedModel) -> TractResult<TypedModel> {
+pub(super) fn optimised(mut model: TypedModel) -> TractResult<TypedModel> {
+    fence::fence(&mut model)?;
     let mut model = model.into_decluttered()?;
     // What a fused operator replaces is gone before the next one is looked for.
     while let Some(patch) = next(&model)? {

@@ -1,5 +1,6 @@
 //! Operators that tract has, but not as the specification says.
 
+use super::numbers;
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::attribute_proto::AttributeType;
@@ -10,6 +11,7 @@ use tract_onnx::tract_hir::internal::*;
 type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 /// What tract's own readers are called beside ours; no operator of ONNX has a dot in its name.
+const CAST: &str = "tract.Cast";
 const CONSTANT_OF_SHAPE: &str = "tract.ConstantOfShape";
 const SQUEEZE: &str = "tract.Squeeze";
 const GRU: &str = "tract.GRU";
@@ -20,7 +22,8 @@ type Reader = fn(&ParsingContext, &NodeProto) -> Parsed;
 
 pub(super) fn register(engine: &mut Onnx) {
     let operators = &mut engine.op_register;
-    let corrected: [(&str, &str, Reader); 5] = [
+    let corrected: [(&str, &str, Reader); 6] = [
+        ("Cast", CAST, cast),
         ("ConstantOfShape", CONSTANT_OF_SHAPE, constant_of_shape),
         ("Squeeze", SQUEEZE, squeeze),
         ("GRU", GRU, gru),
@@ -33,12 +36,20 @@ pub(super) fn register(engine: &mut Onnx) {
             operators.insert(name, ours);
         }
     }
+    operators.insert("LogSoftmax", numbers::log_softmax);
     operators.insert("Upsample", upsample);
 }
 
 fn read_by(kept_as: &str, ctx: &ParsingContext, node: &NodeProto) -> Parsed {
     let tracts = ctx.framework.op_register.0.get(kept_as);
     tracts.with_context(|| format!("no {kept_as}"))?(ctx, node)
+}
+
+fn cast(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    match node.get_attr::<DatumType>("to")? {
+        DatumType::I64 => numbers::cast_to_i64(),
+        _ => read_by(CAST, ctx, node),
+    }
 }
 
 /// Zeros are FP32 if the file does not say otherwise; tract takes FP64.

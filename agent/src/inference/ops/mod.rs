@@ -1,9 +1,10 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
-//! [`corrected`] turns what tract reads wrongly into what it reads right; [`quantised`],
-//! [`reverse`] and [`only_if`] compute.
+//! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
+//! that it loses; [`quantised`], [`reverse`] and [`only_if`] compute.
 
 mod corrected;
+mod numbers;
 mod only_if;
 mod quantised;
 mod reverse;

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use crate::inference::tensor::Values;
 use crate::inference::written::*;
@@ -174,6 +174,127 @@ fn recurrent_operators_of_other_functions_are_refused() {
         assert!(
             refused.contains("at RNN (node \"n_y\")") && refused.contains(&named),
             "{refused}"
+        );
+    }
+}
+
+#[test]
+fn floats_become_integers_of_64_bits() {
+    let (x, y) = (spec("x", DType::FP32, &[5]), spec("y", DType::INT64, &[5]));
+    let nodes = vec![node("Cast", &["x"], &["y"]).with(int("to", 7))];
+    let written = Written::new(13, vec![x], nodes, vec![], vec![y]);
+    let given = Values::FP32(vec![3e9, -3e9, 1e10, 2.9, -2.9]);
+    let expected = vec![3_000_000_000, -3_000_000_000, 10_000_000_000, 2, -2];
+    assert_eq!(written.answer(&[given]), Values::INT64(expected));
+}
+
+#[test]
+fn a_hash_of_a_cast_is_right() {
+    let (x, y) = (spec("x", DType::FP32, &[2]), spec("y", DType::INT64, &[2]));
+    let modulus = ints("m", &[700]);
+    let nodes = vec![
+        node("Cast", &["x"], &["c"]).with(int("to", 7)),
+        node("Mod", &["c", "m"], &["y"]),
+    ];
+    let written = Written::new(13, vec![x], nodes, vec![modulus], vec![y]);
+    let given = Values::FP32(vec![3e9, 1e10]);
+    assert_eq!(written.answer(&[given]), Values::INT64(vec![200, 200]));
+}
+
+#[test]
+fn logarithms_of_unlikely_classes_are_numbers() {
+    for (opset, axis) in [(13, -1), (11, 1)] {
+        let (x, y) = (
+            spec("x", DType::FP32, &[1, 4]),
+            spec("y", DType::FP32, &[1, 4]),
+        );
+        let nodes = vec![node("LogSoftmax", &["x"], &["y"]).with(int("axis", axis))];
+        let written = Written::new(opset, vec![x], nodes, vec![], vec![y]);
+        let given = Values::FP32(vec![0.0, 1000.0, 50.0, 10.0]);
+        let expected = vec![-1000.0, 0.0, -950.0, -990.0];
+        assert_eq!(written.answer(&[given]), Values::FP32(expected));
+    }
+}
+
+#[test]
+fn before_version_13_everything_behind_the_axis_is_one_softmax() {
+    let (x, y) = (
+        spec("x", DType::FP32, &[1, 2, 2]),
+        spec("y", DType::FP32, &[1, 2, 2]),
+    );
+    let nodes = vec![node("LogSoftmax", &["x"], &["y"])];
+    let written = Written::new(11, vec![x], nodes, vec![], vec![y]);
+    let answer = written.answer(&[Values::FP32(vec![1.0; 4])]);
+    let Values::FP32(answer) = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(
+        answer.iter().all(|v| (v + 4f32.ln()).abs() < 1e-6),
+        "{answer:?}"
+    );
+}
+
+/// Every second value of a convolution, from each of the first ones on.
+#[test]
+fn a_stride_behind_a_convolution_keeps_its_offset() {
+    // Sums of three neighbours of 0, 1, …, 5.
+    let sums = [1.0, 3.0, 6.0, 9.0, 12.0, 9.0];
+    for (start, padding) in [0, 1, 2, 3]
+        .into_iter()
+        .flat_map(|start| ["SAME_UPPER", "SAME_LOWER"].map(|padding| (start, padding)))
+    {
+        let second: Vec<f32> = sums.into_iter().skip(start).step_by(2).collect();
+        let (x, y) = (
+            spec("x", DType::FP32, &[1, 1, 6]),
+            spec("y", DType::FP32, &[1, 1, second.len()]),
+        );
+        let constants = vec![
+            floats("w", &[1, 1, 3], &[1.0, 1.0, 1.0]),
+            ints("starts", &[i64::try_from(start).unwrap()]),
+            ints("ends", &[1000]),
+            ints("axes", &[2]),
+            ints("steps", &[2]),
+        ];
+        let nodes = vec![
+            node("Conv", &["x", "w"], &["c"]).with(text("auto_pad", padding)),
+            node("Slice", &["c", "starts", "ends", "axes", "steps"], &["y"]),
+        ];
+        let written = Written::new(13, vec![x], nodes, constants, vec![y]);
+        let given = Values::FP32((0..6u8).map(f32::from).collect());
+        assert_eq!(
+            written.answer(&[given]),
+            Values::FP32(second),
+            "{padding} from {start}"
+        );
+    }
+}
+
+/// A convolution of single values with a stride chooses as well: every second of what is cut out.
+#[test]
+fn a_strided_convolution_behind_a_slice_keeps_its_offset() {
+    for (start, expected) in [(0, vec![1.0, 6.0, 12.0]), (1, vec![3.0, 9.0, 9.0])] {
+        let (x, y) = (
+            spec("x", DType::FP32, &[1, 1, 6]),
+            spec("y", DType::FP32, &[1, 1, 3]),
+        );
+        let constants = vec![
+            floats("w", &[1, 1, 3], &[1.0, 1.0, 1.0]),
+            floats("one", &[1, 1, 1], &[1.0]),
+            ints("starts", &[start]),
+            ints("ends", &[1000]),
+            ints("axes", &[2]),
+        ];
+        let nodes = vec![
+            node("Conv", &["x", "w"], &["c"]).with(text("auto_pad", "SAME_UPPER")),
+            node("Slice", &["c", "starts", "ends", "axes"], &["s"]),
+            node("Conv", &["s", "one"], &["y"]).with(all_ints("strides", &[2])),
+        ];
+        let written = Written::new(13, vec![x], nodes, constants, vec![y]);
+        let given = Values::FP32((0..6u8).map(f32::from).collect());
+        assert_eq!(
+            written.answer(&[given]),
+            Values::FP32(expected),
+            "from {start}"
         );
     }
 }
