@@ -401,3 +401,44 @@ async fn clients_that_never_read_hold_up_nobody_else() {
     drop(silent);
     serving.serves_on().await;
 }
+
+/// Bodies that were announced and do not come have no share of the memory for bodies: requests to the
+/// same model and to others are answered meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_come_hold_up_nobody() {
+    let mut serving = Serving::start().await;
+    let pictures = Slot::of_pictures();
+    let (bundle, slot) = (pictures.bundle(), pictures.path().to_owned());
+    let activate = ToWorker::Activate { slot, bundle };
+    serving.say.send(activate).await.unwrap();
+    let heard = serving.hear.recv().await;
+    assert_eq!(heard, Some(FromWorker::Activated { bundle }));
+
+    let path = "/v2/models/digits-png/infer";
+    let head_of = |length: &str| format!("POST {path} HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n");
+    let mut silent = Vec::new();
+    for length in ["transfer-encoding: chunked", "content-length: 1000000"] {
+        for _ in 0..8 {
+            let mut stream = serving.connect().await;
+            let head = head_of(length);
+            stream.write_all(head.as_bytes()).await.unwrap();
+            silent.push(stream);
+        }
+    }
+    let answered = async {
+        let (status, error) = serving.refused(&[], b"{").await;
+        assert_eq!(status, 400, "{error}");
+        // More than goes without a share.
+        let body = vec![b' '; 500_000];
+        let mut stream = serving.connect().await;
+        let head = head_of(&format!("content-length: {}", body.len()));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        assert_eq!(answer(&mut stream).await.0, 400);
+    };
+    // Less than the time that a body may take.
+    let in_time = timeout(Duration::from_secs(20), answered).await;
+    assert!(in_time.is_ok(), "others wait for bodies that do not come");
+    drop(silent);
+    serving.serves_on().await;
+}

@@ -4,6 +4,7 @@
 mod encoding;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod memory;
 mod rest;
 
 use super::api::ApiError;
@@ -14,20 +15,17 @@ use super::steps::Shaped;
 use super::tensor::Values;
 use super::turns::{RulesByModel, Turns};
 use crate::clients::{Caller, Clients, Refusal};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use encoding::Encoding;
 use http::StatusCode;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use memory::{Memory, Share, UNIT_BYTES};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-
-/// Unit of the memory budget for bodies, in bytes.
-const BODY_UNIT_BYTES: usize = 64 * 1024;
+use tokio::time::{timeout, timeout_at};
 
 /// Longest time for reading what is left of a refused request.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +43,8 @@ pub(crate) struct Limits {
     pub(crate) body_max_bytes: usize,
     /// Memory for all bodies being read together, in bytes; at least `body_max_bytes`.
     pub(crate) bodies_max_bytes: usize,
+    /// Memory for all large answers that clients have not read yet, in bytes.
+    pub(crate) answers_max_bytes: usize,
     /// Longest time from a request's head to the end of its body.
     pub(crate) body_timeout: Duration,
     /// Longest time a request waits for its turn.
@@ -60,7 +60,7 @@ pub(crate) struct Api {
     limits: Limits,
     clients: Clients,
     turns: Turns,
-    bodies: Arc<Semaphore>,
+    memory: Memory,
 }
 
 /// A body that was read, and its share of the memory budget.
@@ -68,7 +68,7 @@ pub(crate) struct Api {
 struct Received {
     bytes: Bytes,
     encoding: Encoding,
-    _reserved: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// A request's body in one flavour of the protocol.
@@ -121,9 +121,10 @@ impl Api {
             limits,
             clients,
             turns: Turns::new(limits.inferences_max, rules),
-            bodies: Arc::new(Semaphore::new(units(
+            memory: Memory::new(
                 limits.bodies_max_bytes.max(limits.body_max_bytes),
-            ))),
+                limits.answers_max_bytes,
+            ),
         }
     }
 
@@ -152,10 +153,11 @@ impl Api {
         let message = match self.models.hold(asked.name, version) {
             Ok(held) => return Ok(held),
             Err(NotServed::Family(served)) if served.is_empty() => return Err(nothing_served()),
-            Err(NotServed::Family(served)) => format!(
-                "model {name} is not served here; served: {}",
-                served.join(", ")
-            ),
+            Err(NotServed::Family(mut served)) => {
+                served.retain(|family| self.clients.may(asked.caller, family).is_ok());
+                let served = served.join(", ");
+                format!("model {name} is not served here; served: {served}")
+            }
             Err(NotServed::Version(serving)) => format!(
                 "version {} of {name} is not served here; version {serving} is",
                 super::api::given::quoted(version.unwrap_or_default()),
@@ -181,40 +183,61 @@ impl Api {
             .size_hint()
             .exact()
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        // What is packed may need all that is allowed once it is unpacked.
-        let reserve = match encoding {
-            Encoding::Identity => exact.unwrap_or(max_bytes),
-            _ => max_bytes,
-        };
         if exact.unwrap_or(0) > max_bytes {
             return Err(too_large());
         }
-        let reserved = self.reserve(reserve).await?;
-        let collected = Limited::new(body, max_bytes).collect();
-        match self.in_time(collected).await? {
-            Ok(body) => Ok(Received {
-                bytes: body.to_bytes(),
-                encoding,
-                _reserved: reserved,
-            }),
-            Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
-            Err(e) => Err(ApiError::bad(format!("the body could not be read: {e}"))),
+        let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0).min(UNIT_BYTES));
+        let mut share = None;
+        let mut deadline = self.deadline();
+        while let Some(frame) = self.by(deadline, body.frame()).await? {
+            let frame =
+                frame.map_err(|e| ApiError::bad(format!("the body could not be read: {e}")))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let length = bytes.len() + data.len();
+            if length > max_bytes {
+                return Err(too_large());
+            }
+            // A share is for bytes that come, not for ones that were announced: who announces much
+            // and sends nothing would keep others waiting.
+            if length > UNIT_BYTES && share.is_none() {
+                let announced = exact.unwrap_or(max_bytes);
+                share = self.share(announced).await?;
+                bytes.reserve(exact.unwrap_or(0).saturating_sub(bytes.len()));
+                deadline = self.deadline();
+            }
+            bytes.extend_from_slice(&data);
         }
+        if encoding != Encoding::Identity {
+            // It may need all that is allowed once it is unpacked.
+            drop(share);
+            share = self.share(max_bytes).await?;
+        }
+        Ok(Received {
+            bytes: bytes.freeze(),
+            encoding,
+            _share: share,
+        })
     }
 
     /// Takes a share of the memory for bodies, when there is so much.
-    async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permits = u32::try_from(units(bytes)).unwrap_or(u32::MAX);
-        let bodies = Arc::clone(&self.bodies);
-        let reserved = timeout(self.limits.body_timeout, bodies.acquire_many_owned(permits));
-        let reserved = reserved.await.ok().and_then(Result::ok);
-        reserved.ok_or_else(|| busy("request bodies"))
+    async fn share(&self, bytes: usize) -> Result<Share, ApiError> {
+        self.memory.share(bytes, self.limits.body_timeout).await
     }
 
-    /// Waits for a body, for a time.
-    async fn in_time<T>(&self, body: impl Future<Output = T>) -> Result<T, ApiError> {
-        let limit = self.limits.body_timeout;
-        timeout(limit, body).await.map_err(|_| {
+    fn deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.limits.body_timeout
+    }
+
+    /// Waits for a body or a part of it, until then.
+    async fn by<T>(
+        &self,
+        deadline: tokio::time::Instant,
+        part: impl Future<Output = T>,
+    ) -> Result<T, ApiError> {
+        timeout_at(deadline, part).await.map_err(|_| {
+            let limit = self.limits.body_timeout;
             ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 format!("the body was not complete after {limit:?}"),
@@ -314,10 +337,6 @@ async fn discard(body: &mut Incoming, max_bytes: usize) {
         }
     };
     let _ = timeout(DISCARD_TIMEOUT, read).await;
-}
-
-fn units(bytes: usize) -> usize {
-    bytes.div_ceil(BODY_UNIT_BYTES).max(1)
 }
 
 fn too_large(max_bytes: usize) -> ApiError {

@@ -408,6 +408,7 @@ fn limits(args: &WorkerArgs) -> Limits {
     Limits {
         body_max_bytes: args.body_max_bytes,
         bodies_max_bytes: args.body_max_bytes.saturating_mul(4),
+        answers_max_bytes: args.body_max_bytes,
         body_timeout: Duration::from_secs(30),
         queue_timeout: Duration::from_secs(30),
         inferences_max: cores(),

@@ -2,6 +2,7 @@
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
 use super::encoding::Encoding;
+use super::memory::UNIT_BYTES;
 use super::{Api, Asked, Form, Received};
 use crate::clients::{Caller, Peer};
 use crate::inference::api::given::quoted;
@@ -146,7 +147,7 @@ fn refusal(error: &ApiError) -> Response<Reply> {
     response
 }
 
-fn framed(message: Message) -> Bytes {
+fn framed(message: Message) -> Vec<u8> {
     let message = message.into_bytes();
     let mut framed = Vec::with_capacity(message.len() + PREFIX_BYTES);
     framed.push(0);
@@ -156,7 +157,7 @@ fn framed(message: Message) -> Bytes {
             .to_be_bytes(),
     );
     framed.extend_from_slice(&message);
-    Bytes::from(framed)
+    framed
 }
 
 /// The messages of a request, read as they come.
@@ -223,9 +224,20 @@ impl Frames {
                 return Err(ApiError::bad(message));
             }
         };
-        let reserve = if packed == 0 { length } else { max_bytes };
-        let reserved = api.reserve(reserve).await?;
-        if !api.in_time(self.fill(PREFIX_BYTES + length)).await?? {
+        let wanted = if packed == 0 { length } else { max_bytes };
+        // Bytes that come have a share, not ones that were announced.
+        let first = length.min(UNIT_BYTES);
+        if !api
+            .by(api.deadline(), self.fill(PREFIX_BYTES + first))
+            .await??
+        {
+            return Err(cut());
+        }
+        let share = api.share(wanted).await?;
+        if !api
+            .by(api.deadline(), self.fill(PREFIX_BYTES + length))
+            .await??
+        {
             return Err(cut());
         }
         self.buffer.advance(PREFIX_BYTES);
@@ -240,7 +252,7 @@ impl Frames {
         Ok(Some(Received {
             bytes,
             encoding: Encoding::Identity,
-            _reserved: reserved,
+            _share: share,
         }))
     }
 }
@@ -280,13 +292,14 @@ impl Api {
         if method == "ModelStreamInfer" {
             return Ok(self.stream(frames, caller));
         }
-        let received = self.in_time(frames.next(self)).await??;
+        let received = self.by(self.deadline(), frames.next(self)).await??;
         let received = received.ok_or_else(|| ApiError::bad("there is no message"))?;
         let message = match method {
             "ModelInfer" => self.infer_message(received, caller).await?,
             _ => self.question(method, &received.bytes, &caller)?,
         };
-        Ok(reply(Messages::One(Some(framed(message)))))
+        let framed = self.memory.unread(framed(message))?;
+        Ok(reply(Messages::One(Some(framed))))
     }
 
     fn question(&self, method: &str, body: &[u8], caller: &Caller) -> Result<Message, ApiError> {
@@ -363,7 +376,11 @@ impl Api {
                             Ok(response) => answer.message(2, &response),
                             Err(error) => answer.text(1, &error.message),
                         }
-                        Ok(framed(answer))
+                        api.memory.unread(framed(answer)).or_else(|error| {
+                            let mut answer = Message::default();
+                            answer.text(1, &error.message);
+                            Ok(framed(answer).into())
+                        })
                     }
                     Err(error) => Err(error),
                 };

@@ -95,11 +95,21 @@ impl Api {
                             received,
                             json_bytes,
                         };
-                        return Ok(rendered(self.infer(asked, form).await?));
+                        return self.rendered(self.infer(asked, form).await?);
                     }
                 }
             }
         }))
+    }
+
+    fn rendered(&self, rendered: Rendered) -> Result<Answer, ApiError> {
+        let body = self.memory.unread(rendered.body)?;
+        let Some(json_bytes) = rendered.json_bytes else {
+            return Ok(with_type(StatusCode::OK, JSON, body));
+        };
+        let mut answer = with_type(StatusCode::OK, BINARY, body);
+        answer.headers_mut().insert(JSON_LENGTH, json_bytes.into());
+        Ok(answer)
     }
 }
 
@@ -164,15 +174,6 @@ fn value(value: &Value) -> Answer {
     with_type(StatusCode::OK, JSON, value.to_string().into_bytes())
 }
 
-fn rendered(rendered: Rendered) -> Answer {
-    let Some(json_bytes) = rendered.json_bytes else {
-        return with_type(StatusCode::OK, JSON, rendered.body);
-    };
-    let mut answer = with_type(StatusCode::OK, BINARY, rendered.body);
-    answer.headers_mut().insert(JSON_LENGTH, json_bytes.into());
-    answer
-}
-
 fn refusal(error: &ApiError) -> Answer {
     let mut answer = with_type(error.status, JSON, error.body());
     if error.status == StatusCode::UNAUTHORIZED {
@@ -186,8 +187,8 @@ fn refusal(error: &ApiError) -> Answer {
     answer
 }
 
-fn with_type(status: StatusCode, kind: HeaderValue, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+fn with_type(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
