@@ -10,8 +10,8 @@ const COLUMNS_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header(Vec<String>);
 
-/// Whether a first line is a header: where the model takes numbers, if a column is none; otherwise
-/// if every input's name is a column.
+/// Whether a first line is a header: if every input's name is a column; or, where the model takes
+/// numbers, if no column is one. A line with some is a record, and if some are none a wrong one.
 #[must_use]
 pub fn header(line: &[u8], metadata: &Metadata) -> Option<Header> {
     let fields = fields(line).ok()?;
@@ -19,15 +19,12 @@ pub fn header(line: &[u8], metadata: &Metadata) -> Option<Header> {
         .inputs
         .iter()
         .all(|input| input.datatype != "BYTES");
-    let is = if numbers {
-        fields
-            .iter()
-            .any(|field| !field.is_empty() && number(field).is_none())
-    } else {
-        let named = |input: &Input| fields.contains(&input.name);
-        !metadata.inputs.is_empty() && metadata.inputs.iter().all(named)
-    };
-    is.then_some(Header(fields))
+    let named = |input: &Input| fields.contains(&input.name);
+    let all_named = !metadata.inputs.is_empty() && metadata.inputs.iter().all(named);
+    // NaN and infinities are numbers here, though no model gets them from CSV.
+    let is_number = |field: &String| field.trim().parse::<f64>().is_ok();
+    let no_number = numbers && !fields.iter().any(is_number) && fields.iter().any(|f| !f.is_empty());
+    (all_named || no_number).then_some(Header(fields))
 }
 
 pub(super) fn request(

@@ -113,6 +113,10 @@ fn what_does_not_fit_is_named() {
 fn a_header_is_recognised_and_orders_columns_of_several_inputs() {
     let one = pixels();
     assert_eq!(header(b"1,2.5,-3e2,", &one), None);
+    // Wrong records, and no headers.
+    assert_eq!(header(b"5.x,0,0,1", &one), None);
+    assert_eq!(header(b"nan,0,0,1", &one), None);
+    assert_eq!(header(b"nan,inf,nan,nan", &one), None);
     let named = header(b"p0,p1,p2,p3\r\n", &one).unwrap();
     let made = request(Format::Csv, b"1,2,+3,4.\r\n", Some(&named), "f#2", &one).unwrap();
     let made: Value = serde_json::from_slice(&made.body).unwrap();
