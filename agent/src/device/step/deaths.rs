@@ -1,7 +1,7 @@
 //! The worker died: whose doing that was, as far as it can be told.
 //!
 //! A version on probation is the newest change and is blamed for every death, unless another one
-//! was at work. A kept version is blamed only if it alone was at work in two deaths within
+//! was at work, or none was and a signal came from outside. A kept version is blamed only if it alone was at work in two deaths within
 //! [`IN_A_ROW_MS`], and not for a signal that comes from outside: it goes back to the version kept
 //! before. Without one it is given up only where other models serve, which it would take along again
 //! and again.
@@ -26,6 +26,7 @@ impl Whole {
         at_work: Option<Vec<Digest>>,
     ) {
         let active: Vec<Digest> = self.state.active().iter().map(|a| a.digest).collect();
+        let from_outside = killed && at_work.as_ref().is_some_and(Vec::is_empty);
         let said = at_work.filter(|at_work| !at_work.is_empty());
         let suspects = said.clone().unwrap_or_else(|| active.clone());
         let only = |of: &[Digest]| (of.len() == 1).then(|| of[0]);
@@ -38,7 +39,7 @@ impl Whole {
                 (Some(said), Some(newest)) => said.contains(&newest),
                 (Some(_), None) => false,
             };
-            model.worker_died(detail, listened && suspected);
+            model.worker_died(detail, listened && suspected && !from_outside);
         });
         if !listened || killed {
             return;

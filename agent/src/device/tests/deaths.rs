@@ -118,6 +118,22 @@ fn a_version_on_probation_is_blamed_unless_another_was_at_work() {
     let mut d = on_probation();
     d.feed(died_at(&[2])).feed(died(true)).feed(died_at(&[2]));
     assert_eq!(running(&d), [1, 102]);
+    // Somebody kills a worker that does nothing, again and again.
+    let killed = |at_work: Option<&[u64]>| Event::WorkerDied {
+        detail: "signal 9".to_owned(),
+        listened: true,
+        killed: true,
+        at_work: at_work.map(|versions| versions.iter().map(|v| want(*v).digest).collect()),
+    };
+    let mut d = on_probation();
+    d.feed(killed(None));
+    for _ in 0..5 {
+        d.feed(killed(Some(&[])));
+    }
+    assert_eq!(running(&d), [2, 102]);
+    // At work on it: the kernel kills what takes all memory.
+    d.feed(killed(Some(&[102])));
+    assert_eq!(running(&d), [2, 101]);
 }
 
 #[test]

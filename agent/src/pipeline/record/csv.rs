@@ -23,7 +23,8 @@ pub fn header(line: &[u8], metadata: &Metadata) -> Option<Header> {
     let all_named = !metadata.inputs.is_empty() && metadata.inputs.iter().all(named);
     // NaN and infinities are numbers here, though no model gets them from CSV.
     let is_number = |field: &String| field.trim().parse::<f64>().is_ok();
-    let no_number = numbers && !fields.iter().any(is_number) && fields.iter().any(|f| !f.is_empty());
+    let no_number =
+        numbers && !fields.iter().any(is_number) && fields.iter().any(|f| !f.is_empty());
     (all_named || no_number).then_some(Header(fields))
 }
 
