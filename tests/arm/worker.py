@@ -105,12 +105,12 @@ class Worker:
         return found, dtypes
 
     def _hear(self, wanted):
-        """Waits for a word of this kind; another than windows, progress and detections is a fault."""
+        """Waits for a word of this kind; another than windows, progress and detectors is a fault."""
         for line in self.process.stdout:
             word = json.loads(line)
             if isinstance(word, dict) and wanted in word:
                 return word[wanted]
-            if not (isinstance(word, dict) and {"window", "progress", "detected"} & word.keys()):
+            if not (isinstance(word, dict) and {"window", "progress", "detected", "detectors"} & word.keys()):
                 raise AssertionError(f"{self.machine.name}: expected {wanted}, got {line}")
         raise AssertionError(f"{self.machine.name}: ended before it said {wanted}: {self._log()}")
 
