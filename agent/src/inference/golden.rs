@@ -185,9 +185,9 @@ fn compare<'a>(
             (Some(GoldenValues::Bytes(_)), _) => continue,
         };
         for (index, (&expected, got)) in expected.iter().zip(values.iter_f64()).enumerate() {
-            // Equal infinities differ by nothing, though their difference is NaN.
+            // Equal infinities differ by nothing, though their difference is NaN; and so do two NaNs.
             #[allow(clippy::float_cmp)]
-            let difference = if expected == got {
+            let difference = if expected == got || (expected.is_nan() && got.is_nan()) {
                 0.0
             } else {
                 (expected - got).abs()
@@ -295,6 +295,8 @@ mod tests {
             worst(vec![f64::INFINITY], vec![f32::INFINITY]).difference,
             0.0
         );
+        assert_eq!(worst(vec![f64::NAN], vec![f32::NAN]).difference, 0.0);
+        assert!(worst(vec![f64::NAN], vec![1.0]).difference.is_nan());
     }
 
     #[test]

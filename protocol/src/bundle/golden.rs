@@ -53,7 +53,8 @@ pub enum GoldenError {
 /// The values of one tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GoldenValues {
-    /// Of any element type but `BYTES`.
+    /// Of any element type but `BYTES`: in JSON an array of numbers, of `true` and `false`, or of
+    /// `null` for what is not a number.
     Numbers(Vec<f64>),
     /// Of `BYTES`: in JSON an array of texts, or `{"base64": [..]}` for what is no text.
     Bytes(Vec<Vec<u8>>),
@@ -89,17 +90,46 @@ impl GoldenValues {
 
 /// As in JSON.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected an array of numbers (true and false for BOOL, null for NaN), an array of texts, or {\"base64\": [..]}"
+)]
 enum Written {
-    Numbers(Vec<f64>),
+    Numbers(Vec<Number>),
     Texts(Vec<String>),
     Base64 { base64: Vec<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Finite(f64),
+    Truth(bool),
+    Null(()),
+}
+
+impl Number {
+    fn of(value: f64) -> Self {
+        if value.is_nan() {
+            Self::Null(())
+        } else {
+            Self::Finite(value)
+        }
+    }
+
+    fn value(self) -> f64 {
+        match self {
+            Self::Finite(value) => value,
+            Self::Truth(truth) => f64::from(u8::from(truth)),
+            Self::Null(()) => f64::NAN,
+        }
+    }
 }
 
 impl Serialize for GoldenValues {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let written = match self {
-            Self::Numbers(list) => Written::Numbers(list.clone()),
+            Self::Numbers(list) => Written::Numbers(list.iter().copied().map(Number::of).collect()),
             Self::Bytes(list) => Written::Base64 {
                 base64: list.iter().map(|b| STANDARD.encode(b)).collect(),
             },
@@ -111,7 +141,9 @@ impl Serialize for GoldenValues {
 impl<'de> Deserialize<'de> for GoldenValues {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = match Written::deserialize(deserializer)? {
-            Written::Numbers(list) => return Ok(Self::Numbers(list)),
+            Written::Numbers(list) => {
+                return Ok(Self::Numbers(list.into_iter().map(Number::value).collect()));
+            }
             Written::Texts(list) => list.into_iter().map(String::into_bytes).collect(),
             Written::Base64 { base64 } => base64
                 .iter()
@@ -267,6 +299,22 @@ mod tests {
             vec![0.1; 10]
         )
         .into_bytes()
+    }
+
+    #[test]
+    fn numbers_may_be_truths_and_nan() {
+        let values: GoldenValues = serde_json::from_str("[true, false, null, 2]").unwrap();
+        let GoldenValues::Numbers(numbers) = &values else {
+            panic!("{values:?}");
+        };
+        assert_eq!((numbers[0], numbers[1], numbers[3]), (1.0, 0.0, 2.0));
+        assert!(numbers[2].is_nan());
+        assert_eq!(
+            serde_json::to_string(&values).unwrap(),
+            "[1.0,0.0,null,2.0]"
+        );
+        let told = serde_json::from_str::<GoldenValues>("\"1\"").unwrap_err();
+        assert!(told.to_string().contains("null for NaN"), "{told}");
     }
 
     #[test]
