@@ -20,6 +20,11 @@ pub const LINE_MAX_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToWorker {
+    /// These families follow: until they are loaded, requests to them may come again.
+    Expect {
+        /// What served before the worker was started.
+        families: Vec<Family>,
+    },
     /// Load the bundle staged in this folder and serve it instead of the present one of its family,
     /// which serves until the new one is ready.
     Activate {

@@ -194,6 +194,8 @@ impl Shell {
         match event {
             WorkerEvent::Started => {
                 self.worker_listened = false;
+                let families = self.updater.served();
+                self.tell(crate::pipe::ToWorker::Expect { families }).await;
                 if self.live.first_worker() {
                     self.feed(Event::Started).await;
                 } else {

@@ -50,7 +50,7 @@ class Fleet:
         self.log = (folder / "server.log").open("w")
         self.process = subprocess.Popen(
             [machine.NATIVE, "server", "--print-addresses-json", "--config", config],
-            stdout=subprocess.PIPE, stderr=self.log, text=True, env=os.environ | {"DUNLIN_DIE_WITH_PARENT": "1"},
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env=os.environ | {"DUNLIN_DIE_WITH_PARENT": str(os.getpid())},
         )
         addresses = json.loads(self.process.stdout.readline())
         context = {"DUNLIN_SERVER": f"http://{addresses['admin']}", "DUNLIN_TOKEN": addresses["token"],
@@ -122,7 +122,7 @@ class Device:
         self.log = (self.folder / "log").open("a")
         self.process = subprocess.Popen(
             [self.program, "run", "--config", self.config], stderr=self.log,
-            env=self.arm.environment() | {"DUNLIN_DIE_WITH_PARENT": "1"})
+            env=self.arm.environment() | {"DUNLIN_DIE_WITH_PARENT": str(os.getpid())})
 
     def stop(self):
         self.process.terminate()

@@ -16,7 +16,7 @@ use dunlin_protocol::capture::seal::Cause;
 use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::telemetry::Window;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -253,9 +253,14 @@ impl Held {
     }
 }
 
+/// How long what does not come is expected.
+const EXPECTED_FOR: Duration = Duration::from_secs(30);
+
 /// Why there is no bundle to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotServed {
+    /// It is being loaded.
+    Yet,
     /// None of this family; these are served.
     Family(Vec<String>),
     /// Not this version; that one is.
@@ -273,18 +278,47 @@ pub(crate) struct Models {
     current: RwLock<BTreeMap<Family, Arc<Served>>>,
     /// What runs in their shadow.
     challengers: RwLock<BTreeMap<Family, Arc<Challenger>>>,
+    /// What served before the worker was started and is not loaded yet, and since when.
+    expected: Mutex<Option<(Instant, BTreeSet<Family>)>>,
 }
 
 impl Models {
+    /// These families will be served soon.
+    pub(crate) fn expect(&self, families: Vec<Family>, now: Instant) {
+        *self.expected_mut() = Some((now, families.into_iter().collect()));
+    }
+
+    /// Families that are not loaded yet. Not for ever: what cannot be loaded is expected no more.
+    pub(crate) fn expected(&self, now: Instant) -> Vec<Family> {
+        let expected = self.expected_mut();
+        let recent = expected
+            .as_ref()
+            .filter(|(since, _)| now.saturating_duration_since(*since) < EXPECTED_FOR);
+        recent.map_or_else(Vec::new, |(_, families)| families.iter().cloned().collect())
+    }
+
+    fn expected_mut(&self) -> MutexGuard<'_, Option<(Instant, BTreeSet<Family>)>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_there(&self, family: &Family) {
+        if let Some((_, families)) = self.expected_mut().as_mut() {
+            families.remove(family);
+        }
+    }
+
     /// Serves this bundle of its family from now on; gives back the one that was served until now.
     pub(crate) fn swap(&self, served: Arc<Served>) -> Option<Arc<Served>> {
         let family = served.engine().family().clone();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current.insert(family, served)
+        let before = current.insert(family.clone(), served);
+        self.is_there(&family);
+        before
     }
 
     /// Serves nothing of a family from now on; gives back what was served until now.
     pub(crate) fn remove(&self, family: &Family) -> Option<Arc<Served>> {
+        self.is_there(family);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.remove(family)
     }
@@ -326,7 +360,10 @@ impl Models {
     pub(crate) fn hold(&self, family: &str, version: Option<&str>) -> Result<Held, NotServed> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let found = family.parse::<Family>().ok();
-        let Some(served) = found.and_then(|family| current.get(&family)) else {
+        let Some(served) = found.as_ref().and_then(|family| current.get(family)) else {
+            if found.is_some_and(|family| self.expected(Instant::now()).contains(&family)) {
+                return Err(NotServed::Yet);
+            }
             let families = current.keys().map(ToString::to_string);
             return Err(NotServed::Family(families.collect()));
         };

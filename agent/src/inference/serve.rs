@@ -129,6 +129,11 @@ impl Api {
     }
 
     fn ready(&self) -> Result<Vec<Arc<Served>>, ApiError> {
+        let expected = self.models.expected(Instant::now());
+        if !expected.is_empty() {
+            let message = format!("{} models are being loaded; try again", expected.len());
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        }
         let all = self.models.all();
         if all.is_empty() {
             return Err(nothing_served());
@@ -152,6 +157,10 @@ impl Api {
         let name = super::api::given::quoted(asked.name);
         let message = match self.models.hold(asked.name, version) {
             Ok(held) => return Ok(held),
+            Err(NotServed::Yet) => {
+                let message = format!("model {name} is being loaded; try again");
+                return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
+            }
             Err(NotServed::Family(served)) if served.is_empty() => return Err(nothing_served()),
             Err(NotServed::Family(mut served)) => {
                 served.retain(|family| self.clients.may(asked.caller, family).is_ok());

@@ -379,6 +379,7 @@ async fn run_until_drained(
     loop {
         tokio::select! {
             command = commands.recv() => match command {
+                Some(ToWorker::Expect { families }) => desk.models.expect(families, std::time::Instant::now()),
                 Some(ToWorker::Activate { slot, bundle }) => desk.activate(slot, bundle).await?,
                 Some(ToWorker::Shadow { slot, bundle, rules }) => {
                     desk.shadow(slot, bundle, rules).await?;

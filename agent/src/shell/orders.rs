@@ -21,7 +21,7 @@ impl Shell {
         }
     }
 
-    async fn tell(&self, message: ToWorker) {
+    pub(super) async fn tell(&self, message: ToWorker) {
         if let Some(worker) = &self.worker {
             worker.say(message).await;
         }

@@ -263,6 +263,14 @@ impl Updater {
         std::mem::take(&mut self.orders)
     }
 
+    /// The families of which a version serves, or will when a worker has loaded it.
+    #[must_use]
+    pub fn served(&self) -> Vec<Family> {
+        let models = self.state.models.iter();
+        let served = models.filter(|(_, model)| model.active().is_some());
+        served.map(|(family, _)| family.clone()).collect()
+    }
+
     fn serve_persisted(&mut self) {
         for effect in self.state.serve() {
             self.carry_out(effect);
