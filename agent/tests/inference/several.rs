@@ -33,6 +33,31 @@ fn dividing() -> Slot {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_being_loaded_may_be_asked_again() {
+    let (digits, letters) = (Slot::of(1), letters());
+    let mut worker = Running::start(60_000).await;
+    let families = ["digits", "letters"].map(|family| family.parse().unwrap());
+    let expect = ToWorker::Expect {
+        families: families.into(),
+    };
+    worker.say.send(expect).await.unwrap();
+    worker.activate(&digits).await;
+    let (data, _) = pixels(&digits, 0);
+    let status = async |model: &str| worker.infer_with(model, &request(&data)).await.0;
+    assert_eq!(status("digits").await, StatusCode::OK);
+    assert_eq!(status("letters").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status("others").await, StatusCode::NOT_FOUND);
+    let (ready, told) = worker.ask(Method::GET, "/v2/health/ready", "").await;
+    assert_eq!(ready, StatusCode::SERVICE_UNAVAILABLE, "{told}");
+    worker.activate(&letters).await;
+    let (ready, told) = worker.ask(Method::GET, "/v2/health/ready", "").await;
+    assert_eq!(ready, StatusCode::OK, "{told}");
+    let answered = worker.infer_with("letters", &request(&data)).await;
+    assert_eq!(answered.0, StatusCode::OK);
+    worker.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn families_are_served_side_by_side_and_dropped_one_by_one() {
     let (digits, letters) = (Slot::of(1), letters());
     let mut worker = Running::start(60_000).await;
