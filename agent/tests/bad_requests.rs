@@ -402,6 +402,16 @@ async fn clients_that_never_read_hold_up_nobody_else() {
     serving.serves_on().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_in_a_browser_are_not_answered() {
+    let serving = Serving::start().await;
+    let origin = [("origin", "https://attacker.example".to_owned())];
+    let (status, error) = serving.refused(&origin, &good()).await;
+    assert_eq!(status, 403);
+    assert!(error.contains("Origin"), "{error}");
+    serving.serves_on().await;
+}
+
 /// Bodies that were announced and do not come have no share of the memory for bodies: requests to the
 /// same model and to others are answered meanwhile.
 #[tokio::test(flavor = "multi_thread")]

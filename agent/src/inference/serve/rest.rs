@@ -11,7 +11,7 @@ use crate::inference::statistics::Writing;
 use crate::inference::steps::Shaped;
 use crate::inference::tensor::Values;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -47,6 +47,11 @@ impl Api {
         body: &mut Incoming,
         caller: &Caller,
     ) -> Result<Answer, ApiError> {
+        // A browser reaches loopback addresses for every page that somebody opens on this machine.
+        if head.headers.contains_key(ORIGIN) {
+            let message = "requests of web pages (with an Origin header) are not answered";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+        }
         Ok(value(&match route(&head.method, head.uri.path())? {
             Route::Server => metadata::server(),
             Route::Live => json!({ "live": true }),
