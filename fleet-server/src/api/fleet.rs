@@ -147,12 +147,16 @@ pub async fn fleet(State(app): State<Arc<App>>) -> Result<Json<FleetView>, ApiEr
     }))
 }
 
-/// Whether the server and its database answer.
+/// Whether the server hears devices, and its database answers and takes writes.
 #[utoipa::path(get, path = "/healthz", tag = "server",
     responses((status = 200), (status = 500, body = ErrorBody),
-        (status = 503, body = ErrorBody, description = "no connection to the broker for a minute")))]
+        (status = 503, body = ErrorBody, description = "`no_mqtt`: no connection to the broker for a minute; `no_writes`: the database takes none, and why")))]
 pub async fn healthz(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     app.store.ping().await?;
+    app.store.check_writes().await.map_err(|why| {
+        let message = format!("nothing can be stored, devices keep what they have: {why}");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_writes", message)
+    })?;
     let deaf_ms = app.listening.borrow().deaf_ms(clock::now_ms());
     if deaf_ms > DEAF_MAX_MS {
         let seconds = deaf_ms / 1000;

@@ -25,6 +25,7 @@ mod tests;
 mod totals;
 mod trust;
 mod window;
+mod writes;
 
 pub use alerts::{
     AlertRow, Attempt, DeliveryRow, Look, NewAlert, SilenceRow, TrackKey, WebhookRow,
@@ -119,6 +120,7 @@ pub struct Store {
     epoch: Arc<AtomicU64>,
     /// Read while windows are read page by page, written while they are added up.
     scans: Arc<RwLock<()>>,
+    writes: Arc<writes::Writes>,
 }
 
 impl Store {
@@ -139,9 +141,13 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .pragma("trusted_schema", "OFF");
-        let writer = SqlitePoolOptions::new()
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(BUSY_TIMEOUT)
+                .after_release(|conn, _| Box::pin(writes::is_usable(conn)))
+        };
+        let writer = pool()
             .max_connections(1)
-            .acquire_timeout(BUSY_TIMEOUT)
             .connect_with(options.clone())
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -149,9 +155,8 @@ impl Store {
             .run(&writer)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let reader = SqlitePoolOptions::new()
+        let reader = pool()
             .max_connections(READERS)
-            .acquire_timeout(BUSY_TIMEOUT)
             .connect_with(options.read_only(true))
             .await
             .map_err(|e| failed(e.to_string()))?;
@@ -164,6 +169,7 @@ impl Store {
             reader,
             epoch: Arc::new(AtomicU64::new(epoch)),
             scans: Arc::default(),
+            writes: Arc::default(),
         })
     }
 
@@ -185,17 +191,6 @@ impl Store {
     /// It does not.
     pub async fn ping(&self) -> Result<()> {
         sqlx::query("SELECT 1").execute(&self.reader).await?;
-        Ok(())
-    }
-
-    /// Whether the database takes a write.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn ping_write(&self) -> Result<()> {
-        sqlx::query("UPDATE meta SET value = value WHERE key = 'epoch'")
-            .execute(&self.writer)
-            .await?;
         Ok(())
     }
 

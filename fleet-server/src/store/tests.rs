@@ -3,6 +3,7 @@
 mod certificates;
 mod early;
 mod families;
+mod full;
 mod pages;
 mod rollups;
 mod segments;

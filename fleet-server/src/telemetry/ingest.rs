@@ -10,11 +10,12 @@
 //! everything back: nothing is acknowledged, the batch is tried again,
 //! the broker's window fills and devices keep their buffers.
 
+use super::durable::Durable;
 use crate::clock;
 use crate::command::deliver::Wake;
 use crate::drift::plausible::{self, Implausible};
 use crate::mqtt::{Inbound, MqttClient};
-use crate::store::{IncomingSegment, Store, StoreError};
+use crate::store::{IncomingSegment, Store};
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, MessageError, parse};
 use dunlin_protocol::id::{BootId, DeviceId, FleetId};
@@ -27,11 +28,6 @@ use tokio::sync::{mpsc, watch};
 
 /// Broker-side life of an acknowledgement; a lost one is made up for by the device sending again.
 const ACK_EXPIRY_S: u32 = 300;
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Tries of a batch or message before it is looked whether the database works at all; if it does,
-/// the batch is taken apart and what it refuses is left out.
-const TRIES_MAX: u32 = 5;
 /// A device's rows are touched at most this often.
 const TOUCH_MS: i64 = 1000;
 const COMPLAINT_MS: i64 = 10_000;
@@ -142,9 +138,9 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut ingest = Ingest {
+        durable: Durable::new(store.clone(), wake),
         store,
         mqtt,
-        wake,
         touched: BTreeMap::new(),
         complaints: Complaints::default(),
     };
@@ -185,7 +181,7 @@ async fn gather(
 struct Ingest {
     store: Store,
     mqtt: MqttClient,
-    wake: Wake,
+    durable: Durable,
     touched: BTreeMap<DeviceId, i64>,
     complaints: Complaints,
 }
@@ -208,7 +204,7 @@ impl Ingest {
                 }
                 Ok((device, state)) => {
                     let heard_ms = (!message.is_retained()).then_some(now_ms);
-                    if !self.until_stored(stop, &device, &state, heard_ms).await {
+                    if !self.durable.state(stop, &device, &state, heard_ms).await {
                         return false;
                     }
                 }
@@ -222,7 +218,7 @@ impl Ingest {
         };
         self.touch(&segments, now_ms).await;
         self.flag(&segments);
-        let Some(stored) = self.store_segments(&segments, stop).await else {
+        let Some(stored) = self.durable.segments(&segments, stop).await else {
             return false;
         };
         self.acknowledge(stored).await;
@@ -230,68 +226,6 @@ impl Ingest {
             self.mqtt.acknowledge(message).await;
         }
         true
-    }
-
-    async fn until_stored(
-        &self,
-        stop: &mut watch::Receiver<bool>,
-        device: &DeviceId,
-        state: &Message,
-        heard_ms: Option<i64>,
-    ) -> bool {
-        let mut tries = 0;
-        loop {
-            let done = match state {
-                Message::Presence(presence) => self.presence(device, presence, heard_ms).await,
-                Message::Reported(reported) => {
-                    let now_ms = clock::now_ms();
-                    self.reported(device, reported, now_ms).await
-                }
-                Message::Segment(..) => Ok(()),
-            };
-            let Err(error) = done else { return true };
-            tracing::error!(%device, %error, "state of a device not stored, will try again");
-            tries += 1;
-            if tries >= TRIES_MAX && self.store.ping_write().await.is_ok() {
-                metrics::counter!("dunlin_ingest_refused_total", "reason" => "store").increment(1);
-                tracing::error!(%device, %error, "state of a device left out: the database refuses it alone");
-                return true;
-            }
-            if !pause(tries, stop).await {
-                return false;
-            }
-        }
-    }
-
-    async fn presence(
-        &self,
-        device: &DeviceId,
-        presence: &Presence,
-        heard_ms: Option<i64>,
-    ) -> Result<(), StoreError> {
-        // Only a hello is the device's own: its last will is the broker's word.
-        let heard_ms = heard_ms.filter(|_| presence.online);
-        if !self.store.set_presence(device, presence, heard_ms).await? {
-            tracing::debug!(%device, online = presence.online, "presence ignored: of an earlier connection, or not let in");
-        } else if presence.online {
-            self.wake.connected(device);
-        }
-        Ok(())
-    }
-
-    async fn reported(
-        &self,
-        device: &DeviceId,
-        reported: &Reported,
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        if self.store.set_reported(device, reported, now_ms).await? {
-            self.wake.wake();
-        } else {
-            tracing::debug!(%device, sequence = reported.sequence, "report ignored: not newer than the one known");
-            self.store.touch(device, now_ms).await?;
-        }
-        Ok(())
     }
 
     /// Leaves out what revoked and unknown devices sent; `None` if `stop` came while the database
@@ -314,7 +248,7 @@ impl Ingest {
                     tracing::error!(%error, tries, "devices not looked up, will try again; nothing is acknowledged");
                 }
             }
-            if !pause(tries, stop).await {
+            if !self.durable.pause(tries, stop).await {
                 return None;
             }
         };
@@ -360,50 +294,6 @@ impl Ingest {
             }
             self.touched.insert(incoming.device.clone(), now_ms);
         }
-    }
-
-    /// The identities of the segments that are on disk; `None` if `stop` came first.
-    async fn store_segments(
-        &self,
-        segments: &[IncomingSegment],
-        stop: &mut watch::Receiver<bool>,
-    ) -> Option<Vec<(DeviceId, BootId, u64)>> {
-        let mut tries = 0;
-        loop {
-            match self.store.ingest(segments).await {
-                Ok(stored) => {
-                    metrics::counter!("dunlin_ingest_segments_total")
-                        .increment(stored.len() as u64);
-                    return Some(stored);
-                }
-                Err(error) => {
-                    tries += 1;
-                    let count = segments.len();
-                    tracing::error!(%error, count, tries, "segments not stored, will try again; nothing is acknowledged");
-                }
-            }
-            if tries >= TRIES_MAX && self.store.ping_write().await.is_ok() {
-                return Some(self.one_by_one(segments).await);
-            }
-            if !pause(tries, stop).await {
-                return None;
-            }
-        }
-    }
-
-    async fn one_by_one(&self, segments: &[IncomingSegment]) -> Vec<(DeviceId, BootId, u64)> {
-        let mut stored = Vec::new();
-        for one in segments {
-            match self.store.ingest(std::slice::from_ref(one)).await {
-                Ok(identities) => stored.extend(identities),
-                Err(error) => {
-                    metrics::counter!("dunlin_ingest_refused_total", "reason" => "store")
-                        .increment(1);
-                    tracing::error!(device = %one.device, segment = one.segment.segment, %error, "segment left out");
-                }
-            }
-        }
-        stored
     }
 
     async fn acknowledge(&self, stored: Vec<(DeviceId, BootId, u64)>) {
@@ -459,15 +349,6 @@ fn absurdities(incoming: &IncomingSegment) -> impl Iterator<Item = Implausible> 
             .and_then(|()| plausible::clock(window, incoming.received_ms))
             .err()
     })
-}
-
-/// Waits before the next try; `false` if `stop` came first.
-async fn pause(tries: u32, stop: &mut watch::Receiver<bool>) -> bool {
-    let wait = RETRY_MIN.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
-    tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => false,
-        () = tokio::time::sleep(wait) => true,
-    }
 }
 
 /// One line a device in ten seconds, so that a broken device does not fill the log.

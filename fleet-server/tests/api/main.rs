@@ -8,6 +8,7 @@ mod captures;
 mod document;
 mod export;
 mod fixture;
+mod health;
 mod metrics;
 mod program;
 mod retention;
