@@ -22,6 +22,9 @@ struct Reserved {
     boot: BootId,
     /// All numbers below may have been used.
     reserved: u64,
+    /// Whether there is a journal, so that a missing one is noticed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    journal: bool,
 }
 
 /// Hands out segment numbers.
@@ -31,6 +34,7 @@ pub struct Counter {
     boot: BootId,
     next: u64,
     reserved: u64,
+    has_journal: bool,
 }
 
 impl Counter {
@@ -54,14 +58,15 @@ impl Counter {
             }
             Err(e) => return Err(medium(&path, "reading the boot id", &e)),
         }
-        let Ok(Reserved { boot, reserved }) = serde_json::from_str(&text) else {
+        let Ok(read) = serde_json::from_str::<Reserved>(&text) else {
             return Ok(None);
         };
         Ok(Some(Self {
             path,
-            boot,
-            next: reserved,
-            reserved,
+            boot: read.boot,
+            next: read.reserved,
+            reserved: read.reserved,
+            has_journal: read.journal,
         }))
     }
 
@@ -79,6 +84,7 @@ impl Counter {
             boot: BootId(raw),
             next: 0,
             reserved: 0,
+            has_journal: false,
         };
         counter.write(0)?;
         Ok(counter)
@@ -88,6 +94,24 @@ impl Counter {
     #[must_use]
     pub fn boot(&self) -> BootId {
         self.boot
+    }
+
+    /// Whether a journal was made in this boot.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.has_journal
+    }
+
+    /// Remembers whether there is a journal, durable on return.
+    ///
+    /// # Errors
+    /// The medium does not take the file.
+    pub fn note_journal(&mut self, has_journal: bool) -> Result<(), StoreError> {
+        if self.has_journal != has_journal {
+            self.has_journal = has_journal;
+            self.write(self.reserved)?;
+        }
+        Ok(())
     }
 
     /// Goes on behind `number` at least.
@@ -123,8 +147,11 @@ impl Counter {
     }
 
     fn write(&self, reserved: u64) -> Result<(), StoreError> {
-        let boot = self.boot;
-        let text = serde_json::to_vec(&Reserved { boot, reserved });
+        let text = serde_json::to_vec(&Reserved {
+            boot: self.boot,
+            reserved,
+            journal: self.has_journal,
+        });
         text.map_err(io::Error::from)
             .and_then(|t| replace(&self.path, &t))
             .map_err(|e| medium(&self.path, "writing the boot id and counter", &e))

@@ -245,6 +245,12 @@ impl SledStore {
         Ok((store, heads))
     }
 
+    /// Number of segments.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+
     /// Bytes of all entries.
     fn entry_bytes(&self) -> Result<u64, StoreError> {
         self.with("measuring", |db| {

@@ -10,7 +10,7 @@ mod tell;
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
-use super::journaled::JournaledStore;
+use super::journaled::{JournaledStore, Replayed};
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
 use super::store::{Index, SegmentStore, StoreError, batch_len};
 use super::sync::{Outbox, Outgoing};
@@ -19,7 +19,7 @@ use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tell::{Problem, SET_ASIDE, UNAVAILABLE};
+use tell::{JOURNAL_DAMAGED, Problem, SET_ASIDE, UNAVAILABLE};
 
 /// Most bytes of entries that wait in memory while the store fails.
 pub(crate) const WAITING_BYTES_MAX: usize = 2 << 20;
@@ -38,6 +38,8 @@ pub struct OpenReport {
     pub records: u64,
     /// Why an earlier store had to be set aside, and where it is now.
     pub set_aside: Option<String>,
+    /// What damage to the journal cost; which segments is told in gaps.
+    pub damage: Option<String>,
     /// Why there is no store at the moment; records wait in memory, and opening is tried again.
     pub problem: Option<String>,
 }
@@ -47,8 +49,9 @@ impl OpenReport {
     #[must_use]
     pub fn events(&self) -> Vec<(&'static str, String)> {
         let set_aside = self.set_aside.clone().map(|why| (SET_ASIDE, why));
+        let damage = self.damage.clone().map(|what| (JOURNAL_DAMAGED, what));
         let problem = self.problem.clone().map(|why| (UNAVAILABLE, why));
-        set_aside.into_iter().chain(problem).collect()
+        set_aside.into_iter().chain(damage).chain(problem).collect()
     }
 }
 
@@ -80,6 +83,8 @@ pub(crate) struct Keeper {
     waiting: Vec<Sealed>,
     unsynced: Vec<Sealed>,
     lost: BTreeMap<Class, Gap>,
+    /// What damage took of what was durable, and is not told yet.
+    damaged: Vec<Eviction>,
     evicted_records: u64,
     dirty: bool,
     written_bytes: u64,
@@ -91,8 +96,15 @@ pub(crate) struct Keeper {
 struct Opened {
     counter: Counter,
     store: JournaledStore,
+    found: AtStart,
+}
+
+#[derive(Default)]
+struct AtStart {
     heads: Vec<(u64, Meta)>,
     set_aside: Option<String>,
+    damage: Option<String>,
+    damaged: Vec<Eviction>,
 }
 
 impl Keeper {
@@ -120,9 +132,9 @@ impl Keeper {
             }
             Err(e) => return Err(e),
         };
-        let (counter, store, heads, set_aside) = match (counter, opened) {
-            (_, Some(o)) => (o.counter, Some(o.store), o.heads, o.set_aside),
-            (Some(counter), None) => (counter, None, Vec::new(), None),
+        let (counter, store, found) = match (counter, opened) {
+            (_, Some(o)) => (o.counter, Some(o.store), o.found),
+            (Some(counter), None) => (counter, None, AtStart::default()),
             (None, None) => return Err(StoreError::InUse { path: dir.into() }),
         };
         let mut keeper = Self {
@@ -135,6 +147,7 @@ impl Keeper {
             waiting: Vec::new(),
             unsynced: Vec::new(),
             lost: BTreeMap::new(),
+            damaged: found.damaged,
             evicted_records: 0,
             dirty: false,
             written_bytes: 0,
@@ -144,14 +157,15 @@ impl Keeper {
         if let Some(problem) = &problem {
             keeper.troubled(problem.clone(), now_ms);
         }
-        for (number, meta) in heads {
+        for (number, meta) in found.heads {
             keeper.index.insert(number, meta);
         }
         let report = OpenReport {
             boot: keeper.counter.boot(),
             segments: keeper.index.segments(),
             records: keeper.index.records(),
-            set_aside,
+            set_aside: found.set_aside,
+            damage: found.damage,
             problem,
         };
         keeper.write(now_ms);
@@ -376,6 +390,12 @@ impl Keeper {
         if self.store.is_none() {
             return Ok(());
         }
+        while let Some(eviction) = self.damaged.pop() {
+            if let Err(e) = self.try_evict(&eviction, now_ms) {
+                self.damaged.push(eviction);
+                return Err(e);
+            }
+        }
         self.write_lost(now_ms)?;
         while !self.waiting.is_empty() {
             let Some(store) = &mut self.store else {
@@ -528,7 +548,8 @@ impl Keeper {
         let new_boot = opened.counter.boot() != self.counter.boot();
         self.store = Some(opened.store);
         self.index = Index::default();
-        for (number, meta) in opened.heads {
+        self.damaged = opened.found.damaged;
+        for (number, meta) in opened.found.heads {
             self.index.insert(number, meta);
         }
         self.dirty = true;
@@ -537,8 +558,11 @@ impl Keeper {
             self.outbox.reset_inflight(&self.index);
             self.renumber();
         }
-        if let Some(why) = opened.set_aside {
+        if let Some(why) = opened.found.set_aside {
             self.tell_set_aside(why, now_ms);
+        }
+        if let Some(what) = opened.found.damage {
+            self.tell_journal_damaged(what, now_ms);
         }
         true
     }
@@ -580,18 +604,9 @@ fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
         (true, Some(_)) if died >= OPENINGS_MAX => {
             Some(format!("{died} starts in a row died while opening it"))
         }
-        (true, Some(mut counter)) => match JournaledStore::open(folder, counter.boot()) {
-            Ok((store, heads)) => {
-                folder.opened();
-                if let Some(last) = heads.iter().map(|(n, _)| *n).max() {
-                    counter.skip_past(last);
-                }
-                return Ok(Opened {
-                    counter,
-                    store,
-                    heads,
-                    set_aside: None,
-                });
+        (true, Some(counter)) => match JournaledStore::open(folder, counter.boot()) {
+            Ok((store, heads, replayed)) => {
+                return opened(folder, counter, store, heads, &replayed, None);
             }
             Err(StoreError::Damaged { problem, .. }) => Some(problem),
             Err(other) => return Err(other),
@@ -606,12 +621,41 @@ fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
     };
     let counter = Counter::begin(folder.dir())?;
     let store = JournaledStore::create(folder, counter.boot())?;
+    let replayed = Replayed::default();
+    opened(folder, counter, store, Vec::new(), &replayed, set_aside)
+}
+
+fn opened(
+    folder: &Folder,
+    mut counter: Counter,
+    store: JournaledStore,
+    heads: Vec<(u64, Meta)>,
+    replayed: &Replayed,
+    set_aside: Option<String>,
+) -> Result<Opened, StoreError> {
     folder.opened();
+    let lost = replayed.lost.keys().next_back();
+    let last = heads.iter().map(|(n, _)| *n).chain(lost.copied()).max();
+    if let Some(last) = last {
+        counter.skip_past(last);
+    }
+    let damage = replayed.damage.as_ref();
+    // Before there ever was one, or while there was no room for it, none is missing.
+    let damage = damage.filter(|_| counter.has_journal());
+    let damage = damage.and_then(|damage| tell::damage(damage, &replayed.lost));
+    let found = AtStart {
+        damaged: tell::evictions(&replayed.lost),
+        heads,
+        set_aside,
+        damage,
+    };
+    if let Err(e) = counter.note_journal(store.has_journal()) {
+        tracing::debug!(problem = %e, "whether there is a journal is not remembered");
+    }
     Ok(Opened {
         counter,
         store,
-        heads: Vec::new(),
-        set_aside,
+        found,
     })
 }
 
