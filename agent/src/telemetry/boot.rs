@@ -3,7 +3,9 @@
 //! The server takes a segment for known when it has seen (device, boot, segment). So a number
 //! must never be used twice within a boot, whatever becomes of the store: numbers are reserved in
 //! blocks, the block's end is made durable before its first number is used, and a start after a
-//! crash goes on behind the block. A store made anew gets a new boot id.
+//! crash goes on behind the block. A store made anew keeps the boot: what the journal holds of it was
+//! perhaps sent, and would be stored twice under another. When the file is lost, the journal knows the
+//! boot and how far the numbers were; only when both are lost a new boot begins.
 
 use super::store::StoreError;
 use dunlin_protocol::id::BootId;
@@ -15,6 +17,9 @@ use std::path::{Path, PathBuf};
 /// Numbers reserved at once. Large, because each reservation writes to flash; a device that
 /// crashed a thousand times a day would still have numbers for 23,000 years.
 const BLOCK: u64 = 1 << 20;
+/// What is left out behind the last number the journal knows, when this file is lost: more than can have
+/// been used without a sync.
+const UNKNOWN: u64 = 1 << 32;
 const FILE_MAX_BYTES: u64 = 4096;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,6 +75,19 @@ impl Counter {
         }))
     }
 
+    /// Goes on with a boot whose file is lost, of which no number from `used` on was durable.
+    #[must_use]
+    pub fn restored(dir: &Path, boot: BootId, used: u64) -> Self {
+        let next = used.saturating_add(UNKNOWN);
+        Self {
+            path: dir.join("boot"),
+            boot,
+            next,
+            reserved: next,
+            has_journal: true,
+        }
+    }
+
     /// Begins a new boot; its id is durable on return.
     ///
     /// # Errors
@@ -94,6 +112,14 @@ impl Counter {
     #[must_use]
     pub fn boot(&self) -> BootId {
         self.boot
+    }
+
+    /// Makes the file as it should be, durable on return.
+    ///
+    /// # Errors
+    /// The medium does not take it.
+    pub fn save(&self) -> Result<(), StoreError> {
+        self.write(self.reserved)
     }
 
     /// Whether a journal was made in this boot.

@@ -23,7 +23,7 @@ mod reading;
 
 pub use frame::Brief;
 
-use super::segment::Sealed;
+use super::segment::{Meta, Sealed};
 use dunlin_protocol::id::BootId;
 use frame::{Account, END_BYTES, Place, briefs_in, change_bytes};
 use reading::Found;
@@ -127,6 +127,17 @@ impl Journal {
             ..Found::default()
         };
         Ok(Some(Self::with(file, boot, life, &found)))
+    }
+
+    /// The boot of the folder's journal, and a number that is above all that came to it; None if it cannot
+    /// be read.
+    ///
+    /// # Errors
+    /// The medium refuses what is there.
+    pub fn boot(dir: &Path) -> io::Result<Option<(BootId, u64)>> {
+        let (bytes, length) = read_file(dir)?;
+        let boot = reading::boot_of(&bytes);
+        Ok(boot.map(|boot| (boot, reading::find(&bytes, length, boot).used)))
     }
 
     /// Opens the folder's journal and reads what it holds of this boot; makes a new one if there is none.
@@ -240,7 +251,7 @@ impl Journal {
 
     fn count(&mut self, puts: &[Sealed], deletes: &[u64]) {
         for sealed in puts {
-            self.live.insert(sealed.number, Brief::of(sealed));
+            self.live.insert(sealed.number, Brief::from(&sealed.meta));
             self.note_used(sealed.number);
         }
         self.forget(deletes);
@@ -334,11 +345,11 @@ impl Journal {
     }
 }
 
-impl Brief {
-    fn of(sealed: &Sealed) -> Self {
+impl From<&Meta> for Brief {
+    fn from(meta: &Meta) -> Self {
         Self {
-            kind: sealed.meta.kind,
-            records: sealed.meta.records,
+            kind: meta.kind,
+            records: meta.records,
         }
     }
 }

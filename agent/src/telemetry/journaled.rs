@@ -15,7 +15,7 @@ use super::journal::{Brief, Contents, Damage, JOURNAL_BYTES, Journal};
 use super::segment::{Meta, Sealed};
 use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats, batch_len};
 use dunlin_protocol::id::BootId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,8 @@ pub struct Replayed {
     pub damage: Option<Damage>,
     /// What was durable and is nowhere.
     pub lost: BTreeMap<u64, Brief>,
+    /// What it removed.
+    pub deleted: BTreeSet<u64>,
 }
 
 impl std::fmt::Debug for JournaledStore {
@@ -82,6 +84,18 @@ impl JournaledStore {
     ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
         let (base, heads) = SledStore::open(folder, boot)?;
         Self::replay(folder, base, heads, boot)
+    }
+
+    /// Makes a new store behind the journal that is there, with what only the journal has.
+    ///
+    /// # Errors
+    /// The medium refuses.
+    pub fn renew(
+        folder: &Folder,
+        boot: BootId,
+    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+        let base = SledStore::create(folder, boot)?;
+        Self::replay(folder, base, Vec::new(), boot)
     }
 
     fn replay(
@@ -134,6 +148,7 @@ impl JournaledStore {
         if let Some(journal) = &mut store.journal {
             journal.note_lost(lost.clone());
         }
+        let deletes = contents.changes.iter().flat_map(|change| &change.deletes);
         let records = store.young.values().map(|s| u64::from(s.meta.records));
         let replayed = Replayed {
             kept_segments: store.young.len(),
@@ -141,6 +156,7 @@ impl JournaledStore {
             stored: contents.stored,
             damage: contents.damage.clone(),
             lost,
+            deleted: deletes.copied().collect(),
         };
         Ok((store, replayed))
     }

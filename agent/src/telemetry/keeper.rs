@@ -10,6 +10,7 @@ mod tell;
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
+use super::journal::{Brief, Journal};
 use super::journaled::{JournaledStore, Replayed};
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
 use super::store::{Index, SegmentStore, StoreError, batch_len};
@@ -17,7 +18,7 @@ use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tell::{JOURNAL_DAMAGED, Problem, SET_ASIDE, UNAVAILABLE};
 
@@ -105,6 +106,8 @@ struct AtStart {
     set_aside: Option<String>,
     damage: Option<String>,
     damaged: Vec<Eviction>,
+    /// What the journal removed.
+    deleted: BTreeSet<u64>,
 }
 
 impl Keeper {
@@ -547,7 +550,7 @@ impl Keeper {
         };
         let new_boot = opened.counter.boot() != self.counter.boot();
         self.store = Some(opened.store);
-        self.index = Index::default();
+        let before = std::mem::take(&mut self.index);
         self.damaged = opened.found.damaged;
         for (number, meta) in opened.found.heads {
             self.index.insert(number, meta);
@@ -557,6 +560,9 @@ impl Keeper {
             self.counter = opened.counter;
             self.outbox.reset_inflight(&self.index);
             self.renumber();
+        } else if opened.found.set_aside.is_some() {
+            let lost = self.missing(&before, &opened.found.deleted);
+            self.damaged = tell::evictions(&lost);
         }
         if let Some(why) = opened.found.set_aside {
             self.tell_set_aside(why, now_ms);
@@ -565,6 +571,17 @@ impl Keeper {
             self.tell_journal_damaged(what, now_ms);
         }
         true
+    }
+
+    /// What was buffered and neither is any more nor waits.
+    fn missing(&self, before: &Index, deleted: &BTreeSet<u64>) -> BTreeMap<u64, Brief> {
+        let waiting: BTreeSet<u64> = self.waiting.iter().map(|s| s.number).collect();
+        let gone = before.in_order().filter(|(number, _)| {
+            let is_there = self.index.get(*number).is_some() || waiting.contains(number);
+            !is_there && !deleted.contains(number)
+        });
+        gone.map(|(number, meta)| (number, Brief::from(meta)))
+            .collect()
     }
 
     /// Numbers belong to a boot: what waits gets new ones.
@@ -594,35 +611,78 @@ fn seal_gap(number: u64, gap: Gap, now_ms: i64) -> Result<Sealed, StoreError> {
     })
 }
 
-/// Opens the store, or sets it aside and begins a new one under a new boot id.
+/// Opens the store. One that is damaged is set aside, and what only the journal has goes into a new one,
+/// under the same boot and numbers: so what the server has of it already is known to it.
 fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
     let died = folder.count_opening();
     let there = folder.settle()?;
-    let why = match (there, Counter::load(folder.dir())?) {
-        (false, _) => None,
-        (true, None) => Some("its boot id is lost".to_owned()),
-        (true, Some(_)) if died >= OPENINGS_MAX => {
-            Some(format!("{died} starts in a row died while opening it"))
-        }
-        (true, Some(counter)) => match JournaledStore::open(folder, counter.boot()) {
+    let Some(counter) = load_counter(folder)?.filter(|_| died < 2 * OPENINGS_MAX) else {
+        return begin_anew(folder, there, died);
+    };
+    let why = if !there {
+        counter.has_journal().then(|| "it is missing".to_owned())
+    } else if died >= OPENINGS_MAX {
+        Some(format!("{died} starts in a row died while opening it"))
+    } else {
+        match JournaledStore::open(folder, counter.boot()) {
             Ok((store, heads, replayed)) => {
-                return opened(folder, counter, store, heads, &replayed, None);
+                return Ok(opened(folder, counter, store, heads, replayed, None));
             }
             Err(StoreError::Damaged { problem, .. }) => Some(problem),
             Err(other) => return Err(other),
-        },
-    };
-    let set_aside = match why {
-        Some(why) => {
-            let aside = folder.set_aside()?;
-            Some(format!("{why}; it is kept as {}", aside.display()))
         }
-        None => None,
     };
+    let set_aside = why.map(|why| set_aside(folder, there, &why)).transpose()?;
+    let (store, heads, replayed) = JournaledStore::renew(folder, counter.boot())?;
+    let set_aside = set_aside.map(|why| format!("{why}; {}", tell::kept(&replayed)));
+    Ok(opened(folder, counter, store, heads, replayed, set_aside))
+}
+
+/// The boot and its numbers: from their file, or else from the journal.
+fn load_counter(folder: &Folder) -> Result<Option<Counter>, StoreError> {
+    if let Some(counter) = Counter::load(folder.dir())? {
+        return Ok(Some(counter));
+    }
+    let known = Journal::boot(folder.dir()).map_err(|e| StoreError::Medium {
+        path: folder.dir().join("journal"),
+        what: "reading its boot id",
+        problem: e.to_string(),
+    })?;
+    let Some((boot, used)) = known else {
+        return Ok(None);
+    };
+    tracing::warn!(%boot, used, "the file with the boot id is lost: the journal knows it");
+    let counter = Counter::restored(folder.dir(), boot, used);
+    counter.save()?;
+    Ok(Some(counter))
+}
+
+fn begin_anew(folder: &Folder, there: bool, died: u32) -> Result<Opened, StoreError> {
+    let why = if died < 2 * OPENINGS_MAX {
+        "its boot id is lost".to_owned()
+    } else {
+        format!("{died} starts in a row died while opening it; the journal is given up, too")
+    };
+    let set_aside = there.then(|| set_aside(folder, there, &why)).transpose()?;
     let counter = Counter::begin(folder.dir())?;
     let store = JournaledStore::create(folder, counter.boot())?;
     let replayed = Replayed::default();
-    opened(folder, counter, store, Vec::new(), &replayed, set_aside)
+    Ok(opened(
+        folder,
+        counter,
+        store,
+        Vec::new(),
+        replayed,
+        set_aside,
+    ))
+}
+
+fn set_aside(folder: &Folder, there: bool, why: &str) -> Result<String, StoreError> {
+    if !there {
+        return Ok(why.to_owned());
+    }
+    let aside = folder.set_aside()?;
+    Ok(format!("{why}; it is kept as {}", aside.display()))
 }
 
 fn opened(
@@ -630,9 +690,9 @@ fn opened(
     mut counter: Counter,
     store: JournaledStore,
     heads: Vec<(u64, Meta)>,
-    replayed: &Replayed,
+    replayed: Replayed,
     set_aside: Option<String>,
-) -> Result<Opened, StoreError> {
+) -> Opened {
     folder.opened();
     let lost = replayed.lost.keys().next_back();
     let last = heads.iter().map(|(n, _)| *n).chain(lost.copied()).max();
@@ -648,15 +708,16 @@ fn opened(
         heads,
         set_aside,
         damage,
+        deleted: replayed.deleted,
     };
     if let Err(e) = counter.note_journal(store.has_journal()) {
         tracing::debug!(problem = %e, "whether there is a journal is not remembered");
     }
-    Ok(Opened {
+    Opened {
         counter,
         store,
         found,
-    })
+    }
 }
 
 #[cfg(test)]

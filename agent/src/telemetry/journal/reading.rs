@@ -37,6 +37,12 @@ pub(super) struct Found {
     pub(super) is_unsure: bool,
 }
 
+/// The boot of the newest frame.
+pub(super) fn boot_of(bytes: &[u8]) -> Option<BootId> {
+    let newest = frames(bytes).into_iter().max_by_key(|(_, f)| f.place.sync);
+    newest.map(|(_, frame)| frame.place.boot)
+}
+
 fn frames(bytes: &[u8]) -> Vec<(usize, Frame)> {
     let (syncs, twin) = bytes.split_at_checked(USABLE_BYTES).unwrap_or((bytes, &[]));
     let mut all = scan(syncs);
@@ -118,7 +124,8 @@ impl Found {
         match &frame.body {
             Body::Change(change) => {
                 for sealed in &change.puts {
-                    self.expected.insert(sealed.number, Brief::of(sealed));
+                    self.expected
+                        .insert(sealed.number, Brief::from(&sealed.meta));
                     self.used = self.used.max(sealed.number.saturating_add(1));
                 }
                 for number in &change.deletes {

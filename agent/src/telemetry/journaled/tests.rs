@@ -1,7 +1,6 @@
 use super::*;
 use crate::telemetry::segment::{Kind, Prepared, tests::log};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
 
 const BOOT: BootId = BootId([3; 16]);
 

@@ -3,6 +3,7 @@
 use super::Keeper;
 use crate::telemetry::evict::Eviction;
 use crate::telemetry::journal::{Brief, Damage};
+use crate::telemetry::journaled::Replayed;
 use crate::telemetry::segment::{Kind, Prepared};
 use crate::telemetry::store::{BATCH_MAX, SegmentStore as _};
 use dunlin_protocol::telemetry::{Body, Event, Record};
@@ -48,6 +49,16 @@ pub(super) fn damage(damage: &Damage, lost: &BTreeMap<u64, Brief>) -> Option<Str
     }
     tracing::error!(detail, "telemetry journal damaged");
     Some(detail)
+}
+
+/// What became of the records when a store was set aside.
+pub(super) fn kept(replayed: &Replayed) -> String {
+    let (segments, records) = (replayed.kept_segments, replayed.kept_records);
+    let stored = match replayed.stored {
+        Some(stored) => format!("{stored} segments were in it at the last sync"),
+        None => "how many were in it is not known".to_owned(),
+    };
+    format!("{segments} segments with {records} records of the journal are kept, {stored}")
 }
 
 /// The gaps that tell of what was lost, as many to one as fit.
