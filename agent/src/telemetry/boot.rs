@@ -3,7 +3,9 @@
 //! The server takes a segment for known when it has seen (device, boot, segment). So a number
 //! must never be used twice within a boot, whatever becomes of the store: numbers are reserved in
 //! blocks, the block's end is made durable before its first number is used, and a start after a
-//! crash goes on behind the block. A store made anew gets a new boot id.
+//! crash goes on behind the block. A store made anew keeps the boot: what the journal holds of it was
+//! perhaps sent, and would be stored twice under another. When the file is lost, the journal knows the
+//! boot and how far the numbers were; only when both are lost a new boot begins.
 
 use super::store::StoreError;
 use dunlin_protocol::id::BootId;
@@ -15,6 +17,9 @@ use std::path::{Path, PathBuf};
 /// Numbers reserved at once. Large, because each reservation writes to flash; a device that
 /// crashed a thousand times a day would still have numbers for 23,000 years.
 const BLOCK: u64 = 1 << 20;
+/// What is left out behind the last number the journal knows, when this file is lost: more than can have
+/// been used without a sync.
+const UNKNOWN: u64 = 1 << 32;
 const FILE_MAX_BYTES: u64 = 4096;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +27,9 @@ struct Reserved {
     boot: BootId,
     /// All numbers below may have been used.
     reserved: u64,
+    /// Whether there is a journal, so that a missing one is noticed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    journal: bool,
 }
 
 /// Hands out segment numbers.
@@ -31,6 +39,7 @@ pub struct Counter {
     boot: BootId,
     next: u64,
     reserved: u64,
+    has_journal: bool,
 }
 
 impl Counter {
@@ -54,15 +63,29 @@ impl Counter {
             }
             Err(e) => return Err(medium(&path, "reading the boot id", &e)),
         }
-        let Ok(Reserved { boot, reserved }) = serde_json::from_str(&text) else {
+        let Ok(read) = serde_json::from_str::<Reserved>(&text) else {
             return Ok(None);
         };
         Ok(Some(Self {
             path,
-            boot,
-            next: reserved,
-            reserved,
+            boot: read.boot,
+            next: read.reserved,
+            reserved: read.reserved,
+            has_journal: read.journal,
         }))
+    }
+
+    /// Goes on with a boot whose file is lost, of which no number from `used` on was durable.
+    #[must_use]
+    pub fn restored(dir: &Path, boot: BootId, used: u64) -> Self {
+        let next = used.saturating_add(UNKNOWN);
+        Self {
+            path: dir.join("boot"),
+            boot,
+            next,
+            reserved: next,
+            has_journal: true,
+        }
     }
 
     /// Begins a new boot; its id is durable on return.
@@ -79,6 +102,7 @@ impl Counter {
             boot: BootId(raw),
             next: 0,
             reserved: 0,
+            has_journal: false,
         };
         counter.write(0)?;
         Ok(counter)
@@ -88,6 +112,32 @@ impl Counter {
     #[must_use]
     pub fn boot(&self) -> BootId {
         self.boot
+    }
+
+    /// Makes the file as it should be, durable on return.
+    ///
+    /// # Errors
+    /// The medium does not take it.
+    pub fn save(&self) -> Result<(), StoreError> {
+        self.write(self.reserved)
+    }
+
+    /// Whether a journal was made in this boot.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.has_journal
+    }
+
+    /// Remembers whether there is a journal, durable on return.
+    ///
+    /// # Errors
+    /// The medium does not take the file.
+    pub fn note_journal(&mut self, has_journal: bool) -> Result<(), StoreError> {
+        if self.has_journal != has_journal {
+            self.has_journal = has_journal;
+            self.write(self.reserved)?;
+        }
+        Ok(())
     }
 
     /// Goes on behind `number` at least.
@@ -123,8 +173,11 @@ impl Counter {
     }
 
     fn write(&self, reserved: u64) -> Result<(), StoreError> {
-        let boot = self.boot;
-        let text = serde_json::to_vec(&Reserved { boot, reserved });
+        let text = serde_json::to_vec(&Reserved {
+            boot: self.boot,
+            reserved,
+            journal: self.has_journal,
+        });
         text.map_err(io::Error::from)
             .and_then(|t| replace(&self.path, &t))
             .map_err(|e| medium(&self.path, "writing the boot id and counter", &e))

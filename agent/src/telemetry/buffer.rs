@@ -51,6 +51,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Starts in a row that may die while opening before the store is taken for damaged.
+/// After twice as many, nothing of before is used: it may have been the journal.
 pub const OPENINGS_MAX: u32 = 5;
 /// Disk that must be free before segments are added, in bytes: several times what one batch and
 /// sled's own housekeeping write.
@@ -243,6 +244,12 @@ impl SledStore {
             blobs_synced: BTreeSet::new(),
         };
         Ok((store, heads))
+    }
+
+    /// Number of segments.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.segments
     }
 
     /// Bytes of all entries.

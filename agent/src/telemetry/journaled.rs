@@ -6,13 +6,16 @@
 //! the journal's changes are made again, which is the same as once. An acknowledgement that a loss of power
 //! undoes costs a message that the server knows already. Without a journal (no room for the file) all goes
 //! into sled.
+//!
+//! What damage to the journal took is told in gaps: a gap deletes the numbers it names, and until then
+//! they count as lost at each start.
 
 use super::buffer::{Folder, SledStore};
-use super::journal::{Change, JOURNAL_BYTES, Journal};
+use super::journal::{Brief, Contents, Damage, JOURNAL_BYTES, Journal};
 use super::segment::{Meta, Sealed};
 use super::store::{BATCH_MAX, SegmentStore, StoreError, StoreStats, batch_len};
 use dunlin_protocol::id::BootId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +35,23 @@ pub struct JournaledStore {
     is_behind: bool,
 }
 
+/// What the journal had at a start.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    /// Segments that only it has.
+    pub kept_segments: usize,
+    /// Their records.
+    pub kept_records: u64,
+    /// Segments that sled had at its last sync, if that is known.
+    pub stored: Option<u32>,
+    /// What is wrong with it.
+    pub damage: Option<Damage>,
+    /// What was durable and is nowhere.
+    pub lost: BTreeMap<u64, Brief>,
+    /// What it removed.
+    pub deleted: BTreeSet<u64>,
+}
+
 impl std::fmt::Debug for JournaledStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JournaledStore")
@@ -47,8 +67,10 @@ impl JournaledStore {
     /// # Errors
     /// The medium refuses.
     pub fn create(folder: &Folder, boot: BootId) -> Result<Self, StoreError> {
+        let journal = Journal::create(folder.dir(), boot);
+        let journal = journal.map_err(|e| failed(folder.dir(), "making", &e))?;
         let base = SledStore::create(folder, boot)?;
-        Ok(Self::with(folder, base, boot)?.0)
+        Ok(Self::with(folder, base, journal, &Contents::default())?.0)
     }
 
     /// Opens the store and reads the heads of all its segments.
@@ -56,11 +78,37 @@ impl JournaledStore {
     /// # Errors
     /// [`StoreError::Damaged`] when it is not a whole store of this boot; set it aside then.
     /// [`StoreError::Medium`] when the disk is full, for example.
-    pub fn open(folder: &Folder, boot: BootId) -> Result<(Self, Vec<(u64, Meta)>), StoreError> {
+    pub fn open(
+        folder: &Folder,
+        boot: BootId,
+    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
         let (base, heads) = SledStore::open(folder, boot)?;
-        let (store, changes) = Self::with(folder, base, boot)?;
+        Self::replay(folder, base, heads, boot)
+    }
+
+    /// Makes a new store behind the journal that is there, with what only the journal has.
+    ///
+    /// # Errors
+    /// The medium refuses.
+    pub fn renew(
+        folder: &Folder,
+        boot: BootId,
+    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+        let base = SledStore::create(folder, boot)?;
+        Self::replay(folder, base, Vec::new(), boot)
+    }
+
+    fn replay(
+        folder: &Folder,
+        base: SledStore,
+        heads: Vec<(u64, Meta)>,
+        boot: BootId,
+    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+        let opened = Journal::open(folder.dir(), boot);
+        let (journal, contents) = opened.map_err(|e| failed(folder.dir(), "reading", &e))?;
+        let (store, replayed) = Self::with(folder, base, journal, &contents)?;
         let mut heads: BTreeMap<u64, Meta> = heads.into_iter().collect();
-        for change in &changes {
+        for change in &contents.changes {
             for number in &change.deletes {
                 heads.remove(number);
             }
@@ -71,18 +119,15 @@ impl JournaledStore {
                     .map(|sealed| (sealed.number, sealed.meta)),
             );
         }
-        Ok((store, heads.into_iter().collect()))
+        Ok((store, heads.into_iter().collect(), replayed))
     }
 
     fn with(
         folder: &Folder,
         base: SledStore,
-        boot: BootId,
-    ) -> Result<(Self, Vec<Change>), StoreError> {
-        let opened = Journal::open(folder.dir(), boot);
-        let opened = opened.map_err(|e| failed(folder.dir(), "reading", &e))?;
-        let (journal, changes) = opened.unzip();
-        let changes = changes.unwrap_or_default();
+        journal: Option<Journal>,
+        contents: &Contents,
+    ) -> Result<(Self, Replayed), StoreError> {
         let mut store = Self {
             dir: folder.dir().to_owned(),
             store: base,
@@ -91,17 +136,47 @@ impl JournaledStore {
             is_dirty: false,
             is_behind: false,
         };
-        for change in &changes {
+        for change in &contents.changes {
             store.apply(&change.puts, &change.deletes)?;
         }
-        Ok((store, changes))
+        let mut lost = BTreeMap::new();
+        for (number, brief) in &contents.expected {
+            if store.peek(*number)?.is_none() {
+                lost.insert(*number, *brief);
+            }
+        }
+        if let Some(journal) = &mut store.journal {
+            journal.note_lost(lost.clone());
+        }
+        let deletes = contents.changes.iter().flat_map(|change| &change.deletes);
+        let records = store.young.values().map(|s| u64::from(s.meta.records));
+        let replayed = Replayed {
+            kept_segments: store.young.len(),
+            kept_records: records.sum(),
+            stored: contents.stored,
+            damage: contents.damage.clone(),
+            lost,
+            deleted: deletes.copied().collect(),
+        };
+        Ok((store, replayed))
+    }
+
+    /// Whether there is a journal.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.journal.is_some()
     }
 
     /// Does in memory and sled what the journal has. A segment is never in both, or a deletion would miss
     /// one of the two: what sled has already (a checkpoint was cut off before the journal began anew, or a
-    /// failed sync is made up for) stays there.
+    /// failed sync is made up for) stays there. What is in neither was lost, and has been told by now.
     fn apply(&mut self, puts: &[Sealed], deletes: &[u64]) -> Result<(), StoreError> {
-        let in_store = self.remove_young(deletes);
+        let mut in_store = Vec::new();
+        for number in self.remove_young(deletes) {
+            if self.store.peek(number)?.is_some() {
+                in_store.push(number);
+            }
+        }
         for some in in_store.chunks(BATCH_MAX) {
             self.store.append(&[], some)?;
             self.is_behind = true;
@@ -137,11 +212,19 @@ impl JournaledStore {
         }
         (self.is_dirty, self.is_behind) = (false, false);
         self.young.clear();
+        self.note_stored();
         let reset = self.journal.as_mut().map_or(Ok(()), Journal::reset);
         reset.map_err(|e| failed(&self.dir, "beginning anew", &e))
     }
 
+    fn note_stored(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.note_stored(self.store.segments());
+        }
+    }
+
     fn sync_journal(&mut self) -> Result<(), StoreError> {
+        self.note_stored();
         let synced = self.journal.as_mut().map_or(Ok(()), Journal::sync);
         synced.map_err(|e| failed(&self.dir, "syncing", &e))
     }
@@ -163,6 +246,9 @@ impl SegmentStore for JournaledStore {
         if is_large || self.journal.is_none() {
             self.store.append(puts, deletes)?;
             self.is_dirty = true;
+            if let (Some(journal), Some(last)) = (&mut self.journal, puts.last()) {
+                journal.note_used(last.number);
+            }
             return Ok(());
         }
         let has_room = |journal: &Journal| journal.has_room(puts, deletes);
@@ -192,11 +278,14 @@ impl SegmentStore for JournaledStore {
     fn ack(&mut self, segments: &[u64]) -> Result<(), StoreError> {
         let in_store = self.remove_young(segments);
         for some in segments.chunks(BATCH_MAX) {
+            let Some(journal) = &mut self.journal else {
+                break;
+            };
             // Without room for it, it is not worth a checkpoint.
-            if let Some(journal) = &mut self.journal
-                && journal.has_room(&[], some)
-            {
+            if journal.has_room(&[], some) {
                 journal.record(&[], some);
+            } else {
+                journal.forget(some);
             }
         }
         for some in in_store.chunks(BATCH_MAX) {

@@ -10,16 +10,17 @@ mod tell;
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
-use super::journaled::JournaledStore;
+use super::journal::{Brief, Journal};
+use super::journaled::{JournaledStore, Replayed};
 use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
 use super::store::{Index, SegmentStore, StoreError, batch_len};
 use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use tell::{Problem, SET_ASIDE, UNAVAILABLE};
+use tell::{JOURNAL_DAMAGED, Problem, SET_ASIDE, UNAVAILABLE};
 
 /// Most bytes of entries that wait in memory while the store fails.
 pub(crate) const WAITING_BYTES_MAX: usize = 2 << 20;
@@ -38,6 +39,8 @@ pub struct OpenReport {
     pub records: u64,
     /// Why an earlier store had to be set aside, and where it is now.
     pub set_aside: Option<String>,
+    /// What damage to the journal cost; which segments is told in gaps.
+    pub damage: Option<String>,
     /// Why there is no store at the moment; records wait in memory, and opening is tried again.
     pub problem: Option<String>,
 }
@@ -47,8 +50,9 @@ impl OpenReport {
     #[must_use]
     pub fn events(&self) -> Vec<(&'static str, String)> {
         let set_aside = self.set_aside.clone().map(|why| (SET_ASIDE, why));
+        let damage = self.damage.clone().map(|what| (JOURNAL_DAMAGED, what));
         let problem = self.problem.clone().map(|why| (UNAVAILABLE, why));
-        set_aside.into_iter().chain(problem).collect()
+        set_aside.into_iter().chain(damage).chain(problem).collect()
     }
 }
 
@@ -80,6 +84,8 @@ pub(crate) struct Keeper {
     waiting: Vec<Sealed>,
     unsynced: Vec<Sealed>,
     lost: BTreeMap<Class, Gap>,
+    /// What damage took of what was durable, and is not told yet.
+    damaged: Vec<Eviction>,
     evicted_records: u64,
     dirty: bool,
     written_bytes: u64,
@@ -91,8 +97,17 @@ pub(crate) struct Keeper {
 struct Opened {
     counter: Counter,
     store: JournaledStore,
+    found: AtStart,
+}
+
+#[derive(Default)]
+struct AtStart {
     heads: Vec<(u64, Meta)>,
     set_aside: Option<String>,
+    damage: Option<String>,
+    damaged: Vec<Eviction>,
+    /// What the journal removed.
+    deleted: BTreeSet<u64>,
 }
 
 impl Keeper {
@@ -120,9 +135,9 @@ impl Keeper {
             }
             Err(e) => return Err(e),
         };
-        let (counter, store, heads, set_aside) = match (counter, opened) {
-            (_, Some(o)) => (o.counter, Some(o.store), o.heads, o.set_aside),
-            (Some(counter), None) => (counter, None, Vec::new(), None),
+        let (counter, store, found) = match (counter, opened) {
+            (_, Some(o)) => (o.counter, Some(o.store), o.found),
+            (Some(counter), None) => (counter, None, AtStart::default()),
             (None, None) => return Err(StoreError::InUse { path: dir.into() }),
         };
         let mut keeper = Self {
@@ -135,6 +150,7 @@ impl Keeper {
             waiting: Vec::new(),
             unsynced: Vec::new(),
             lost: BTreeMap::new(),
+            damaged: found.damaged,
             evicted_records: 0,
             dirty: false,
             written_bytes: 0,
@@ -144,14 +160,15 @@ impl Keeper {
         if let Some(problem) = &problem {
             keeper.troubled(problem.clone(), now_ms);
         }
-        for (number, meta) in heads {
+        for (number, meta) in found.heads {
             keeper.index.insert(number, meta);
         }
         let report = OpenReport {
             boot: keeper.counter.boot(),
             segments: keeper.index.segments(),
             records: keeper.index.records(),
-            set_aside,
+            set_aside: found.set_aside,
+            damage: found.damage,
             problem,
         };
         keeper.write(now_ms);
@@ -376,6 +393,12 @@ impl Keeper {
         if self.store.is_none() {
             return Ok(());
         }
+        while let Some(eviction) = self.damaged.pop() {
+            if let Err(e) = self.try_evict(&eviction, now_ms) {
+                self.damaged.push(eviction);
+                return Err(e);
+            }
+        }
         self.write_lost(now_ms)?;
         while !self.waiting.is_empty() {
             let Some(store) = &mut self.store else {
@@ -527,8 +550,9 @@ impl Keeper {
         };
         let new_boot = opened.counter.boot() != self.counter.boot();
         self.store = Some(opened.store);
-        self.index = Index::default();
-        for (number, meta) in opened.heads {
+        let before = std::mem::take(&mut self.index);
+        self.damaged = opened.found.damaged;
+        for (number, meta) in opened.found.heads {
             self.index.insert(number, meta);
         }
         self.dirty = true;
@@ -536,11 +560,28 @@ impl Keeper {
             self.counter = opened.counter;
             self.outbox.reset_inflight(&self.index);
             self.renumber();
+        } else if opened.found.set_aside.is_some() {
+            let lost = self.missing(&before, &opened.found.deleted);
+            self.damaged = tell::evictions(&lost);
         }
-        if let Some(why) = opened.set_aside {
+        if let Some(why) = opened.found.set_aside {
             self.tell_set_aside(why, now_ms);
         }
+        if let Some(what) = opened.found.damage {
+            self.tell_journal_damaged(what, now_ms);
+        }
         true
+    }
+
+    /// What was buffered and neither is any more nor waits.
+    fn missing(&self, before: &Index, deleted: &BTreeSet<u64>) -> BTreeMap<u64, Brief> {
+        let waiting: BTreeSet<u64> = self.waiting.iter().map(|s| s.number).collect();
+        let gone = before.in_order().filter(|(number, _)| {
+            let is_there = self.index.get(*number).is_some() || waiting.contains(number);
+            !is_there && !deleted.contains(number)
+        });
+        gone.map(|(number, meta)| (number, Brief::from(meta)))
+            .collect()
     }
 
     /// Numbers belong to a boot: what waits gets new ones.
@@ -570,49 +611,113 @@ fn seal_gap(number: u64, gap: Gap, now_ms: i64) -> Result<Sealed, StoreError> {
     })
 }
 
-/// Opens the store, or sets it aside and begins a new one under a new boot id.
+/// Opens the store. One that is damaged is set aside, and what only the journal has goes into a new one,
+/// under the same boot and numbers: so what the server has of it already is known to it.
 fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
     let died = folder.count_opening();
     let there = folder.settle()?;
-    let why = match (there, Counter::load(folder.dir())?) {
-        (false, _) => None,
-        (true, None) => Some("its boot id is lost".to_owned()),
-        (true, Some(_)) if died >= OPENINGS_MAX => {
-            Some(format!("{died} starts in a row died while opening it"))
-        }
-        (true, Some(mut counter)) => match JournaledStore::open(folder, counter.boot()) {
-            Ok((store, heads)) => {
-                folder.opened();
-                if let Some(last) = heads.iter().map(|(n, _)| *n).max() {
-                    counter.skip_past(last);
-                }
-                return Ok(Opened {
-                    counter,
-                    store,
-                    heads,
-                    set_aside: None,
-                });
+    let Some(counter) = load_counter(folder)?.filter(|_| died < 2 * OPENINGS_MAX) else {
+        return begin_anew(folder, there, died);
+    };
+    let why = if !there {
+        counter.has_journal().then(|| "it is missing".to_owned())
+    } else if died >= OPENINGS_MAX {
+        Some(format!("{died} starts in a row died while opening it"))
+    } else {
+        match JournaledStore::open(folder, counter.boot()) {
+            Ok((store, heads, replayed)) => {
+                return Ok(opened(folder, counter, store, heads, replayed, None));
             }
             Err(StoreError::Damaged { problem, .. }) => Some(problem),
             Err(other) => return Err(other),
-        },
-    };
-    let set_aside = match why {
-        Some(why) => {
-            let aside = folder.set_aside()?;
-            Some(format!("{why}; it is kept as {}", aside.display()))
         }
-        None => None,
     };
+    let set_aside = why.map(|why| set_aside(folder, there, &why)).transpose()?;
+    let (store, heads, replayed) = JournaledStore::renew(folder, counter.boot())?;
+    let set_aside = set_aside.map(|why| format!("{why}; {}", tell::kept(&replayed)));
+    Ok(opened(folder, counter, store, heads, replayed, set_aside))
+}
+
+/// The boot and its numbers: from their file, or else from the journal.
+fn load_counter(folder: &Folder) -> Result<Option<Counter>, StoreError> {
+    if let Some(counter) = Counter::load(folder.dir())? {
+        return Ok(Some(counter));
+    }
+    let known = Journal::boot(folder.dir()).map_err(|e| StoreError::Medium {
+        path: folder.dir().join("journal"),
+        what: "reading its boot id",
+        problem: e.to_string(),
+    })?;
+    let Some((boot, used)) = known else {
+        return Ok(None);
+    };
+    tracing::warn!(%boot, used, "the file with the boot id is lost: the journal knows it");
+    let counter = Counter::restored(folder.dir(), boot, used);
+    counter.save()?;
+    Ok(Some(counter))
+}
+
+fn begin_anew(folder: &Folder, there: bool, died: u32) -> Result<Opened, StoreError> {
+    let why = if died < 2 * OPENINGS_MAX {
+        "its boot id is lost".to_owned()
+    } else {
+        format!("{died} starts in a row died while opening it; the journal is given up, too")
+    };
+    let set_aside = there.then(|| set_aside(folder, there, &why)).transpose()?;
     let counter = Counter::begin(folder.dir())?;
     let store = JournaledStore::create(folder, counter.boot())?;
-    folder.opened();
-    Ok(Opened {
+    let replayed = Replayed::default();
+    Ok(opened(
+        folder,
         counter,
         store,
-        heads: Vec::new(),
+        Vec::new(),
+        replayed,
         set_aside,
-    })
+    ))
+}
+
+fn set_aside(folder: &Folder, there: bool, why: &str) -> Result<String, StoreError> {
+    if !there {
+        return Ok(why.to_owned());
+    }
+    let aside = folder.set_aside()?;
+    Ok(format!("{why}; it is kept as {}", aside.display()))
+}
+
+fn opened(
+    folder: &Folder,
+    mut counter: Counter,
+    store: JournaledStore,
+    heads: Vec<(u64, Meta)>,
+    replayed: Replayed,
+    set_aside: Option<String>,
+) -> Opened {
+    folder.opened();
+    let lost = replayed.lost.keys().next_back();
+    let last = heads.iter().map(|(n, _)| *n).chain(lost.copied()).max();
+    if let Some(last) = last {
+        counter.skip_past(last);
+    }
+    let damage = replayed.damage.as_ref();
+    // Before there ever was one, or while there was no room for it, none is missing.
+    let damage = damage.filter(|_| counter.has_journal());
+    let damage = damage.and_then(|damage| tell::damage(damage, &replayed.lost));
+    let found = AtStart {
+        damaged: tell::evictions(&replayed.lost),
+        heads,
+        set_aside,
+        damage,
+        deleted: replayed.deleted,
+    };
+    if let Err(e) = counter.note_journal(store.has_journal()) {
+        tracing::debug!(problem = %e, "whether there is a journal is not remembered");
+    }
+    Opened {
+        counter,
+        store,
+        found,
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! What the buffer tells of itself: what went wrong with it, and that it was mended.
 
 use super::Keeper;
+use crate::telemetry::evict::Eviction;
+use crate::telemetry::journal::{Brief, Damage};
+use crate::telemetry::journaled::Replayed;
 use crate::telemetry::segment::{Kind, Prepared};
-use crate::telemetry::store::SegmentStore as _;
+use crate::telemetry::store::{BATCH_MAX, SegmentStore as _};
 use dunlin_protocol::telemetry::{Body, Event, Record};
+use std::collections::BTreeMap;
 
 pub(super) const SET_ASIDE: &str = "telemetry_store_set_aside";
+pub(super) const JOURNAL_DAMAGED: &str = "telemetry_journal_damaged";
 pub(super) const UNAVAILABLE: &str = "telemetry_store_unavailable";
 pub(super) const RECOVERED: &str = "telemetry_store_recovered";
 const COMPACTED: &str = "telemetry_store_compacted";
@@ -22,7 +27,62 @@ pub(super) struct Problem {
     evicted_records: u64,
 }
 
+/// What is to be told of damage; nothing if it cost nothing.
+pub(super) fn damage(damage: &Damage, lost: &BTreeMap<u64, Brief>) -> Option<String> {
+    let records: u64 = lost.values().map(|brief| u64::from(brief.records)).sum();
+    let known = match lost.len() {
+        0 => "which segments are lost is not known".to_owned(),
+        segments => format!("{segments} segments with {records} records are lost, see the gaps"),
+    };
+    let unsure = if damage.is_unsure && !lost.is_empty() {
+        "; there may be more"
+    } else {
+        ""
+    };
+    let detail = format!("{}; {known}{unsure}", damage.what);
+    if lost.is_empty() && !damage.is_unsure {
+        tracing::warn!(
+            problem = damage.what,
+            "damage to the telemetry journal cost nothing"
+        );
+        return None;
+    }
+    tracing::error!(detail, "telemetry journal damaged");
+    Some(detail)
+}
+
+/// What became of the records when a store was set aside.
+pub(super) fn kept(replayed: &Replayed) -> String {
+    let (segments, records) = (replayed.kept_segments, replayed.kept_records);
+    let stored = match replayed.stored {
+        Some(stored) => format!("{stored} segments were in it at the last sync"),
+        None => "how many were in it is not known".to_owned(),
+    };
+    format!("{segments} segments with {records} records of the journal are kept, {stored}")
+}
+
+/// The gaps that tell of what was lost, as many to one as fit.
+pub(super) fn evictions(lost: &BTreeMap<u64, Brief>) -> Vec<Eviction> {
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        let of_kind: Vec<_> = lost.iter().filter(|(_, b)| b.kind == kind).collect();
+        for some in of_kind.chunks(BATCH_MAX - 1) {
+            all.push(Eviction {
+                kind,
+                segments: some.iter().map(|(number, _)| **number).collect(),
+                records: some.iter().map(|(_, b)| u64::from(b.records)).sum(),
+                reason: "lost to damage of the buffer",
+            });
+        }
+    }
+    all
+}
+
 impl Keeper {
+    pub(super) fn tell_journal_damaged(&mut self, detail: String, now_ms: i64) {
+        self.tell(JOURNAL_DAMAGED, detail, now_ms);
+    }
+
     pub(super) fn tell_set_aside(&mut self, detail: String, now_ms: i64) {
         tracing::error!(detail, "telemetry store set aside");
         self.tell(SET_ASIDE, detail, now_ms);

@@ -154,11 +154,151 @@ fn a_store_that_killed_every_start_is_set_aside() {
     keeper.close(0).unwrap();
     std::fs::write(dir.path().join("opening"), [b'.'; OPENINGS_MAX as usize]).unwrap();
     let (keeper, second) = Keeper::open(dir.path(), small(), 0).unwrap();
-    assert_ne!(first.boot, second.boot);
+    assert_eq!((first.boot, second.segments), (second.boot, 1));
     assert!(second.set_aside.unwrap().contains("5 starts in a row died"));
+    keeper.close(0).unwrap();
+    // It may have been the journal.
+    std::fs::write(
+        dir.path().join("opening"),
+        [b'.'; 2 * OPENINGS_MAX as usize],
+    )
+    .unwrap();
+    let (keeper, second) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert_ne!(first.boot, second.boot);
+    assert_eq!(second.segments, 0);
+    assert!(
+        second
+            .set_aside
+            .unwrap()
+            .contains("10 starts in a row died")
+    );
     keeper.close(0).unwrap();
     let (_, third) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_eq!((third.boot, third.set_aside), (second.boot, None));
+}
+
+/// Nine events, a sync each.
+fn nine(dir: &Path) -> BootId {
+    let (mut keeper, report) = Keeper::open(dir, small(), 0).unwrap();
+    for code in '1'..='9' {
+        keeper.seal(gathered(&[event(&code.to_string())]), 0);
+        keeper.sync(0).unwrap();
+    }
+    report.boot
+}
+
+fn codes_and_gaps(sent: &[Segment]) -> (Vec<String>, Vec<Gap>) {
+    let (mut codes, mut gaps) = (Vec::new(), Vec::new());
+    for record in sent.iter().flat_map(|s| &s.records) {
+        match &record.body {
+            Body::Event(event) => codes.push(event.code.clone()),
+            Body::Gap(gap) => gaps.push(gap.clone()),
+            _ => {}
+        }
+    }
+    codes.sort();
+    (codes, gaps)
+}
+
+fn change_file(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_bit_flipped_in_the_journal_costs_one_segment_which_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    nine(dir.path());
+    change_file(&dir.path().join("journal"), |b| b[5 * 4096 + 100] ^= 1);
+    let (keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+    // The gap is durable before anything else happens.
+    drop(keeper);
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
+    let sent = drain(&mut keeper);
+    let (codes, gaps) = codes_and_gaps(&sent);
+    assert_eq!(codes, ["1", "2", "3", "4", "6", "7", "8", "9"]);
+    assert_eq!((gaps.len(), gaps[0].records), (1, 1));
+    let missing: Vec<u64> = (0..9)
+        .filter(|n| sent.iter().all(|s| s.segment != *n))
+        .collect();
+    assert_eq!(gaps[0].segments, missing);
+    let (code, detail) = report.events().remove(0);
+    assert_eq!(code, "telemetry_journal_damaged");
+    assert!(
+        detail.contains("8 records were readable") && detail.contains("1 segments"),
+        "{detail}"
+    );
+    keeper.close(0).unwrap();
+    let (_, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert_eq!((report.events(), report.segments), (vec![], 0), "told once");
+}
+
+#[test]
+fn a_journal_that_is_gone_is_told_and_a_new_buffer_has_none_to_miss() {
+    let dir = tempfile::tempdir().unwrap();
+    nine(dir.path());
+    std::fs::remove_file(dir.path().join("journal")).unwrap();
+    let (keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert!(report.damage.unwrap().contains("it is missing"));
+    drop(keeper);
+    let (_, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert_eq!(report.events(), vec![]);
+}
+
+#[test]
+fn a_damaged_store_does_not_cost_what_is_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let boot = nine(dir.path());
+    let all: Vec<_> = ('1'..='9').map(String::from).collect();
+    let zero = |name: &str| change_file(&dir.path().join(name), |bytes| bytes.fill(0));
+    for (files, set_aside) in [
+        (&["store/db"][..], true),
+        (&["boot"], false),
+        (&["boot", "store/db"], true),
+    ] {
+        files.iter().for_each(|name| zero(name));
+        let (mut keeper, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+        assert_eq!((report.boot, report.segments), (boot, 9), "{files:?}");
+        assert_eq!(report.set_aside.is_some(), set_aside, "{files:?}");
+        if let Some(why) = report.set_aside {
+            let kept = "9 segments with 9 records of the journal are kept";
+            assert!(
+                why.contains("store.corrupt-") && why.contains(kept),
+                "{why}"
+            );
+            assert!(why.contains("0 segments were in it"), "{why}");
+        }
+        // Numbers that the server may have seen are not used again.
+        let number = keeper.number().unwrap();
+        assert!(number > 8, "{number}");
+        let batch = keeper.next_batch(0, 16, 0);
+        assert_eq!(codes_and_gaps(&decode(&batch)), (all.clone(), vec![]));
+    }
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert_eq!(drain(&mut keeper).len(), 9);
+    keeper.close(0).unwrap();
+    // What was acknowledged does not come back.
+    zero("store/db");
+    let (_, report) = Keeper::open(dir.path(), small(), 0).unwrap();
+    assert_eq!((report.boot, report.segments), (boot, 0));
+}
+
+#[test]
+fn what_a_store_held_that_fails_while_it_is_used_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
+    keeper.seal(gathered(&[event(&noise(1, 200_000))]), 0);
+    keeper.seal(gathered(&[event("young")]), 0);
+    keeper.sync(0).unwrap();
+    drop(keeper.store.take());
+    change_file(&dir.path().join("store/db"), |bytes| bytes.fill(0));
+    keeper.seal(gathered(&[event("waits")]), 0);
+    keeper.housekeeping(0);
+    let (codes, gaps) = codes_and_gaps(&drain(&mut keeper));
+    assert_eq!(codes, ["telemetry_store_set_aside", "waits", "young"]);
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((&gaps[0].segments[..], gaps[0].records), (&[0][..], 1));
 }
 
 #[test]
