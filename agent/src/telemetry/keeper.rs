@@ -7,6 +7,7 @@
 
 mod tell;
 
+use super::age::AgeClock;
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX};
 use super::evict::{Eviction, Limits, next_eviction};
@@ -90,6 +91,7 @@ pub(crate) struct Keeper {
     dirty: bool,
     written_bytes: u64,
     problem: Option<Problem>,
+    ages: AgeClock,
     /// When it was last told that the store was written anew, by the wall clock.
     compacted_ms: Option<i64>,
 }
@@ -155,6 +157,7 @@ impl Keeper {
             dirty: false,
             written_bytes: 0,
             problem: None,
+            ages: AgeClock::default(),
             compacted_ms: None,
         };
         if let Some(problem) = &problem {
@@ -174,6 +177,11 @@ impl Keeper {
         keeper.write(now_ms);
         keeper.housekeeping(now_ms);
         Ok((keeper, report))
+    }
+
+    /// Takes the time: by the wall clock, and by one that does not go back.
+    pub(crate) fn see_clocks(&mut self, wall_ms: i64, clock_ms: u64) {
+        self.ages.see(wall_ms, clock_ms);
     }
 
     /// Takes gathered records over, under new numbers.
@@ -270,6 +278,9 @@ impl Keeper {
 
     /// Deletes exactly what the server names, if it speaks of this boot; how many were there.
     pub(crate) fn ack(&mut self, ack: &Ack, now_ms: i64) -> usize {
+        if let Some(server_ms) = ack.server_time_ms {
+            self.ages.confirm(server_ms);
+        }
         if ack.boot != self.counter.boot() {
             return 0;
         }
@@ -414,7 +425,7 @@ impl Keeper {
                 self.unsynced.push(sealed);
             }
         }
-        while let Some(eviction) = next_eviction(&self.index, &self.limits, now_ms) {
+        while let Some(eviction) = next_eviction(&self.index, &self.limits, self.ages.now_ms()) {
             self.try_evict(&eviction, now_ms)?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! One thread of its own does all file work, so that nothing else ever waits for the disk.
 //! A record is durable (written and fdatasynced) within [`SYNC_MS`] and the time of one sync.
 
+pub mod age;
 pub mod boot;
 pub mod buffer;
 pub mod evict;
@@ -243,6 +244,7 @@ impl Worker {
     }
 
     fn handle(&mut self, request: Request) {
+        self.keeper.see_clocks(wall_ms(), self.clock_ms());
         // A receiver that has gone away no longer wants its answer.
         match request {
             Request::Push(record, room) => {
@@ -286,6 +288,7 @@ impl Worker {
 
     fn do_due(&mut self) {
         let now_ms = self.clock_ms();
+        self.keeper.see_clocks(wall_ms(), now_ms);
         let seal = self.gatherer.since_ms().map(|since| since + SEAL_MS);
         let sync = self.sync_due_ms.is_some_and(|due| due <= now_ms);
         if sync || seal.is_some_and(|due| due <= now_ms) {

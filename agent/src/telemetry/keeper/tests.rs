@@ -302,6 +302,36 @@ fn what_a_store_held_that_fails_while_it_is_used_is_told() {
 }
 
 #[test]
+fn a_clock_that_is_a_month_ahead_for_a_moment_deletes_nothing() {
+    const DAY_MS: i64 = 86_400_000;
+    const NOW_MS: i64 = 1_800_000_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), small(), NOW_MS).unwrap();
+    let mut up = metrics("up", Scalar::Integer(1));
+    up.time_ms = NOW_MS;
+    keeper.see_clocks(NOW_MS, 0);
+    keeper.seal(gathered(&[up]), NOW_MS);
+    let jumped_ms = NOW_MS + 31 * DAY_MS;
+    for clock_ms in [1000, 2000, 3000] {
+        keeper.see_clocks(jumped_ms, clock_ms);
+        keeper.sync(jumped_ms).unwrap();
+        keeper.housekeeping(jumped_ms);
+    }
+    assert_eq!(keeper.stats().records, 1);
+    // The server says that it is so late.
+    let ack = Ack {
+        boot: report.boot,
+        segments: vec![],
+        server_time_ms: Some(jumped_ms),
+    };
+    keeper.ack(&ack, jumped_ms);
+    keeper.sync(jumped_ms).unwrap();
+    let (_, gaps) = codes_and_gaps(&drain(&mut keeper));
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0].reason, "older than the class is kept");
+}
+
+#[test]
 fn what_was_not_synced_is_written_again_after_the_store_failed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
