@@ -7,6 +7,8 @@
 
 mod tell;
 
+pub(crate) use tell::Complaint;
+
 use super::age::AgeClock;
 use super::boot::Counter;
 use super::buffer::{Folder, OPENINGS_MAX};
@@ -92,6 +94,8 @@ pub(crate) struct Keeper {
     written_bytes: u64,
     problem: Option<Problem>,
     ages: AgeClock,
+    /// Whether all was durable since this keeper was opened.
+    was_durable: bool,
     /// When it was last told that the store was written anew, by the wall clock.
     compacted_ms: Option<i64>,
 }
@@ -158,6 +162,7 @@ impl Keeper {
             written_bytes: 0,
             problem: None,
             ages: AgeClock::default(),
+            was_durable: false,
             compacted_ms: None,
         };
         if let Some(problem) = &problem {
@@ -217,6 +222,7 @@ impl Keeper {
         let durable = self.store.is_some() && written && !self.dirty;
         if durable {
             self.tell_recovered(now_ms);
+            self.was_durable = true;
             Ok(())
         } else {
             let problem = self.problem.as_ref().map(|p| p.what.clone());

@@ -22,7 +22,7 @@ pub use sync::Outgoing;
 
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::telemetry::Record;
-use keeper::Keeper;
+use keeper::{Complaint, Keeper};
 use segment::{Gatherer, Prepared, RecordError};
 use std::path::Path;
 use std::sync::Arc;
@@ -205,6 +205,7 @@ struct Worker {
     notify: Arc<Notify>,
     /// Whether a batch was not asked for since it was told that there may be one.
     told: bool,
+    complaint: Complaint,
 }
 
 impl Worker {
@@ -217,6 +218,7 @@ impl Worker {
             housekeeping_due_ms: HOUSEKEEPING_MS,
             notify,
             told: false,
+            complaint: Complaint::default(),
         }
     }
 
@@ -294,8 +296,15 @@ impl Worker {
         if sync || seal.is_some_and(|due| due <= now_ms) {
             self.seal();
         }
-        if sync && let Err(problem) = self.sync() {
-            tracing::warn!(problem, "telemetry is not durable yet");
+        if sync {
+            match self.sync() {
+                Ok(()) if self.complaint.end() => tracing::info!("telemetry is durable again"),
+                Ok(()) => {}
+                Err(problem) if self.complaint.is_due(self.clock_ms()) => {
+                    tracing::warn!(problem, "telemetry is not durable yet");
+                }
+                Err(_) => {}
+            }
         }
         if self.housekeeping_due_ms <= now_ms {
             self.keeper.housekeeping(wall_ms());

@@ -332,6 +332,46 @@ fn a_clock_that_is_a_month_ahead_for_a_moment_deletes_nothing() {
 }
 
 #[test]
+fn a_trouble_that_began_before_the_start_is_not_said_to_have_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
+    let mut told = Vec::new();
+    for now_ms in [2_000, 5_000] {
+        keeper.troubled("the disk is full".to_owned(), now_ms - 1000);
+        keeper.sync(now_ms).unwrap();
+        for record in drain(&mut keeper).iter().flat_map(|s| &s.records) {
+            if let Body::Event(event) = &record.body {
+                told.push(event.detail.clone());
+            }
+        }
+    }
+    assert!(
+        told[0].contains("what was lost before it is not known"),
+        "{told:?}"
+    );
+    let later = "durable again after 1 s, 0 records dropped meanwhile; it was: the disk is full";
+    assert_eq!(told[1..], [later]);
+}
+
+#[test]
+fn what_goes_on_is_said_at_once_then_ever_less_often_and_its_end_once() {
+    let mut complaint = Complaint::default();
+    assert!(!complaint.end());
+    // A sync in vain each 0.8 seconds, for an hour.
+    let said: Vec<u64> = (0..4500)
+        .map(|n| n * 800)
+        .filter(|now| complaint.is_due(*now))
+        .collect();
+    assert_eq!(said[..5], [0, 1600, 4000, 8000, 16_000]);
+    assert!(
+        said.len() < 70 && said.windows(2).skip(7).all(|w| w[1] - w[0] >= 60_000),
+        "{said:?}"
+    );
+    assert!(complaint.end() && !complaint.end());
+    assert!(complaint.is_due(1));
+}
+
+#[test]
 fn what_was_not_synced_is_written_again_after_the_store_failed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
