@@ -158,6 +158,13 @@ impl JournaledStore {
             lost,
             deleted: deletes.copied().collect(),
         };
+        // Damage that may hide more would be found at each start: it goes with the journal's pages.
+        if contents.damage.as_ref().is_some_and(|d| d.is_unsure) {
+            match store.checkpoint() {
+                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
         Ok((store, replayed))
     }
 

@@ -1,5 +1,6 @@
 use super::tell::RECOVERED;
 use super::*;
+use crate::telemetry::buffer::OPENINGS_MAX;
 use crate::telemetry::segment::tests::{event, log, metrics};
 use dunlin_protocol::telemetry::{Scalar, Segment};
 use proptest::prelude::*;
