@@ -119,10 +119,10 @@ pub struct Eviction {
 /// What to drop next, or nothing when all is within its bounds. To be asked again after each
 /// answer. The oldest go first, of the least precious kind; each time a sixteenth more than
 /// needed, so that a full buffer does not write a gap for each new segment. `now_ms` is the wall
-/// clock.
+/// clock, if it can be believed; nothing ages without one.
 #[must_use]
-pub fn next_eviction(index: &Index, limits: &Limits, now_ms: i64) -> Option<Eviction> {
-    if let Some(eviction) = aged(index, &limits.ages, now_ms) {
+pub fn next_eviction(index: &Index, limits: &Limits, now_ms: Option<i64>) -> Option<Eviction> {
+    if let Some(eviction) = now_ms.and_then(|now_ms| aged(index, &limits.ages, now_ms)) {
         return Some(eviction);
     }
     for kind in Kind::ALL.into_iter().rev() {
@@ -240,7 +240,7 @@ mod tests {
 
     fn settle(index: &mut Index, limits: &Limits) -> Vec<Eviction> {
         let mut all = Vec::new();
-        while let Some(eviction) = next_eviction(index, limits, NOW_MS) {
+        while let Some(eviction) = next_eviction(index, limits, Some(NOW_MS)) {
             for number in &eviction.segments {
                 index
                     .remove(*number)
@@ -295,8 +295,12 @@ mod tests {
         index.insert(4, dated(Kind::Event, 60));
         index.insert(5, dated(Kind::Gap, 400));
         // The year 2106: no age can be told by such a clock.
-        assert_eq!(next_eviction(&index, &small(), 4_294_967_296_000), None);
-        assert_eq!(next_eviction(&index, &small(), 0), None);
+        assert_eq!(
+            next_eviction(&index, &small(), Some(4_294_967_296_000)),
+            None
+        );
+        assert_eq!(next_eviction(&index, &small(), Some(0)), None);
+        assert_eq!(next_eviction(&index, &small(), None), None);
         let dropped = settle(&mut index, &small());
         let numbers: Vec<_> = dropped.iter().flat_map(|e| e.segments.clone()).collect();
         assert_eq!(numbers, [1, 3]);

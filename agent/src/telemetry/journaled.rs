@@ -52,6 +52,9 @@ pub struct Replayed {
     pub deleted: BTreeSet<u64>,
 }
 
+/// A store, the heads of all its segments, and what its journal had.
+pub type Opened = (JournaledStore, Vec<(u64, Meta)>, Replayed);
+
 impl std::fmt::Debug for JournaledStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JournaledStore")
@@ -78,10 +81,7 @@ impl JournaledStore {
     /// # Errors
     /// [`StoreError::Damaged`] when it is not a whole store of this boot; set it aside then.
     /// [`StoreError::Medium`] when the disk is full, for example.
-    pub fn open(
-        folder: &Folder,
-        boot: BootId,
-    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+    pub fn open(folder: &Folder, boot: BootId) -> Result<Opened, StoreError> {
         let (base, heads) = SledStore::open(folder, boot)?;
         Self::replay(folder, base, heads, boot)
     }
@@ -90,10 +90,7 @@ impl JournaledStore {
     ///
     /// # Errors
     /// The medium refuses.
-    pub fn renew(
-        folder: &Folder,
-        boot: BootId,
-    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+    pub fn renew(folder: &Folder, boot: BootId) -> Result<Opened, StoreError> {
         let base = SledStore::create(folder, boot)?;
         Self::replay(folder, base, Vec::new(), boot)
     }
@@ -103,7 +100,7 @@ impl JournaledStore {
         base: SledStore,
         heads: Vec<(u64, Meta)>,
         boot: BootId,
-    ) -> Result<(Self, Vec<(u64, Meta)>, Replayed), StoreError> {
+    ) -> Result<Opened, StoreError> {
         let opened = Journal::open(folder.dir(), boot);
         let (journal, contents) = opened.map_err(|e| failed(folder.dir(), "reading", &e))?;
         let (store, replayed) = Self::with(folder, base, journal, &contents)?;
@@ -158,6 +155,13 @@ impl JournaledStore {
             lost,
             deleted: deletes.copied().collect(),
         };
+        // Damage that may hide more would be found at each start: it goes with the journal's pages.
+        if contents.damage.as_ref().is_some_and(|d| d.is_unsure) {
+            match store.checkpoint() {
+                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
         Ok((store, replayed))
     }
 

@@ -5,19 +5,24 @@
 //! [`WAITING_BYTES_MAX`], and what is buffered already is kept, sent and deleted as ever; what has
 //! to be dropped is named in gaps, which are written once the store takes them.
 
+mod opening;
 mod tell;
 
+pub(crate) use tell::Complaint;
+
+use super::age::AgeClock;
 use super::boot::Counter;
-use super::buffer::{Folder, OPENINGS_MAX};
+use super::buffer::Folder;
 use super::evict::{Eviction, Limits, next_eviction};
-use super::journal::{Brief, Journal};
-use super::journaled::{JournaledStore, Replayed};
-use super::segment::{Kind, Meta, Prepared, Sealed, read_message};
+use super::journal::Brief;
+use super::journaled::JournaledStore;
+use super::segment::{Kind, Prepared, Sealed, read_message};
 use super::store::{Index, SegmentStore, StoreError, batch_len};
 use super::sync::{Outbox, Outgoing};
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
+use opening::{AtStart, open_store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tell::{JOURNAL_DAMAGED, Problem, SET_ASIDE, UNAVAILABLE};
@@ -90,24 +95,11 @@ pub(crate) struct Keeper {
     dirty: bool,
     written_bytes: u64,
     problem: Option<Problem>,
+    ages: AgeClock,
+    /// Whether all was durable since this keeper was opened.
+    was_durable: bool,
     /// When it was last told that the store was written anew, by the wall clock.
     compacted_ms: Option<i64>,
-}
-
-struct Opened {
-    counter: Counter,
-    store: JournaledStore,
-    found: AtStart,
-}
-
-#[derive(Default)]
-struct AtStart {
-    heads: Vec<(u64, Meta)>,
-    set_aside: Option<String>,
-    damage: Option<String>,
-    damaged: Vec<Eviction>,
-    /// What the journal removed.
-    deleted: BTreeSet<u64>,
 }
 
 impl Keeper {
@@ -155,6 +147,8 @@ impl Keeper {
             dirty: false,
             written_bytes: 0,
             problem: None,
+            ages: AgeClock::default(),
+            was_durable: false,
             compacted_ms: None,
         };
         if let Some(problem) = &problem {
@@ -174,6 +168,11 @@ impl Keeper {
         keeper.write(now_ms);
         keeper.housekeeping(now_ms);
         Ok((keeper, report))
+    }
+
+    /// Takes the time: by the wall clock, and by one that does not go back.
+    pub(crate) fn see_clocks(&mut self, wall_ms: i64, clock_ms: u64) {
+        self.ages.see(wall_ms, clock_ms);
     }
 
     /// Takes gathered records over, under new numbers.
@@ -209,6 +208,7 @@ impl Keeper {
         let durable = self.store.is_some() && written && !self.dirty;
         if durable {
             self.tell_recovered(now_ms);
+            self.was_durable = true;
             Ok(())
         } else {
             let problem = self.problem.as_ref().map(|p| p.what.clone());
@@ -270,6 +270,9 @@ impl Keeper {
 
     /// Deletes exactly what the server names, if it speaks of this boot; how many were there.
     pub(crate) fn ack(&mut self, ack: &Ack, now_ms: i64) -> usize {
+        if let Some(server_ms) = ack.server_time_ms {
+            self.ages.confirm(server_ms);
+        }
         if ack.boot != self.counter.boot() {
             return 0;
         }
@@ -414,7 +417,7 @@ impl Keeper {
                 self.unsynced.push(sealed);
             }
         }
-        while let Some(eviction) = next_eviction(&self.index, &self.limits, now_ms) {
+        while let Some(eviction) = next_eviction(&self.index, &self.limits, self.ages.now_ms()) {
             self.try_evict(&eviction, now_ms)?;
         }
         Ok(())
@@ -609,115 +612,6 @@ fn seal_gap(number: u64, gap: Gap, now_ms: i64) -> Result<Sealed, StoreError> {
         what: "sealing a gap",
         problem: e.to_string(),
     })
-}
-
-/// Opens the store. One that is damaged is set aside, and what only the journal has goes into a new one,
-/// under the same boot and numbers: so what the server has of it already is known to it.
-fn open_store(folder: &Folder) -> Result<Opened, StoreError> {
-    let died = folder.count_opening();
-    let there = folder.settle()?;
-    let Some(counter) = load_counter(folder)?.filter(|_| died < 2 * OPENINGS_MAX) else {
-        return begin_anew(folder, there, died);
-    };
-    let why = if !there {
-        counter.has_journal().then(|| "it is missing".to_owned())
-    } else if died >= OPENINGS_MAX {
-        Some(format!("{died} starts in a row died while opening it"))
-    } else {
-        match JournaledStore::open(folder, counter.boot()) {
-            Ok((store, heads, replayed)) => {
-                return Ok(opened(folder, counter, store, heads, replayed, None));
-            }
-            Err(StoreError::Damaged { problem, .. }) => Some(problem),
-            Err(other) => return Err(other),
-        }
-    };
-    let set_aside = why.map(|why| set_aside(folder, there, &why)).transpose()?;
-    let (store, heads, replayed) = JournaledStore::renew(folder, counter.boot())?;
-    let set_aside = set_aside.map(|why| format!("{why}; {}", tell::kept(&replayed)));
-    Ok(opened(folder, counter, store, heads, replayed, set_aside))
-}
-
-/// The boot and its numbers: from their file, or else from the journal.
-fn load_counter(folder: &Folder) -> Result<Option<Counter>, StoreError> {
-    if let Some(counter) = Counter::load(folder.dir())? {
-        return Ok(Some(counter));
-    }
-    let known = Journal::boot(folder.dir()).map_err(|e| StoreError::Medium {
-        path: folder.dir().join("journal"),
-        what: "reading its boot id",
-        problem: e.to_string(),
-    })?;
-    let Some((boot, used)) = known else {
-        return Ok(None);
-    };
-    tracing::warn!(%boot, used, "the file with the boot id is lost: the journal knows it");
-    let counter = Counter::restored(folder.dir(), boot, used);
-    counter.save()?;
-    Ok(Some(counter))
-}
-
-fn begin_anew(folder: &Folder, there: bool, died: u32) -> Result<Opened, StoreError> {
-    let why = if died < 2 * OPENINGS_MAX {
-        "its boot id is lost".to_owned()
-    } else {
-        format!("{died} starts in a row died while opening it; the journal is given up, too")
-    };
-    let set_aside = there.then(|| set_aside(folder, there, &why)).transpose()?;
-    let counter = Counter::begin(folder.dir())?;
-    let store = JournaledStore::create(folder, counter.boot())?;
-    let replayed = Replayed::default();
-    Ok(opened(
-        folder,
-        counter,
-        store,
-        Vec::new(),
-        replayed,
-        set_aside,
-    ))
-}
-
-fn set_aside(folder: &Folder, there: bool, why: &str) -> Result<String, StoreError> {
-    if !there {
-        return Ok(why.to_owned());
-    }
-    let aside = folder.set_aside()?;
-    Ok(format!("{why}; it is kept as {}", aside.display()))
-}
-
-fn opened(
-    folder: &Folder,
-    mut counter: Counter,
-    store: JournaledStore,
-    heads: Vec<(u64, Meta)>,
-    replayed: Replayed,
-    set_aside: Option<String>,
-) -> Opened {
-    folder.opened();
-    let lost = replayed.lost.keys().next_back();
-    let last = heads.iter().map(|(n, _)| *n).chain(lost.copied()).max();
-    if let Some(last) = last {
-        counter.skip_past(last);
-    }
-    let damage = replayed.damage.as_ref();
-    // Before there ever was one, or while there was no room for it, none is missing.
-    let damage = damage.filter(|_| counter.has_journal());
-    let damage = damage.and_then(|damage| tell::damage(damage, &replayed.lost));
-    let found = AtStart {
-        damaged: tell::evictions(&replayed.lost),
-        heads,
-        set_aside,
-        damage,
-        deleted: replayed.deleted,
-    };
-    if let Err(e) = counter.note_journal(store.has_journal()) {
-        tracing::debug!(problem = %e, "whether there is a journal is not remembered");
-    }
-    Opened {
-        counter,
-        store,
-        found,
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! One thread of its own does all file work, so that nothing else ever waits for the disk.
 //! A record is durable (written and fdatasynced) within [`SYNC_MS`] and the time of one sync.
 
+pub mod age;
 pub mod boot;
 pub mod buffer;
 pub mod evict;
@@ -21,7 +22,7 @@ pub use sync::Outgoing;
 
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::telemetry::Record;
-use keeper::Keeper;
+use keeper::{Complaint, Keeper};
 use segment::{Gatherer, Prepared, RecordError};
 use std::path::Path;
 use std::sync::Arc;
@@ -204,6 +205,7 @@ struct Worker {
     notify: Arc<Notify>,
     /// Whether a batch was not asked for since it was told that there may be one.
     told: bool,
+    complaint: Complaint,
 }
 
 impl Worker {
@@ -216,6 +218,7 @@ impl Worker {
             housekeeping_due_ms: HOUSEKEEPING_MS,
             notify,
             told: false,
+            complaint: Complaint::default(),
         }
     }
 
@@ -243,6 +246,7 @@ impl Worker {
     }
 
     fn handle(&mut self, request: Request) {
+        self.keeper.see_clocks(wall_ms(), self.clock_ms());
         // A receiver that has gone away no longer wants its answer.
         match request {
             Request::Push(record, room) => {
@@ -286,13 +290,21 @@ impl Worker {
 
     fn do_due(&mut self) {
         let now_ms = self.clock_ms();
+        self.keeper.see_clocks(wall_ms(), now_ms);
         let seal = self.gatherer.since_ms().map(|since| since + SEAL_MS);
         let sync = self.sync_due_ms.is_some_and(|due| due <= now_ms);
         if sync || seal.is_some_and(|due| due <= now_ms) {
             self.seal();
         }
-        if sync && let Err(problem) = self.sync() {
-            tracing::warn!(problem, "telemetry is not durable yet");
+        if sync {
+            match self.sync() {
+                Ok(()) if self.complaint.end() => tracing::info!("telemetry is durable again"),
+                Ok(()) => {}
+                Err(problem) if self.complaint.is_due(self.clock_ms()) => {
+                    tracing::warn!(problem, "telemetry is not durable yet");
+                }
+                Err(_) => {}
+            }
         }
         if self.housekeeping_due_ms <= now_ms {
             self.keeper.housekeeping(wall_ms());

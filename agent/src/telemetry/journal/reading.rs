@@ -75,9 +75,9 @@ pub(super) fn find(bytes: &[u8], length: usize, boot: BootId) -> Found {
     };
     all.sort_by_key(|(at, frame)| (frame.place.sync, *at));
     let mut next = start;
-    let mut syncs = all.chunk_by(|(_, a), (_, b)| a.place.sync == b.place.sync);
+    let syncs = all.chunk_by(|(_, a), (_, b)| a.place.sync == b.place.sync);
     let last = all.last().map(|(_, frame)| frame.place.sync);
-    while let Some(sync) = syncs.next() {
+    for sync in syncs {
         let Some((at, first)) = sync.first() else {
             continue;
         };

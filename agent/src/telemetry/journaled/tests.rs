@@ -143,6 +143,34 @@ fn what_damage_took_is_known_until_it_is_told_and_only_then_forgotten() {
     assert_eq!(reopen(&folder).1.len(), 9);
 }
 
+#[test]
+fn damage_that_may_hide_more_is_found_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let folder = Folder::take(dir.path()).unwrap();
+    let mut store = JournaledStore::create(&folder, BOOT).unwrap();
+    for number in 1..=3 {
+        store.append(&[sealed(number, 50)], &[]).unwrap();
+        store.sync().unwrap();
+    }
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    for at in [0, 4096, JOURNAL_BYTES - 4096] {
+        bytes[at..at + 200].fill(0);
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let (store, heads, replayed) = JournaledStore::open(&folder, BOOT).unwrap();
+    assert_eq!(numbers(&heads), BTreeSet::from([2, 3]));
+    assert_eq!(replayed.lost.keys().collect::<Vec<_>>(), [&1]);
+    assert!(replayed.damage.unwrap().is_unsure);
+    drop(store);
+    let (store, heads, replayed) = JournaledStore::open(&folder, BOOT).unwrap();
+    assert_eq!(numbers(&heads), BTreeSet::from([2, 3]));
+    assert_eq!(replayed.lost.keys().collect::<Vec<_>>(), [&1]);
+    assert_eq!(replayed.damage, None);
+    drop(store);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Put(usize),

@@ -27,6 +27,35 @@ pub(super) struct Problem {
     evicted_records: u64,
 }
 
+/// When to say that something goes on. Pure: at once, then after a second and twice as long each time, up
+/// to a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Complaint {
+    /// When it is said again, and how long it was quiet before.
+    next: Option<(u64, u64)>,
+}
+
+impl Complaint {
+    const FIRST_MS: u64 = 1000;
+    const MOST_MS: u64 = 60_000;
+
+    /// Whether to say now that it goes on; `clock_ms` does not go back.
+    pub(crate) fn is_due(&mut self, clock_ms: u64) -> bool {
+        let wait_ms = match self.next {
+            Some((next_ms, _)) if clock_ms < next_ms => return false,
+            Some((_, wait_ms)) => wait_ms.saturating_mul(2).min(Self::MOST_MS),
+            None => Self::FIRST_MS,
+        };
+        self.next = Some((clock_ms.saturating_add(wait_ms), wait_ms));
+        true
+    }
+
+    /// It has ended; whether it was said to go on.
+    pub(crate) fn end(&mut self) -> bool {
+        self.next.take().is_some()
+    }
+}
+
 /// What is to be told of damage; nothing if it cost nothing.
 pub(super) fn damage(damage: &Damage, lost: &BTreeMap<u64, Brief>) -> Option<String> {
     let records: u64 = lost.values().map(|brief| u64::from(brief.records)).sum();
@@ -106,8 +135,14 @@ impl Keeper {
         };
         let lasted_s = now_ms.saturating_sub(problem.since_ms) / 1000;
         let dropped = self.evicted_records - problem.evicted_records;
+        // The run of the agent before this one may have been in the same trouble, and died of it.
+        let since = if self.was_durable {
+            ""
+        } else {
+            " since this start; what was lost before it is not known"
+        };
         let detail = format!(
-            "durable again after {lasted_s} s, {dropped} records dropped meanwhile; it was: {}",
+            "durable again after {lasted_s} s, {dropped} records dropped meanwhile{since}; it was: {}",
             problem.what
         );
         tracing::info!(detail, "telemetry store recovered");

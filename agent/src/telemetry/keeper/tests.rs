@@ -1,5 +1,6 @@
 use super::tell::RECOVERED;
 use super::*;
+use crate::telemetry::buffer::OPENINGS_MAX;
 use crate::telemetry::segment::tests::{event, log, metrics};
 use dunlin_protocol::telemetry::{Scalar, Segment};
 use proptest::prelude::*;
@@ -299,6 +300,76 @@ fn what_a_store_held_that_fails_while_it_is_used_is_told() {
     assert_eq!(codes, ["telemetry_store_set_aside", "waits", "young"]);
     assert_eq!(gaps.len(), 1);
     assert_eq!((&gaps[0].segments[..], gaps[0].records), (&[0][..], 1));
+}
+
+#[test]
+fn a_clock_that_is_a_month_ahead_for_a_moment_deletes_nothing() {
+    const DAY_MS: i64 = 86_400_000;
+    const NOW_MS: i64 = 1_800_000_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, report) = Keeper::open(dir.path(), small(), NOW_MS).unwrap();
+    let mut up = metrics("up", Scalar::Integer(1));
+    up.time_ms = NOW_MS;
+    keeper.see_clocks(NOW_MS, 0);
+    keeper.seal(gathered(&[up]), NOW_MS);
+    let jumped_ms = NOW_MS + 31 * DAY_MS;
+    for clock_ms in [1000, 2000, 3000] {
+        keeper.see_clocks(jumped_ms, clock_ms);
+        keeper.sync(jumped_ms).unwrap();
+        keeper.housekeeping(jumped_ms);
+    }
+    assert_eq!(keeper.stats().records, 1);
+    // The server says that it is so late.
+    let ack = Ack {
+        boot: report.boot,
+        segments: vec![],
+        server_time_ms: Some(jumped_ms),
+    };
+    keeper.ack(&ack, jumped_ms);
+    keeper.sync(jumped_ms).unwrap();
+    let (_, gaps) = codes_and_gaps(&drain(&mut keeper));
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0].reason, "older than the class is kept");
+}
+
+#[test]
+fn a_trouble_that_began_before_the_start_is_not_said_to_have_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), small(), 0).unwrap();
+    let mut told = Vec::new();
+    for now_ms in [2_000, 5_000] {
+        keeper.troubled("the disk is full".to_owned(), now_ms - 1000);
+        keeper.sync(now_ms).unwrap();
+        for record in drain(&mut keeper).iter().flat_map(|s| &s.records) {
+            if let Body::Event(event) = &record.body {
+                told.push(event.detail.clone());
+            }
+        }
+    }
+    assert!(
+        told[0].contains("what was lost before it is not known"),
+        "{told:?}"
+    );
+    let later = "durable again after 1 s, 0 records dropped meanwhile; it was: the disk is full";
+    assert_eq!(told[1..], [later]);
+}
+
+#[test]
+fn what_goes_on_is_said_at_once_then_ever_less_often_and_its_end_once() {
+    let mut complaint = Complaint::default();
+    assert!(!complaint.end());
+    // A sync in vain each 0.8 seconds, for an hour.
+    let said: Vec<u64> = (0..4500)
+        .map(|n| n * 800)
+        .filter(|now| complaint.is_due(*now))
+        .collect();
+    assert_eq!(said[..5], [0, 1600, 4000, 8000, 16_000]);
+    assert!(
+        said.len() < 70 && said.windows(2).skip(7).all(|w| w[1] - w[0] >= 60_000),
+        "{said:?}"
+    );
+    assert!(complaint.end() && !complaint.end());
+    assert!(complaint.is_due(1));
 }
 
 #[test]
