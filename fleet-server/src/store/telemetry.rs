@@ -3,7 +3,7 @@
 use super::scan::{WindowQuery, WindowScan};
 use super::segments::{SegmentId, claim_segments, identity};
 use super::window::{self, ReceivedWindow};
-use super::{ROWS_IN_STATEMENT, Result, Store, from_json, int, to_json, totals};
+use super::{ROWS_IN_STATEMENT, Result, Store, from_json, to_json, totals};
 use crate::drift::plausible;
 use dunlin_protocol::id::{DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
@@ -135,6 +135,7 @@ impl Store {
         WindowScan {
             reader: self.reader.clone(),
             query,
+            versions: None,
             after: None,
             _held: Arc::clone(&self.scans).read_owned().await,
         }
@@ -218,7 +219,10 @@ async fn write_windows(
     let mut rows = Vec::new();
     for (incoming, record) in records(batch) {
         if let Body::Window(window) = &record.body {
-            rows.push((incoming, window, window::encode(window)));
+            // One that a row cannot hold would be another version's there; that it came was said.
+            if let Ok(version) = i64::try_from(window.version) {
+                rows.push((incoming, window, version, window::encode(window)));
+            }
         }
     }
     for chunk in rows.chunks(ROWS_IN_STATEMENT) {
@@ -226,12 +230,12 @@ async fn write_windows(
             "INSERT INTO windows
                (device, bundle, family, version, start_ms, end_ms, received_ms, window) ",
         );
-        sql.push_values(chunk, |mut tuple, (incoming, window, counts)| {
+        sql.push_values(chunk, |mut tuple, (incoming, window, version, counts)| {
             tuple
                 .push_bind(incoming.device.as_str())
                 .push_bind(&window.bundle.0[..])
                 .push_bind(window.family.as_str())
-                .push_bind(int(window.version))
+                .push_bind(*version)
                 .push_bind(window.start_ms)
                 .push_bind(window.end_ms)
                 .push_bind(incoming.received_ms)
