@@ -296,6 +296,7 @@ async fn open(settings: &Settings) -> Result<Opened, StartError> {
     let pki = Arc::new(pki);
     let repository = Arc::new(Repository::open(state_dir)?);
     let blobs = Blobs::open(&state_dir.join("blobs"))?;
+    store.read_profiles_from(blobs.clone());
     // A cut between publishing and recording is made up for here.
     match repository.published() {
         Ok(Some(published)) => api::bundles::record(&store, &published).await?,

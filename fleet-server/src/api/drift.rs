@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 pub struct DriftParams {
     /// The model family.
     pub family: String,
-    /// One version; each that has telemetry if left out.
+    /// One version; each that was published and has telemetry if left out.
     pub version: Option<u64>,
     /// `canary`, `control` (both need `rollout`) or `all`, the default.
     pub cohort: Option<String>,
@@ -118,7 +118,7 @@ pub struct PlotParams {
     pub family: String,
     /// A feature's name, `confidence`, `entropy` or `output_mix`.
     pub signal: String,
-    /// One version; the newest that has telemetry if left out.
+    /// One version; the newest that was published and has telemetry if left out.
     pub version: Option<u64>,
     /// `canary`, `control` (both need `rollout`) or `all`, the default.
     pub cohort: Option<String>,

@@ -22,6 +22,9 @@ const AHEAD_MS_MAX: i64 = 24 * 3_600_000;
 /// What is wrong with a window. The texts are few and fixed: they name counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
+    /// A version that there cannot be.
+    #[error("absurd: a version beyond 2^63−1")]
+    Version,
     /// Ends before it begins, or long after.
     #[error("absurd: its span is empty or longer than two days")]
     Span,
@@ -50,6 +53,7 @@ impl Implausible {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
+            Self::Version => "version",
             Self::Span => "span",
             Self::Inferences => "inferences",
             Self::Counts => "counts",
@@ -66,6 +70,9 @@ impl Implausible {
 /// # Errors
 /// Why not.
 pub fn numbers(window: &Window) -> Result<(), Implausible> {
+    if i64::try_from(window.version).is_err() {
+        return Err(Implausible::Version);
+    }
     let span_ms = u64::try_from(window.end_ms.saturating_sub(window.start_ms)).unwrap_or(0);
     if span_ms == 0 || span_ms > SPAN_MS_MAX {
         return Err(Implausible::Span);
@@ -188,7 +195,8 @@ mod tests {
     fn each_absurdity_is_named() {
         assert_eq!(numbers(&window()), Ok(()));
         type Spoil = fn(&mut Window);
-        let cases: [(Implausible, Spoil); 9] = [
+        let cases: [(Implausible, Spoil); 10] = [
+            (Implausible::Version, |w| w.version = 1 << 63),
             (Implausible::Span, |w| w.end_ms = w.start_ms),
             (Implausible::Span, |w| {
                 (w.start_ms, w.end_ms) = (i64::MIN, i64::MAX)

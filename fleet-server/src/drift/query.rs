@@ -36,7 +36,7 @@ use utoipa::ToSchema;
 pub struct DriftQuery {
     /// The family.
     pub family: Family,
-    /// One version; `None`: each that has windows.
+    /// One version; `None`: each that was published and has windows.
     pub version: Option<u64>,
     /// Name of the cohort, for the answer: `canary`, `control` or `all`.
     pub cohort: String,
@@ -286,6 +286,11 @@ async fn merged(
     let bundles = store.list_bundles().await?;
     let mut versions: Vec<Version> = Vec::new();
     let mut scan = store.scan_windows(wanted).await;
+    if query.version.is_none() {
+        // What a device says it runs makes no version.
+        let own = bundles.iter().filter(|b| b.family == query.family);
+        scan = scan.of_versions(own.map(|b| b.version).collect());
+    }
     loop {
         // A page at a time: a fleet's windows of a day do not fit into memory.
         let windows = scan.page(PAGE_ROWS).await?;
@@ -305,7 +310,7 @@ async fn merged(
                 continue;
             }
             // Beyond the last that is added up: on with the next version.
-            scan.skip_to(number.saturating_add(1));
+            scan.skip_past(number);
             is_last = false;
             break;
         }
@@ -318,6 +323,7 @@ async fn merged(
 
 /// Windows in memory at once.
 const PAGE_ROWS: u32 = 500;
+pub(crate) const UNPUBLISHED: &str = "no bundle of this version was ever published here";
 const TOO_MANY: &str = "more windows than one question adds up (ask for a shorter time)";
 
 /// One version while its windows are added up.
@@ -339,7 +345,7 @@ impl Version {
     ) -> Self {
         let found = match bundle {
             Some(bundle) => reference(bundle, blobs).await,
-            None => Err("no bundle of this version was ever published here".to_owned()),
+            None => Err(UNPUBLISHED.to_owned()),
         };
         let (reference, note) = match found {
             Ok(reference) => (Some(reference), None),

@@ -2,6 +2,7 @@
 
 use super::VersionLineage;
 use super::table::{Field, Kind, Row, Table, TableError};
+use crate::drift::query::UNPUBLISHED;
 use crate::drift::query::pool::{self, Judged, Soundness};
 use crate::store::ReceivedWindow;
 use dunlin_protocol::bundle::Profile;
@@ -103,12 +104,13 @@ impl Shape {
         let (left_out, profile) = match &judged {
             Judged::Refused(why) => (Some(why.as_str()), None),
             Judged::Unscored(why) => (Some(*why), None),
+            Judged::Unreferenced if version.is_none() => (Some(UNPUBLISHED), None),
             Judged::Unreferenced => (None, None),
             Judged::Scored(profile) => (None, Some(*profile)),
         };
         match self {
             Self::Windows => {
-                let counted = !matches!(judged, Judged::Refused(_));
+                let counted = version.is_some() && !matches!(judged, Judged::Refused(_));
                 let model = version
                     .filter(|v| v.bundle.digest == received.window.bundle)
                     .and_then(VersionLineage::model);

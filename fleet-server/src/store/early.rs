@@ -240,16 +240,20 @@ impl Store {
         });
         sql.push_bind(i64::try_from(SPAN_WINDOWS_MAX).unwrap_or(i64::MAX))
             .push(") ORDER BY asked.key, w.start_ms, w.id");
+        let mut known = Vec::with_capacity(queries.len());
+        for query in queries {
+            known.push(self.known(&query.bundle).await?);
+        }
         let mut spans = vec![Adding::default(); queries.len()];
         // Row by row: a device's windows may be a megabyte.
         let mut rows = sql.build().fetch(&self.reader);
         while let Some(row) = rows.try_next().await? {
             let at = usize::try_from(row.try_get::<i64, _>("asked")?).unwrap_or(usize::MAX);
             let start_ms = row.try_get("start_ms")?;
-            if let Some(span) = spans.get_mut(at)
+            if let (Some(span), Some(known)) = (spans.get_mut(at), known.get(at))
                 && span.takes(start_ms, end)
             {
-                span.sum.add(&window::received(&row)?);
+                span.sum.add(&window::received(&row)?, known);
             }
         }
         Ok(spans.into_iter().map(Adding::done).collect())

@@ -15,6 +15,7 @@ mod desired;
 mod devices;
 mod early;
 mod enrolment;
+mod references;
 mod rollouts;
 mod rollups;
 mod scan;
@@ -121,6 +122,7 @@ pub struct Store {
     /// Read while windows are read page by page, written while they are added up.
     scans: Arc<RwLock<()>>,
     writes: Arc<writes::Writes>,
+    references: Arc<references::References>,
 }
 
 impl Store {
@@ -170,6 +172,7 @@ impl Store {
             epoch: Arc::new(AtomicU64::new(epoch)),
             scans: Arc::default(),
             writes: Arc::default(),
+            references: Arc::default(),
         })
     }
 

@@ -8,7 +8,7 @@ use dunlin_protocol::id::{DeviceId, Digest, Family, RolloutId};
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A rollout.
 #[derive(Debug, Clone, PartialEq)]
@@ -240,6 +240,21 @@ impl Store {
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(rollout_row).collect()
+    }
+
+    /// Families with a rollout that has not ended.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn families_in_rollout(&self) -> Result<BTreeSet<Family>> {
+        let families: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT family FROM rollouts WHERE ended = 0")
+                .fetch_all(&self.reader)
+                .await?;
+        families
+            .iter()
+            .map(|family| parsed("rollout family", family))
+            .collect()
     }
 
     /// A rollout's devices, in the order of the draw.

@@ -28,6 +28,7 @@ pub struct WindowQuery {
 pub struct WindowScan {
     pub(super) reader: SqlitePool,
     pub(super) query: WindowQuery,
+    pub(super) versions: Option<BTreeSet<u64>>,
     pub(super) after: Option<WindowMark>,
     pub(super) _held: OwnedRwLockReadGuard<()>,
 }
@@ -54,12 +55,21 @@ impl WindowScan {
         Ok(windows)
     }
 
-    /// Goes to the first window of this version, or of the next one there is.
-    pub fn skip_to(&mut self, version: u64) {
+    /// Leaves out windows of other versions than these.
+    #[must_use]
+    pub fn of_versions(self, versions: BTreeSet<u64>) -> Self {
+        Self {
+            versions: Some(versions),
+            ..self
+        }
+    }
+
+    /// Goes to the first window of the next version behind this one.
+    pub fn skip_past(&mut self, version: u64) {
         self.after = Some(WindowMark {
             version: int(version),
-            start_ms: i64::MIN,
-            id: i64::MIN,
+            start_ms: i64::MAX,
+            id: i64::MAX,
         });
     }
 
@@ -69,6 +79,13 @@ impl WindowScan {
         sql.push_bind(query.family.as_str().to_owned());
         if let Some(version) = query.version {
             sql.push(" AND version = ").push_bind(int(version));
+        }
+        if let Some(versions) = &self.versions {
+            let versions: Vec<i64> = versions.iter().map(|version| int(*version)).collect();
+            // Not by an index: the one that gives the order is to be walked along.
+            sql.push(" AND +version IN (SELECT value FROM json_each(")
+                .push_bind(to_json("versions", &versions)?)
+                .push("))");
         }
         if let Some(devices) = &query.devices {
             let ids: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();

@@ -1,10 +1,10 @@
 //! Telemetry: segments taken in exactly once, and the sums that gates and drift rest on.
 
+use super::references::Known;
 use super::scan::{WindowQuery, WindowScan};
 use super::segments::{SegmentId, claim_segments, identity};
 use super::window::{self, ReceivedWindow};
-use super::{ROWS_IN_STATEMENT, Result, Store, from_json, int, to_json, totals};
-use crate::drift::plausible;
+use super::{ROWS_IN_STATEMENT, Result, Store, from_json, to_json, totals};
 use dunlin_protocol::id::{DeviceId, Digest, Family};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
 use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
@@ -72,6 +72,7 @@ impl Store {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        let published = self.published_of(batch).await?;
         let mut tx = self.begin().await?;
         let mut fresh = claim_segments(&mut tx, batch).await?;
         let new: Vec<&IncomingSegment> = batch
@@ -81,7 +82,7 @@ impl Store {
         write_windows(&mut tx, &new).await?;
         write_records(&mut tx, &new).await?;
         write_gaps(&mut tx, &new).await?;
-        totals::add(&mut tx, &new).await?;
+        totals::add(&mut tx, &new, &published).await?;
         tx.commit().await?;
         Ok(batch.iter().map(identity).collect())
     }
@@ -95,10 +96,14 @@ impl Store {
         family: &Family,
         queries: &[PeriodQuery],
     ) -> Result<Vec<PeriodSum>> {
+        let mut known = Vec::with_capacity(queries.len());
+        for query in queries {
+            known.push(self.known(&query.bundle).await?);
+        }
         // One transaction, so that all sums are of one moment.
         let mut tx = self.reader.begin().await?;
         let mut sums = Vec::with_capacity(queries.len());
-        for query in queries {
+        for (query, known) in queries.iter().zip(&known) {
             let rows = sqlx::query(
                 "SELECT * FROM windows
                  WHERE device = ? AND bundle = ? AND start_ms >= ? AND end_ms <= ? AND family = ?",
@@ -112,7 +117,7 @@ impl Store {
             .await?;
             let mut sum = PeriodSum::default();
             for row in &rows {
-                sum.add(&window::received(row)?);
+                sum.add(&window::received(row)?, known);
             }
             sums.push(sum);
         }
@@ -135,6 +140,7 @@ impl Store {
         WindowScan {
             reader: self.reader.clone(),
             query,
+            versions: None,
             after: None,
             _held: Arc::clone(&self.scans).read_owned().await,
         }
@@ -183,9 +189,9 @@ impl Store {
 
 impl PeriodSum {
     /// A window that no honest device sends counts as none.
-    pub(super) fn add(&mut self, received: &ReceivedWindow) {
+    pub(super) fn add(&mut self, received: &ReceivedWindow, known: &Known) {
         let window = &received.window;
-        if received.soundness.is_none() && plausible::numbers(window).is_err() {
+        if !known.is_sound(window, received.soundness.is_some()) {
             return;
         }
         self.inferences = self.inferences.saturating_add(window.inferences);
@@ -218,7 +224,10 @@ async fn write_windows(
     let mut rows = Vec::new();
     for (incoming, record) in records(batch) {
         if let Body::Window(window) = &record.body {
-            rows.push((incoming, window, window::encode(window)));
+            // One that a row cannot hold would be another version's there; that it came was said.
+            if let Ok(version) = i64::try_from(window.version) {
+                rows.push((incoming, window, version, window::encode(window)));
+            }
         }
     }
     for chunk in rows.chunks(ROWS_IN_STATEMENT) {
@@ -226,12 +235,12 @@ async fn write_windows(
             "INSERT INTO windows
                (device, bundle, family, version, start_ms, end_ms, received_ms, window) ",
         );
-        sql.push_values(chunk, |mut tuple, (incoming, window, counts)| {
+        sql.push_values(chunk, |mut tuple, (incoming, window, version, counts)| {
             tuple
                 .push_bind(incoming.device.as_str())
                 .push_bind(&window.bundle.0[..])
                 .push_bind(window.family.as_str())
-                .push_bind(int(window.version))
+                .push_bind(*version)
                 .push_bind(window.start_ms)
                 .push_bind(window.end_ms)
                 .push_bind(incoming.received_ms)

@@ -569,6 +569,20 @@ async fn a_plan_is_applied_whole_and_one_rollout_runs_a_family() {
     );
     store.insert_rollout(&r2, &[]).await.unwrap();
     assert_eq!(store.running_rollouts().await.unwrap().len(), 1);
+    let in_rollout = async || store.families_in_rollout().await.unwrap();
+    assert_eq!(in_rollout().await, BTreeSet::from([family()]));
+    // Stopped, and looked at until a device that is never heard of again has gone back.
+    let stopped = PlanApplication {
+        running: true,
+        ended: true,
+        abort_requested_ms: None,
+        device_updates: Vec::new(),
+        desired: Vec::new(),
+        ..plan
+    };
+    store.apply_plan(&r2.id, &stopped).await.unwrap();
+    assert_eq!(store.running_rollouts().await.unwrap().len(), 1);
+    assert_eq!(in_rollout().await, BTreeSet::new());
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! What each version has answered in all, counted as windows come in.
 
+use super::references::Known;
 use super::{IncomingSegment, Result, Store, digest, from_json, int, parsed, to_json, uint};
 use crate::drift::plausible;
-use dunlin_protocol::id::Family;
+use dunlin_protocol::id::{Digest, Family};
 use dunlin_protocol::sketch::Latency;
 use dunlin_protocol::telemetry::{Body, Window};
 use sqlx::{Row, Sqlite, Transaction};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A version's totals. None of them ever falls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,36 @@ impl Store {
             })
             .collect()
     }
+
+    /// The bundles of a batch's windows that were published, as their versions.
+    pub(super) async fn published_of(&self, batch: &[IncomingSegment]) -> Result<Published> {
+        let windows = batch.iter().flat_map(|incoming| &incoming.segment.records);
+        let named: BTreeSet<(&Family, u64)> = windows
+            .filter_map(|record| match &record.body {
+                Body::Window(window) => Some((&window.family, window.version)),
+                _ => None,
+            })
+            .collect();
+        let mut published = Published::new();
+        for (family, version) in named {
+            let own = sqlx::query_scalar::<_, Vec<u8>>(
+                "SELECT digest FROM bundles WHERE family = ? AND version = ?",
+            )
+            .bind(family.as_str())
+            .bind(int(version))
+            .fetch_optional(&self.reader)
+            .await?;
+            let Some(own) = own else { continue };
+            let bundle = digest("bundle digest", &own)?;
+            let known = self.known(&bundle).await?;
+            published.insert((family.clone(), version), (bundle, known));
+        }
+        Ok(published)
+    }
 }
+
+/// Bundles by family and version.
+pub(super) type Published = BTreeMap<(Family, u64), (Digest, Known)>;
 
 #[derive(Default)]
 struct Sum {
@@ -75,40 +105,31 @@ impl Sum {
 pub(super) async fn add(
     tx: &mut Transaction<'static, Sqlite>,
     batch: &[&IncomingSegment],
+    published: &Published,
 ) -> Result<()> {
-    let mut sums = BTreeMap::<(Family, u64), Vec<(&Window, i64)>>::new();
+    let mut sums = BTreeMap::<(&Family, u64), Sum>::new();
     for incoming in batch {
         for record in &incoming.segment.records {
             let Body::Window(window) = &record.body else {
                 continue;
             };
-            let counts = plausible::numbers(window)
-                .and_then(|()| plausible::clock(window, incoming.received_ms));
-            if counts.is_ok() {
-                let key = (window.family.clone(), window.version);
-                let of_version = sums.entry(key).or_default();
-                of_version.push((window, incoming.received_ms));
+            let key = (window.family.clone(), window.version);
+            let Some((bundle, known)) = published.get(&key) else {
+                continue;
+            };
+            let received_ms = incoming.received_ms;
+            if window.bundle != *bundle || plausible::clock(window, received_ms).is_err() {
+                continue;
+            }
+            if known.is_sound(window, false) {
+                let of_version = sums.entry((&window.family, window.version)).or_default();
+                of_version.add(window, received_ms);
             }
         }
     }
-    for ((family, version), windows) in sums {
-        let published = sqlx::query_scalar::<_, Vec<u8>>(
-            "SELECT digest FROM bundles WHERE family = ? AND version = ?",
-        )
-        .bind(family.as_str())
-        .bind(int(version))
-        .fetch_optional(&mut **tx)
-        .await?;
-        let Some(published) = published else {
-            continue;
-        };
-        let bundle = digest("bundle digest", &published)?;
-        let mut sum = Sum::default();
-        for (window, received_ms) in windows.iter().filter(|(w, _)| w.bundle == bundle) {
-            sum.add(window, *received_ms);
-        }
+    for ((family, version), sum) in sums {
         if sum.heard_ms > 0 {
-            write(tx, &family, version, sum).await?;
+            write(tx, family, version, sum).await?;
         }
     }
     Ok(())

@@ -34,6 +34,9 @@ const COMPLAINT_MS: i64 = 10_000;
 /// Names remembered for rate limits; beyond that all are forgotten at once.
 const NAMES_MAX: usize = 10_000;
 
+/// Most dropped segments that the gaps of one message may name; agents name no more.
+const GAP_NUMBERS_MAX: usize = 4096;
+
 /// How messages are gathered.
 #[derive(Debug, Clone, Copy)]
 pub struct IngestSettings {
@@ -122,10 +125,30 @@ pub fn read(fleet: &FleetId, topic: &str, payload: &[u8]) -> Result<(DeviceId, M
         )?)),
         channel => {
             let class = Class::of_channel(channel).ok_or(Refusal::Direction(channel.as_str()))?;
-            Message::Segment(class, Box::new(Segment::decode(class, payload)?))
+            let segment = Segment::decode(class, payload)?;
+            bound_gaps(class, &segment)?;
+            Message::Segment(class, Box::new(segment))
         }
     };
     Ok((topic.device, message))
+}
+
+/// Each number becomes a row.
+fn bound_gaps(class: Class, segment: &Segment) -> Result<(), MessageError> {
+    let named = segment.records.iter().map(|record| match &record.body {
+        Body::Gap(gap) => gap.segments.len(),
+        _ => 0,
+    });
+    let named: usize = named.sum();
+    if named <= GAP_NUMBERS_MAX {
+        return Ok(());
+    }
+    Err(MessageError::Malformed {
+        what: class.as_str(),
+        problem: format!(
+            "its gaps name {named} dropped segments, expected at most {GAP_NUMBERS_MAX}"
+        ),
+    })
 }
 
 /// Runs until `stop` becomes true; the batch in hand is finished first.
@@ -410,6 +433,29 @@ mod tests {
             ),
             "too_large"
         );
+    }
+
+    #[test]
+    fn gaps_name_so_many_segments_and_no_more() {
+        let read = |gaps: &[u64]| {
+            let gap = |numbers: &u64| {
+                serde_json::json!({
+                    "time_ms": 1, "type": "gap", "class": "log", "records": 1, "reason": "space",
+                    "segments": (0..*numbers).collect::<Vec<_>>(),
+                })
+            };
+            let records: Vec<_> = gaps.iter().map(gap).collect();
+            let json =
+                serde_json::json!({"boot": "b0".repeat(16), "segment": 1, "records": records});
+            let payload = serde_json::to_vec(&json).unwrap();
+            read(&fleet(), "dunlin/v1/demo/d/event", &payload)
+        };
+        assert!(read(&[4096]).is_ok());
+        for too_many in [&[4097][..], &[90_000], &[4096, 1]] {
+            let refusal = read(too_many).unwrap_err();
+            assert_eq!(refusal.code(), "malformed");
+            assert!(refusal.to_string().contains("at most 4096"), "{refusal}");
+        }
     }
 
     #[test]

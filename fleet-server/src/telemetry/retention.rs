@@ -1,8 +1,10 @@
 //! What becomes of telemetry as it ages: windows are added up, first by the hour, then by the day, without
 //! a difference to any question that asks for whole units ([`crate::drift::rollup`]); in the end all goes.
 //!
-//! The windows of a family whose rollout is running stay as they came: its gate's periods begin and end
-//! whenever devices changed.
+//! The windows of a family whose rollout has not ended stay as they came: its gate's periods begin and end
+//! whenever devices changed. One that has ended and still takes its version back from devices, one of
+//! which may never be heard of again, holds nothing up: no gate and no early look is asked then, and what
+//! they were asked is kept with their verdicts.
 
 use crate::blobs::Blobs;
 use crate::clock;
@@ -215,18 +217,17 @@ enum Known {
 struct Versions<'a> {
     blobs: &'a Blobs,
     bundles: Vec<BundleRow>,
-    /// Families with a running rollout.
+    /// Families with a rollout that has not ended.
     held: BTreeSet<Family>,
     known: BTreeMap<(Family, u64), Known>,
 }
 
 impl<'a> Versions<'a> {
     async fn of(store: &Store, blobs: &'a Blobs) -> Result<Self, StoreError> {
-        let running = store.running_rollouts().await?;
         Ok(Self {
             blobs,
             bundles: store.list_bundles().await?,
-            held: running.into_iter().map(|r| r.family).collect(),
+            held: store.families_in_rollout().await?,
             known: BTreeMap::new(),
         })
     }

@@ -315,3 +315,40 @@ async fn a_signal_is_drawn_with_the_score_that_the_drift_api_gives() {
     }
     fleet.server.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_version_that_was_never_published_is_in_no_list_and_no_plot() {
+    let (fleet, bundle) = filled().await;
+    let before = drift(&fleet).await;
+    let of = |version: u64| Window {
+        version,
+        ..window(&bundle, 5, spread())
+    };
+    let batch = [segment("edge-2", 2, vec![of(7), of(u64::MAX), of(1 << 63)])];
+    assert_eq!(fleet.server.store.ingest(&batch).await.unwrap().len(), 1);
+    let svg = "/api/v1/drift/plot.svg?family=digits&signal=confidence";
+    let drawn = fleet.get(svg).await;
+    assert_eq!(drawn.status, StatusCode::OK, "{:?}", drawn.bytes);
+    let listed = fleet.get("/api/v1/drift?family=digits").await.json();
+    assert_eq!(listed["drift"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(listed["drift"][0], before);
+    // Asked for by its number, it is shown for what it is.
+    let asked = fleet.get("/api/v1/drift?family=digits&version=7").await;
+    let asked = asked.json()["drift"][0].clone();
+    assert_eq!(asked["windows"], 1, "{asked}");
+    assert!(asked["note"].as_str().unwrap().contains("ever published"));
+
+    let path = "/api/v1/export/windows.parquet?family=digits";
+    let answer = fleet.get(path).await;
+    let exported = rows(&file(&answer));
+    let others: Vec<_> = exported
+        .iter()
+        .map(|row| {
+            let version = row.get_ulong(at(row, "version")).unwrap();
+            (version, row.get_bool(at(row, "counted")).unwrap())
+        })
+        .filter(|(version, _)| *version != 1)
+        .collect();
+    assert_eq!(others, [(7, false)]);
+    fleet.server.shutdown().await;
+}

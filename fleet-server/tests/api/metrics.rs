@@ -3,7 +3,7 @@
 use super::export::{published, spread, window};
 use super::fixture::{Answer, Fleet, send};
 use dunlin_protocol::telemetry::Window;
-use dunlin_server::store::{IncomingSegment, Kept};
+use dunlin_server::store::{IncomingSegment, Kept, PeriodQuery};
 use http::{Request, StatusCode, header};
 
 const PROTOBUF: &str =
@@ -48,7 +48,17 @@ async fn counters_of_a_version_never_fall_and_count_a_window_once() {
         inferences: u64::MAX,
         ..sound(0)
     };
-    let first = segment("edge-1", 1, vec![sound(0), sound(1), unknown, absurd]);
+    // Its sums are not those of its histograms, and another has a segment of no profile.
+    let summed = Window {
+        confidence_sum_micro: u64::MAX,
+        ..sound(0)
+    };
+    let undeclared = Window {
+        segment: Some("north".to_owned()),
+        ..sound(0)
+    };
+    let odd = vec![unknown, absurd, summed, undeclared];
+    let first = segment("edge-1", 1, [vec![sound(0), sound(1)], odd].concat());
     let store = &fleet.server.store;
     store.ingest(std::slice::from_ref(&first)).await.unwrap();
     assert_eq!(line(&fleet, inferences).await.as_deref(), Some("80"));
@@ -58,6 +68,19 @@ async fn counters_of_a_version_never_fall_and_count_a_window_once() {
         .unwrap();
     assert_eq!(line(&fleet, inferences).await.as_deref(), Some("120"));
     assert_eq!(line(&fleet, count).await.as_deref(), Some("120"));
+    // The gate of a rollout looks at windows with the same eyes.
+    let period = PeriodQuery {
+        device: "edge-1".parse().unwrap(),
+        bundle: sound(0).bundle,
+        from_ms: i64::MIN,
+        until_ms: i64::MAX,
+    };
+    let family = "digits".parse().unwrap();
+    let sums = store.periods(&family, &[period]).await.unwrap();
+    assert_eq!(
+        (sums[0].inferences, sums[0].confidence_sum_micro),
+        (80, 60_000_000)
+    );
     // Everything is old, but not the segments' numbers.
     let kept = Kept {
         records_since_ms: i64::MAX,

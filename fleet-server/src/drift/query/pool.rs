@@ -105,25 +105,15 @@ pub(crate) fn judge<'a>(
     if bundle.is_some_and(|bundle| bundle != window.bundle) {
         return Judged::Refused(OTHER_BUNDLE.to_owned());
     }
-    let profile = reference
-        .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
-        .map(|r| &r.profile);
-    // What was added up was judged before.
-    if received.soundness.is_none() {
-        let checked = plausible::numbers(window)
-            .and_then(|()| plausible::clock(window, received.received_ms))
-            .and_then(|()| profile.map_or(Ok(()), |profile| sums_fit(window, profile)));
-        if let Err(why) = checked {
-            return Judged::Refused(why.to_string());
-        }
+    if received.soundness.is_none()
+        && let Err(why) = plausible::clock(window, received.received_ms)
+    {
+        return Judged::Refused(why.to_string());
     }
-    // Without a profile nobody says which there may be.
-    let declared = reference.and_then(|r| r.profile.segments.as_ref());
-    let is_declared = |segment: &String| declared.is_some_and(|declared| declared.has(segment));
-    if !window.segment.as_ref().is_none_or(is_declared) {
-        return Judged::Refused(UNDECLARED.to_owned());
+    if let Err(why) = contents(window, received.soundness.is_some(), reference) {
+        return Judged::Refused(why);
     }
-    match (reference, profile) {
+    match (reference, own_profile(window, reference)) {
         (None, _) => Judged::Unreferenced,
         (Some(_), Some(profile)) => Judged::Scored(profile),
         (Some(reference), None) => Judged::Unscored(match window.profile {
@@ -132,6 +122,49 @@ pub(crate) fn judge<'a>(
             Some(_) => MISFIT,
         }),
     }
+}
+
+/// Whether a window's contents can be an honest device's, whenever it was.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn contents(
+    window: &Window,
+    was_judged: bool,
+    reference: Option<&Reference>,
+) -> Result<(), String> {
+    numbers(window, was_judged, reference).map_err(|why| why.to_string())?;
+    // Without a profile nobody says which there may be.
+    let declared = reference.and_then(|r| r.profile.segments.as_ref());
+    let is_declared = |segment: &String| declared.is_some_and(|declared| declared.has(segment));
+    if !window.segment.as_ref().is_none_or(is_declared) {
+        return Err(UNDECLARED.to_owned());
+    }
+    Ok(())
+}
+
+/// Whether a window's numbers fit each other, and the profile that they are over.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn numbers(
+    window: &Window,
+    was_judged: bool,
+    reference: Option<&Reference>,
+) -> Result<(), plausible::Implausible> {
+    // What was added up was judged before.
+    if was_judged {
+        return Ok(());
+    }
+    plausible::numbers(window)?;
+    own_profile(window, reference).map_or(Ok(()), |profile| sums_fit(window, profile))
+}
+
+/// The profile, if the window is over it.
+fn own_profile<'a>(window: &Window, reference: Option<&'a Reference>) -> Option<&'a Profile> {
+    reference
+        .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
+        .map(|r| &r.profile)
 }
 
 /// Judges a window's confidences or entropies by themselves: a model that says the same to everything
