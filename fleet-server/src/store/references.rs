@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// Profiles kept in memory; beyond that all are read anew.
 const KEPT_MAX: usize = 64;
 
+/// Of bundles by their digests: version, and profile if there is one.
+type Profiles = BTreeMap<Digest, (u64, Option<Arc<Reference>>)>;
+
 /// Profiles as they are needed.
 #[derive(Debug, Default)]
 pub(super) struct References {
     blobs: OnceLock<Blobs>,
-    known: Mutex<BTreeMap<Digest, (u64, Option<Arc<Reference>>)>>,
+    known: Mutex<Profiles>,
 }
 
 /// What is known of a bundle's profile.
@@ -79,9 +82,7 @@ impl Store {
         Known::Published(row.version, reference)
     }
 
-    fn known_profiles(
-        &self,
-    ) -> std::sync::MutexGuard<'_, BTreeMap<Digest, (u64, Option<Arc<Reference>>)>> {
+    fn known_profiles(&self) -> std::sync::MutexGuard<'_, Profiles> {
         self.references
             .known
             .lock()
