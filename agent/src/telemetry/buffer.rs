@@ -33,8 +33,8 @@
 //! * A snapshot that a kill cut off (`snap.*.generating`) counts as its newest when it opens, and then
 //!   the whole store as damaged. It never counted, and is removed before it opens.
 //! * It has assertions where damage could be reported: panics are caught here and count as
-//!   damage. Where panics abort, `opening` counts the starts that died, and after
-//!   [`OPENINGS_MAX`] of them the store is set aside.
+//!   damage. What else it may die of (memory, time), `opening` counts, and after [`OPENINGS_MAX`]
+//!   such starts the store is set aside.
 //! * Batches are atomic; at most [`BATCH_MAX`] changes go into one.
 
 use super::segment::{Meta, Sealed};
@@ -50,9 +50,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Starts in a row that may die while opening before the store is taken for damaged.
+/// Starts in a row that may die while opening before the store is taken for damaged: so many that power
+/// cuts and kills from outside, which say nothing of the store, do not come to it.
 /// After twice as many, nothing of before is used: it may have been the journal.
-pub const OPENINGS_MAX: u32 = 5;
+pub const OPENINGS_MAX: u32 = 20;
 /// Disk that must be free before segments are added, in bytes: several times what one batch and
 /// sled's own housekeeping write.
 pub const FREE_BYTES_MIN: u64 = 4 << 20;

@@ -373,6 +373,9 @@ impl Keeper {
                 Ok(()) => {
                     self.unsynced.clear();
                     self.tell_compacted(stats.disk_bytes, now_ms);
+                    if let Err(e) = self.write_waiting(now_ms) {
+                        self.recover(&e, now_ms);
+                    }
                 }
                 // It stays as large as it is until there is room to write it anew.
                 Err(e @ StoreError::Full { .. }) => tracing::debug!(problem = %e, "not compacted"),

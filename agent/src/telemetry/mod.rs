@@ -308,10 +308,10 @@ impl Worker {
         }
         if self.housekeeping_due_ms <= now_ms {
             self.keeper.housekeeping(wall_ms());
-            if self.keeper.is_dirty() {
-                self.sync_due_ms.get_or_insert(now_ms);
-            }
             self.housekeeping_due_ms = self.clock_ms() + HOUSEKEEPING_MS;
+        }
+        if self.keeper.is_dirty() {
+            self.sync_due_ms.get_or_insert(now_ms + SYNC_MS);
         }
         let send = self.keeper.next_due_ms();
         if !self.told && send.is_some_and(|due| due <= now_ms) {

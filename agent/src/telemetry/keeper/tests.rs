@@ -156,7 +156,12 @@ fn a_store_that_killed_every_start_is_set_aside() {
     std::fs::write(dir.path().join("opening"), [b'.'; OPENINGS_MAX as usize]).unwrap();
     let (keeper, second) = Keeper::open(dir.path(), small(), 0).unwrap();
     assert_eq!((first.boot, second.segments), (second.boot, 1));
-    assert!(second.set_aside.unwrap().contains("5 starts in a row died"));
+    assert!(
+        second
+            .set_aside
+            .unwrap()
+            .contains("20 starts in a row died")
+    );
     keeper.close(0).unwrap();
     // It may have been the journal.
     std::fs::write(
@@ -171,7 +176,7 @@ fn a_store_that_killed_every_start_is_set_aside() {
         second
             .set_aside
             .unwrap()
-            .contains("10 starts in a row died")
+            .contains("40 starts in a row died")
     );
     keeper.close(0).unwrap();
     let (_, third) = Keeper::open(dir.path(), small(), 0).unwrap();
@@ -538,4 +543,26 @@ proptest! {
         let gaps_gone = gone.iter().filter(|n| seen.contains_key(n) && is_gap(n)).count();
         prop_assert_eq!(arrived as u64 + (gone.len() - gaps_gone) as u64, pushed);
     }
+}
+
+#[test]
+fn a_sync_that_writes_the_store_anew_tells_of_it_durably() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut keeper, _) = Keeper::open(dir.path(), Limits::default(), 0).unwrap();
+    for seed in 0..100 {
+        keeper.seal(gathered(&[log(&noise(seed, 200_000))]), 0);
+    }
+    keeper.sync(0).unwrap();
+    assert!(keeper.stats().bytes_on_disk > 2 * COMPACT_BYTES_MIN);
+    while !drain(&mut keeper).is_empty() {}
+
+    keeper.written_bytes = u64::MAX;
+    keeper.sync(0).unwrap();
+    assert!(keeper.stats().bytes_on_disk < COMPACT_BYTES_MIN);
+    let codes = |sent: &[Segment]| codes_and_gaps(sent).0;
+    // As after kill -9: nothing is done at the end.
+    drop(keeper.store.take());
+    drop(keeper);
+    let (mut keeper, _) = Keeper::open(dir.path(), Limits::default(), 0).unwrap();
+    assert_eq!(codes(&drain(&mut keeper)), ["telemetry_store_compacted"]);
 }
