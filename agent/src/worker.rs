@@ -30,11 +30,12 @@ const DRAIN_TIMEOUT_MS: u64 = 10_000;
 const WRITE_TIMEOUT_MS: u64 = 5_000;
 /// Longest output of a trial.
 const TRIAL_OUTPUT_MAX_BYTES: u64 = 64 * 1024;
-/// A worker that dies at once is started again no faster than this.
+/// A worker that dies is started again no faster than this, and ever slower after [`QUICK_DEATHS`] in a row.
 const RESTART_MIN_MS: u64 = 250;
 const RESTART_MAX_MS: u64 = 10_000;
-/// A worker that lived this long counts as healthy again.
-const HEALTHY_MS: u128 = 30_000;
+const QUICK_DEATHS: u32 = 3;
+/// A worker that lived this long did not die quickly.
+const HEALTHY_MS: u128 = 5_000;
 
 /// How the worker is started.
 #[derive(Debug, Clone)]
@@ -154,10 +155,7 @@ async fn keep_running(
         } else {
             quick_deaths.saturating_add(1)
         };
-        let wait = RESTART_MIN_MS
-            .saturating_mul(1 << quick_deaths.saturating_sub(1).min(8))
-            .min(RESTART_MAX_MS);
-        let wait = tokio::time::sleep(Duration::from_millis(wait));
+        let wait = tokio::time::sleep(restart_wait(quick_deaths));
         tokio::pin!(wait);
         loop {
             tokio::select! {
@@ -166,6 +164,11 @@ async fn keep_running(
             }
         }
     }
+}
+
+fn restart_wait(quick_deaths: u32) -> Duration {
+    let doublings = quick_deaths.saturating_sub(QUICK_DEATHS).min(8);
+    Duration::from_millis((RESTART_MIN_MS << doublings).min(RESTART_MAX_MS))
 }
 
 enum Life {
@@ -412,4 +415,18 @@ async fn output(mut child: Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
         stdout.read_to_end(&mut output).await?;
     }
     Ok((child.wait().await?, output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::restart_wait;
+
+    #[test]
+    fn a_worker_is_back_soon_unless_it_dies_again_and_again() {
+        let waits: Vec<u64> = (0..12)
+            .map(|deaths| u64::try_from(restart_wait(deaths).as_millis()).unwrap_or(u64::MAX))
+            .collect();
+        assert_eq!(waits[..6], [250, 250, 250, 250, 500, 1000]);
+        assert_eq!(waits[9..], [10_000; 3]);
+    }
 }

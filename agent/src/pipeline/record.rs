@@ -7,7 +7,7 @@ mod csv;
 #[cfg(test)]
 mod tests;
 
-pub use csv::{Header, fields, header};
+pub use csv::{Header, fields, header, is_missing};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

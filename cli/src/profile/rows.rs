@@ -1,6 +1,6 @@
 //! Reference rows from a file or a folder.
 
-use dunlin_agent::pipeline::record::fields;
+use dunlin_agent::pipeline::record::{fields, is_missing};
 use dunlin_protocol::bundle::{DType, GoldenValues, TensorSpec};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -296,10 +296,9 @@ impl Rows {
     }
 }
 
-/// An empty cell is a missing number, and every library writes that in another way.
 fn number(cell: &str) -> Result<f64, String> {
     match cell {
-        "" | "NA" | "N/A" | "null" | "None" => Ok(f64::NAN),
+        missing if is_missing(missing) => Ok(f64::NAN),
         "true" | "True" | "TRUE" => Ok(1.0),
         "false" | "False" | "FALSE" => Ok(0.0),
         _ => cell.parse().map_err(|_| cell.to_owned()),

@@ -1,6 +1,9 @@
 //! A line of CSV (RFC 4180; a record may not span lines).
 
-use super::{Input, Metadata, RecordError, Request, cut, described, missing, of_inputs, tensor};
+use super::{
+    Input, Metadata, RecordError, Request, binary, cut, described, missing, of_inputs, shape,
+    tensor, with_binary,
+};
 use serde_json::{Number, Value};
 
 /// Most columns of a line.
@@ -21,10 +24,9 @@ pub fn header(line: &[u8], metadata: &Metadata) -> Option<Header> {
         .all(|input| input.datatype != "BYTES");
     let named = |input: &Input| fields.contains(&input.name);
     let all_named = !metadata.inputs.is_empty() && metadata.inputs.iter().all(named);
-    // NaN and infinities are numbers here, though no model gets them from CSV.
     let is_number = |field: &String| field.trim().parse::<f64>().is_ok();
     let no_number =
-        numbers && !fields.iter().any(is_number) && fields.iter().any(|f| !f.is_empty());
+        numbers && !fields.iter().any(is_number) && fields.iter().any(|field| !is_missing(field));
     (all_named || no_number).then_some(Header(fields))
 }
 
@@ -43,11 +45,10 @@ pub(super) fn request(
             got: fields.len().to_string(),
         });
     }
+    let mut data = Vec::new();
     if let [input] = metadata.inputs.as_slice() {
-        let values = fields.iter().enumerate();
-        let values = values.map(|(at, field)| value(input, at, field));
-        let values = values.collect::<Result<Vec<_>, _>>()?;
-        return Ok(of_inputs(id, &[tensor(input, Value::Array(values))?]));
+        let tensor = columns(input, 0, &fields, &mut data)?;
+        return Ok(whole(id, &[tensor], &data));
     }
     let scalar = |input: &Input| input.shape.iter().all(|size| matches!(size, 1 | -1));
     if !metadata.inputs.iter().all(scalar) {
@@ -69,27 +70,95 @@ pub(super) fn request(
             None => Some(order),
         };
         let at = at.ok_or_else(|| missing(input))?;
-        let field = fields.get(at).ok_or_else(|| missing(input))?;
-        tensor(input, value(input, at, field)?)
+        let field = fields.get(at..=at).ok_or_else(|| missing(input))?;
+        columns(input, at, field, &mut data)
     });
-    Ok(of_inputs(id, &inputs.collect::<Result<Vec<_>, _>>()?))
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    Ok(whole(id, &inputs, &data))
+}
+
+fn whole(id: &str, inputs: &[Value], data: &[u8]) -> Request {
+    match data {
+        [] => of_inputs(id, inputs),
+        data => with_binary(id, inputs, data),
+    }
+}
+
+/// The tensor of an input whose first column is `from`. JSON has neither NaN nor infinities: with one of
+/// them all of the tensor goes behind it, into `data`.
+fn columns(
+    input: &Input,
+    from: usize,
+    fields: &[String],
+    data: &mut Vec<u8>,
+) -> Result<Value, RecordError> {
+    let narrow = match input.datatype.as_str() {
+        "FP32" => true,
+        "FP64" => false,
+        _ => return plain(input, from, fields),
+    };
+    if fields.iter().all(|field| not_finite(field).is_none()) {
+        return plain(input, from, fields);
+    }
+    let before = data.len();
+    for (at, field) in (from..).zip(fields) {
+        let number = not_finite(field).or_else(|| number(field).and_then(|n| n.as_f64()));
+        let number = number.ok_or_else(|| wrong(input, at, field))?;
+        #[expect(clippy::cast_possible_truncation, reason = "that is what FP32 means")]
+        let single = number as f32;
+        match narrow {
+            true if number.is_finite() && !single.is_finite() => {
+                return Err(wrong(input, at, field));
+            }
+            true => data.extend(single.to_le_bytes()),
+            false => data.extend(number.to_le_bytes()),
+        }
+    }
+    let shape = shape(input, fields.len())?;
+    Ok(binary(input, &shape, data.len() - before))
+}
+
+fn plain(input: &Input, from: usize, fields: &[String]) -> Result<Value, RecordError> {
+    let values = (from..).zip(fields);
+    let values = values.map(|(at, field)| value(input, at, field));
+    tensor(input, Value::Array(values.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// Whether it is how one of the common libraries writes that there is no number.
+#[must_use]
+pub fn is_missing(field: &str) -> bool {
+    matches!(field, "" | "NA" | "N/A" | "null" | "None")
+}
+
+/// A missing number is NaN; digits that go beyond the largest number are none.
+fn not_finite(field: &str) -> Option<f64> {
+    if is_missing(field) {
+        return Some(f64::NAN);
+    }
+    let number = field.parse::<f64>().ok()?;
+    let written = !field.contains(|c: char| c.is_ascii_digit());
+    (written && !number.is_finite()).then_some(number)
 }
 
 fn value(input: &Input, at: usize, field: &str) -> Result<Value, RecordError> {
     let value = match input.datatype.as_str() {
         "BYTES" => Some(Value::String(field.to_owned())),
         "BOOL" => match field {
-            "true" | "1" => Some(Value::Bool(true)),
-            "false" | "0" => Some(Value::Bool(false)),
+            "true" | "True" | "TRUE" | "1" => Some(Value::Bool(true)),
+            "false" | "False" | "FALSE" | "0" => Some(Value::Bool(false)),
             _ => None,
         },
         _ => number(field).map(Value::Number),
     };
-    value.ok_or_else(|| RecordError::Input {
+    value.ok_or_else(|| wrong(input, at, field))
+}
+
+fn wrong(input: &Input, at: usize, field: &str) -> RecordError {
+    RecordError::Input {
         input: input.name.clone(),
         expected: format!("{} in column {}", input.datatype, at + 1),
         got: format!("{:?}", cut(field)),
-    })
+    }
 }
 
 /// Whole numbers stay whole, whatever their size; "1." and "+3" are no JSON, and meant all the same.

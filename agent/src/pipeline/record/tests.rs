@@ -88,8 +88,8 @@ fn what_does_not_fit_is_named() {
             &["one input", "\"b\" FP32 [2]"],
         ),
         (
-            told(Format::Csv, b"1,2,,4", &pixels()),
-            &["FP32 in column 3", "\"\""],
+            told(Format::Csv, b"1,2,-,4", &pixels()),
+            &["FP32 in column 3", "\"-\""],
         ),
         (told(Format::Csv, b"1,2,\"3", &pixels()), &["quote"]),
         (told(Format::Csv, b"\xff", &pixels()), &["CSV"]),
@@ -248,4 +248,48 @@ fn parameters_are_added_where_a_record_does_not_say_otherwise() {
         (&whole["parameters"]["shift"], with.json_bytes),
         (&"early".into(), None)
     );
+}
+
+#[test]
+fn a_missing_value_of_csv_is_nan_and_goes_behind_the_json() {
+    let csv = |line: &[u8], metadata: &Metadata| request(Format::Csv, line, None, "f#1", metadata);
+    let behind = |made: &Request| {
+        let (head, data) = made.body.split_at(made.json_bytes.unwrap());
+        let head: Value = serde_json::from_slice(head).unwrap();
+        (head["inputs"].clone(), data.to_vec())
+    };
+    let (head, data) = behind(&csv(b"1.5,,-INF,NA", &pixels()).unwrap());
+    assert_eq!(
+        head,
+        json!([{"name": "pixels", "datatype": "FP32", "shape": [1, 4],
+                "parameters": {"binary_data_size": 16}}])
+    );
+    let values = data.chunks_exact(4);
+    let values: Vec<f32> = values
+        .map(|some| f32::from_le_bytes(some.try_into().unwrap()))
+        .collect();
+    assert!(values[1].is_nan() && values[3].is_nan(), "{values:?}");
+    assert_eq!((values[0], values[2]), (1.5, f32::NEG_INFINITY));
+
+    // Only the tensor that misses something goes there.
+    let several = model(&[
+        ("age", "FP64", &[1, 1]),
+        ("n", "INT64", &[1]),
+        ("s", "BYTES", &[1]),
+    ]);
+    let (head, data) = behind(&csv(b",7,", &several).unwrap());
+    assert_eq!(head[0]["parameters"], json!({"binary_data_size": 8}));
+    assert_eq!(
+        (&head[1]["data"], &head[2]["data"]),
+        (&json!([7]), &json!([""]))
+    );
+    assert!(f64::from_le_bytes(data.try_into().unwrap()).is_nan());
+
+    // Whole numbers and flags cannot be missing; too large a number is not infinite.
+    for line in [&b"1,,x"[..], b"1e999,7,x", b"x,7,x"] {
+        let problem = csv(line, &several).unwrap_err().to_string();
+        assert!(problem.contains("in column"), "{problem}");
+    }
+    let problem = csv(b"1e99,,0,0", &pixels()).unwrap_err().to_string();
+    assert!(problem.contains("FP32 in column 1"), "{problem}");
 }
