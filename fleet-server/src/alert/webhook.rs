@@ -7,8 +7,9 @@
 //! once. Answers of the 200s are a yes; 410 says never again; all else is tried again.
 
 use crate::clock;
-use crate::store::{Attempt, DeliveryRow, Store, StoreError};
+use crate::store::{Attempt, DeliveryRow, Store};
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::Full;
@@ -16,12 +17,15 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use sha2::Sha256;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Longest wait for an answer's head, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the last answers at the end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is looked for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Wait after the first failed attempt, in milliseconds; doubled with each.
@@ -108,47 +112,50 @@ impl Messenger {
         }
     }
 
-    /// Until it is told to stop; what is under way then is tried again at the next start.
+    /// Until it is told to stop; what is under way then and takes long is tried again at the next start.
+    /// Webhooks do not wait for each other.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut under_way = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
         loop {
-            match self.deliver_due(clock::now_ms()).await {
-                Ok(0) => tokio::select! {
-                    () = self.due.notified() => {}
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                    _ = stop.wait_for(|stop| *stop) => return,
-                },
-                Ok(_) => {
-                    if *stop.borrow() {
-                        return;
+            let now_ms = clock::now_ms();
+            match self.store.due_deliveries(now_ms).await {
+                Ok(due) => {
+                    for delivery in due {
+                        if busy.insert(delivery.webhook.clone()) {
+                            under_way.push(self.tell(delivery, now_ms));
+                        }
                     }
                 }
-                Err(error) => {
-                    tracing::error!(%error, "webhooks were not told");
-                    tokio::select! {
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
-                        _ = stop.wait_for(|stop| *stop) => return,
-                    }
+                Err(error) => tracing::error!(%error, "webhooks are not told"),
+            }
+            tokio::select! {
+                Some(webhook) = under_way.next() => {
+                    busy.remove(&webhook);
                 }
+                () = self.due.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
+        let rest = async { while under_way.next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_TIMEOUT, rest).await;
     }
 
-    /// Tells each webhook the oldest of what is due; how many messages were tried.
-    async fn deliver_due(&self, now_ms: i64) -> Result<usize, StoreError> {
-        let due = self.store.due_deliveries(now_ms).await?;
-        let count = due.len();
-        let attempts = due.into_iter().map(|delivery| async move {
-            let attempt = self.attempt(&delivery, now_ms).await;
-            if let Attempt::Again { error, .. } | Attempt::Dead { error } = &attempt {
-                let (webhook, dead) = (&delivery.webhook, matches!(attempt, Attempt::Dead { .. }));
-                tracing::warn!(%webhook, id = delivery.id, %error, dead, "webhook not told");
-            }
-            self.store.attempted(delivery.id, &attempt).await
-        });
-        for stored in futures_util::future::join_all(attempts).await {
-            stored?;
+    /// Tells one webhook one message; its name.
+    async fn tell(&self, delivery: DeliveryRow, now_ms: i64) -> String {
+        let attempt = self.attempt(&delivery, now_ms).await;
+        let (webhook, id) = (delivery.webhook, delivery.id);
+        if let Attempt::Again { error, .. } | Attempt::Dead { error } = &attempt {
+            let dead = matches!(attempt, Attempt::Dead { .. });
+            tracing::warn!(%webhook, id, %error, dead, "webhook not told");
         }
-        Ok(count)
+        if let Err(error) = self.store.attempted(id, &attempt).await {
+            tracing::error!(%webhook, id, %error, "what became of a message was not written down");
+            // It would be sent again at once.
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        webhook
     }
 
     async fn attempt(&self, delivery: &DeliveryRow, now_ms: i64) -> Attempt {

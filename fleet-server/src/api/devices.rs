@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 const LIST_MAX: u32 = 1000;
-const EVENTS_MAX: u32 = 200;
+const EVENTS_DEFAULT: u32 = 200;
 
 /// A device and the newest that is known of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -187,16 +187,28 @@ pub struct EventList {
     pub events: Vec<Value>,
 }
 
+/// How many events.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventParams {
+    /// At most so many, 1 to 1000; 200 if left out.
+    pub limit: Option<u32>,
+}
+
 /// A device's newest events and gaps, as it sent them.
 #[utoipa::path(get, path = "/api/v1/devices/{id}/events", tag = "devices", security(("token" = [])),
-    params(("id" = String, Path)),
-    responses((status = 200, body = EventList), (status = 404, body = ErrorBody)))]
+    params(("id" = String, Path), EventParams),
+    responses((status = 200, body = EventList), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn events(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    params: Result<Query<EventParams>, QueryRejection>,
 ) -> Result<Json<EventList>, ApiError> {
+    let Query(params) = params.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let limit = params.limit.unwrap_or(EVENTS_DEFAULT);
     let device = find(&app, &id).await?.device;
-    let records = app.store.events(&device, EVENTS_MAX).await?;
+    let records = app.store.events(&device, limit.clamp(1, LIST_MAX)).await?;
     let events = records
         .iter()
         .map(|r| json(&r.record))

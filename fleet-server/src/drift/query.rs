@@ -348,7 +348,10 @@ impl Version {
             None => Err(UNPUBLISHED.to_owned()),
         };
         let (reference, note) = match found {
-            Ok(reference) => (Some(reference), None),
+            Ok(reference) => {
+                let note = no_such_segment(&reference.profile, query.segment.as_deref());
+                (Some(reference), note)
+            }
             Err(note) => (None, Some(note)),
         };
         Self {
@@ -379,6 +382,19 @@ impl Version {
         drift.note = self.note.clone();
         drift
     }
+}
+
+/// What is wrong with the segment that was asked for, if the profile has none of that name.
+fn no_such_segment(profile: &Profile, asked: Option<&str>) -> Option<String> {
+    let asked = asked?;
+    let signed = profile.segments.as_ref();
+    let Some(signed) = signed.filter(|signed| !signed.values.is_empty()) else {
+        return Some("its profile has no segments".to_owned());
+    };
+    let is_known = signed.values.iter().any(|value| value == asked);
+    let expected = signed.values.join(", ");
+    let asked: String = asked.chars().take(200).collect();
+    (!is_known).then(|| format!("its profile has no segment {asked:?}: expected one of {expected}"))
 }
 
 /// Adds up the windows of a version that `bundle` computed, and scores the sum. Pure; any order of the

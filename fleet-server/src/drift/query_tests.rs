@@ -606,4 +606,9 @@ fn segments_are_scored_apart_and_only_those_that_are_signed() {
     assert_eq!(north.segments, all.segments);
     assert_eq!(all.segments["south"], 90);
     assert_eq!(drift(&reference, Some("west")).windows, 0);
+
+    let problem = |asked| no_such_segment(&reference.profile, asked);
+    assert_eq!((problem(None), problem(Some("north"))), (None, None));
+    let expected = "its profile has no segment \"west\": expected one of north, south";
+    assert_eq!(problem(Some("west")).as_deref(), Some(expected));
 }

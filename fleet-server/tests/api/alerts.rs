@@ -209,6 +209,36 @@ async fn what_is_silenced_is_on_the_list_and_told_to_nobody_and_what_nobody_take
 }
 
 #[tokio::test]
+async fn a_receiver_that_never_answers_delays_nobody_else() {
+    let fleet = Fleet::start_looking_often().await;
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deaf_url = format!("http://{}/", deaf.local_addr().unwrap());
+    let given_up = tokio::spawn(async move {
+        let (mut stream, _) = deaf.accept().await.unwrap();
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    });
+    let (url, mut heard) = listen(0).await;
+    for (name, url) in [("deaf", &deaf_url), ("on-call", &url)] {
+        let hook = json!({"name": name, "url": url});
+        let made = fleet.post("/api/v1/webhooks", &hook).await;
+        assert_eq!(made.status, StatusCode::CREATED);
+    }
+    silent_device(&fleet, "edge-1", "pier", 1).await;
+    put_rule(&fleet, &silence_rule()).await;
+    let (_, _, told) = next(&mut heard).await;
+    assert_eq!(told["firing"][0]["subject"], "edge-1");
+    hear_of(&fleet, "edge-1").await;
+    let (_, _, told) = next(&mut heard).await;
+    assert_eq!(told["resolved"][0]["subject"], "edge-1");
+    assert!(
+        !given_up.is_finished(),
+        "the first attempt is still waited for"
+    );
+    given_up.abort();
+    fleet.server.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_a_rule_or_a_webhook_is_told_with_what_was_expected() {
     let fleet = Fleet::start().await;
     let mut rule = silence_rule();
