@@ -228,9 +228,13 @@ async fn frames_that_lie_are_told() {
 async fn a_model_is_open_to_its_clients_alone() {
     let accounts = Accounts::of_system().unwrap();
     let token = format!("token:{}", Digest::of(b"secret"));
-    let models = vec!["digits".to_owned()];
-    let rule = ClientRule::new(&token, models).unwrap();
-    let clients = Clients::resolve(&[rule], &accounts).unwrap();
+    let rule = |token: &str, models: &[&str]| {
+        let models = models.iter().map(|m| (*m).to_owned()).collect();
+        ClientRule::new(token, models).unwrap()
+    };
+    let guest = format!("token:{}", Digest::of(b"guest"));
+    let rules = [rule(&token, &["digits", "faces"]), rule(&guest, &["faces"])];
+    let clients = Clients::resolve(&rules, &accounts).unwrap();
     let mut serving = Serving::start(Some(clients)).await;
     let good = framed(&infer_request(&[1, 64], &[0; 256]));
     let mut bearer = HeaderMap::new();
@@ -247,6 +251,17 @@ async fn a_model_is_open_to_its_clients_alone() {
     for (headers, seen) in [(&bearer, true), (&wrong, false)] {
         let (_, _, body) = serving.call(&index, headers, &framed(&[])).await;
         assert_eq!(body.windows(6).any(|w| w == b"digits"), seen);
+    }
+    // Nor in the answer about one that he may ask for and that is not served.
+    let mut guest = HeaderMap::new();
+    guest.insert("authorization", "Bearer guest".parse().unwrap());
+    let faces = framed(&[b"\x0a\x05".as_slice(), b"faces"].concat());
+    for (headers, seen) in [(&bearer, true), (&guest, false)] {
+        let (_, error, _) = serving
+            .call(&method("ModelMetadata"), headers, &faces)
+            .await;
+        assert!(error.contains("faces"), "{error}");
+        assert_eq!(error.contains("digits"), seen, "{error}");
     }
     serving.stop().await;
 }
