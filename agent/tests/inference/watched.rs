@@ -56,14 +56,16 @@ async fn a_change_is_told_and_what_the_detectors_know_outlives_the_worker() {
     let mut said = Said::default();
     let mut asked = 0_u64;
     for at in 0..300 {
-        worker.infer(&usual[at % usual.len()]).await;
+        let (status, answer) = worker.infer(&usual[at % usual.len()]).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
         asked += 1;
         said.take_all(&mut worker);
     }
     assert_eq!(said.detected, [], "nothing has changed yet");
     while said.detected.is_empty() {
         assert!(asked < 3000, "a camera that sees grey was not noticed");
-        worker.infer(&grey).await;
+        let (status, answer) = worker.infer(&grey).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
         asked += 1;
         said.take_one(&mut worker).await;
     }
@@ -79,6 +81,8 @@ async fn a_change_is_told_and_what_the_detectors_know_outlives_the_worker() {
     worker.activate(&slot).await;
     let resume = ToWorker::Resume { bundle, state };
     worker.say.send(resume).await.unwrap();
+    // Commands are done in order: what was kept is taken up once this one is.
+    worker.activate(&slot).await;
     worker.infer(&grey).await;
     said.take_last(worker).await;
     assert_eq!(said.state.unwrap().1.answers(), asked + 1);
