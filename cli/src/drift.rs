@@ -185,6 +185,8 @@ fn score_rows(drift: &Drift, shown: Shown) -> (Table, usize) {
             mix.scores.total_variation,
             true,
         );
+        let new = mix.out_of_range.map(|range| range.score);
+        add("output mix", "never seen", new, true);
         for (name, score) in others(&mix.scores).into_iter().filter(|_| shown.scores) {
             add("output mix", name, score, true);
         }

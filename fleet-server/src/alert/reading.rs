@@ -221,11 +221,10 @@ impl Signal<'_> {
 }
 
 fn signals_of(drift: &Drift) -> Vec<Signal<'_>> {
-    let mix = drift.output_mix.as_ref().and_then(|mix| mix.scores.psi);
-    let mix = mix.map(|score| Signal {
+    let mix = drift.output_mix.as_ref().map(|mix| Signal {
         name: "output_mix",
-        psi: Some(score),
-        out_of_range: None,
+        psi: mix.scores.psi,
+        out_of_range: mix.out_of_range.as_ref(),
     });
     let outputs = drift.confidence.iter().chain(&drift.entropy);
     let columns = outputs.chain(&drift.features).map(|histogram| Signal {

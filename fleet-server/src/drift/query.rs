@@ -158,6 +158,9 @@ pub struct Mix {
     /// Answers of classes that the reference has none of.
     #[serde(default)]
     pub unseen: u64,
+    /// Their share, judged.
+    #[serde(default)]
+    pub out_of_range: Option<OutOfRange>,
     /// Scores, rare classes pooled.
     #[serde(flatten)]
     pub scores: BinScores,
@@ -186,7 +189,7 @@ pub struct HistogramScore {
     pub wasserstein: Option<Wasserstein>,
     /// Values below the lowest or above the highest reference edge.
     pub outside: u64,
-    /// Their share, judged: of ordered features.
+    /// Their share, judged; of categories, with those that the reference names and has none of.
     #[serde(default)]
     pub out_of_range: Option<OutOfRange>,
     /// How many different values were none of the categories; none of other features, and where no

@@ -175,7 +175,7 @@ fn too_few_for_bins_stay_too_few_whatever_the_range_says() {
     profile.features[0].counts = output.counts;
     profile.outputs.counts = vec![300, 0];
     let of = |inside: u64| {
-        let mut window = window([20, 20, 20], [30, 30]);
+        let mut window = window([20, 20, 20], [60, 0]);
         let histogram = Histogram {
             counts: vec![6; 10],
             ..Histogram::default()
@@ -201,7 +201,7 @@ fn too_few_for_bins_stay_too_few_whatever_the_range_says() {
 }
 
 #[test]
-fn categories_have_no_range_and_their_new_values_are_counted() {
+fn new_values_of_categories_are_counted() {
     let mut reference = reference();
     let names = ["ash", "elm", "oak"].map(str::to_owned);
     let feature = &mut reference.profile.features[0];
@@ -231,7 +231,8 @@ fn categories_have_no_range_and_their_new_values_are_counted() {
         let windows = order.map(|at: usize| received(sent[at].0, &sent[at].1));
         let drift = of_windows(&query(), 2, &windows, None, Some(&reference));
         let feature = &drift.features[0];
-        assert!(feature.out_of_range.is_none());
+        let range = feature.out_of_range.unwrap();
+        assert_eq!(range.score.status, Status::Alarm);
         let new = feature.new_values.unwrap();
         assert!((new.distinct - 70.0).abs() < 4.0, "{new:?}");
         assert_eq!((feature.outside, new.values), (150, 140));
@@ -472,10 +473,68 @@ fn accuracy_is_estimated_where_there_is_a_calibration() {
 fn answers_of_a_class_that_was_never_seen_are_counted() {
     let mut reference = reference();
     reference.profile.outputs.counts = vec![300, 0];
-    let windows = [received("a", &window([100, 100, 100], [290, 10]))];
+    let windows = [received("a", &window([100, 100, 100], [260, 40]))];
     let pool = Pool::of(None, &windows, None, Some(&reference));
     let drift = scores(&query(), 2, &pool, Some(&reference), None);
-    assert_eq!(drift.output_mix.unwrap().unseen, 10);
+    let mix = drift.output_mix.unwrap();
+    let range = mix.out_of_range.unwrap();
+    assert_eq!((mix.unseen, range.score.status), (40, Status::Alarm));
+    assert_eq!(drift.status, Status::Alarm);
+}
+
+/// The pooled rest of both hardly changes its share.
+#[test]
+fn a_new_category_is_seen_where_it_takes_the_place_of_a_rare_one() {
+    let mut reference = reference();
+    let feature = &mut reference.profile.features[0];
+    feature.categories = Some(["ash", "elm", "oak"].map(str::to_owned).to_vec());
+    feature.edges = Edges::try_from(vec![0.0, 1.0, 2.0, 3.0]).unwrap();
+    feature.counts = vec![178, 92, 30];
+    let drift = |counts: [u64; 3], over: u64| {
+        let mut window = window([500, 500, 500], [750, 750]);
+        window.features[0].counts = counts.to_vec();
+        window.features[0].over = over;
+        let windows = [received("a", &window)];
+        of_windows(&query(), 2, &windows, None, Some(&reference))
+    };
+    let usual = drift([890, 460, 150], 0);
+    assert_eq!(usual.status, Status::Quiet, "{usual:?}");
+    let replaced = drift([890, 460, 0], 150);
+    let feature = &replaced.features[0];
+    assert_eq!(feature.scores.psi.unwrap().status, Status::Quiet);
+    assert_eq!(
+        (feature.out_of_range.unwrap().score.status, replaced.status),
+        (Status::Alarm, Status::Alarm)
+    );
+}
+
+#[test]
+fn windows_over_another_profile_are_in_no_mean() {
+    let honest = window([30, 30, 30], [45, 45]);
+    let loud = |spoil: fn(&mut Window)| {
+        let mut window = window([30, 30, 30], [45, 45]);
+        spoil(&mut window);
+        window
+    };
+    let others = [
+        loud(|w| (w.profile, w.confidence_sum_micro) = (Some(Digest::of(b"other")), u64::MAX)),
+        loud(|w| (w.profile, w.entropy_sum_micro) = (None, u64::MAX)),
+        loud(|w| {
+            w.inferences = 59_000_000;
+            (w.confidence, w.entropy) = (Histogram::default(), Histogram::default());
+            (w.features, w.latency) = (Vec::new(), Latency::default());
+            w.confidence_sum_micro = 0;
+        }),
+    ];
+    let alone = scored(&[("a", honest.clone())]);
+    for other in others {
+        let both = scored(&[("a", honest.clone()), ("b", other)]);
+        assert_eq!(both.left_out.values().sum::<u64>(), 1);
+        assert_eq!(
+            (both.confidence_mean, both.entropy_mean),
+            (alone.confidence_mean, alone.entropy_mean)
+        );
+    }
 }
 
 #[test]

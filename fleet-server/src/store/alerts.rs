@@ -153,7 +153,7 @@ impl Store {
             .collect()
     }
 
-    /// Puts a rule in, or in an earlier one's place; where that stood is forgotten, its alerts end.
+    /// Puts a rule in, or in an earlier one's place: what fired goes on, and ends by the new one.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: there are `rules_max` others.
@@ -167,13 +167,22 @@ impl Store {
             let full = format!("there are {rules_max} alert rules already, no more are kept");
             return Err(StoreError::Conflict(full));
         }
-        remove_rule(&mut change, &rule.name, now_ms).await?;
-        sqlx::query("INSERT INTO alert_rules (name, rule, created_ms) VALUES (?, ?, ?)")
-            .bind(&rule.name)
-            .bind(to_json("alert rule", rule)?)
-            .bind(now_ms)
-            .execute(&mut *change)
-            .await?;
+        sqlx::query(
+            "INSERT INTO alert_rules (name, rule, created_ms) VALUES (?, ?, ?)
+             ON CONFLICT (name) DO UPDATE SET rule = excluded.rule, created_ms = excluded.created_ms",
+        )
+        .bind(&rule.name)
+        .bind(to_json("alert rule", rule)?)
+        .bind(now_ms)
+        .execute(&mut *change)
+        .await?;
+        // How long another condition has been so says nothing of this one.
+        sqlx::query(
+            "DELETE FROM alert_tracks WHERE rule = ? AND json_extract(track, '$.state') = 'rising'",
+        )
+        .bind(&rule.name)
+        .execute(&mut *change)
+        .await?;
         Ok(change.commit().await?)
     }
 

@@ -40,10 +40,18 @@ pub(super) struct Pool {
     pub(super) inferences: u64,
     pub(super) errors: u64,
     pub(super) refused: u64,
-    pub(super) confidence_sum_micro: u128,
-    pub(super) entropy_sum_micro: u128,
+    /// Of windows whose confidences and entropies count.
+    pub(super) means: Means,
     pub(super) latency: Latency,
     pub(super) scored: Option<Scored>,
+}
+
+/// What means are of.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Means {
+    pub(super) inferences: u64,
+    pub(super) confidence_sum_micro: u128,
+    pub(super) entropy_sum_micro: u128,
 }
 
 /// Counts over the profile's bins.
@@ -86,9 +94,9 @@ pub enum Soundness {
 pub(crate) enum Judged<'a> {
     /// Nothing.
     Refused(String),
-    /// The sums; there is no reference to score it against.
+    /// The sums and means; there is no reference to score it against.
     Unreferenced,
-    /// The sums alone.
+    /// The sums alone: nobody can say whether its means fit.
     Unscored(&'static str),
     /// The sums and, over this profile's bins, the scores.
     Scored(&'a Profile),
@@ -223,9 +231,13 @@ impl Pool {
         }
         self.add_sums(received);
         match judged {
-            Judged::Scored(profile) => self.add_counts(received, profile),
+            Judged::Scored(profile) => {
+                self.means.add(window);
+                self.add_counts(received, profile);
+            }
+            Judged::Unreferenced => self.means.add(window),
             Judged::Unscored(why) => self.leave_out(why),
-            Judged::Refused(_) | Judged::Unreferenced => {}
+            Judged::Refused(_) => {}
         }
     }
 
@@ -242,8 +254,6 @@ impl Pool {
         self.inferences = self.inferences.saturating_add(window.inferences);
         self.errors = self.errors.saturating_add(window.errors);
         self.refused = self.refused.saturating_add(window.refused);
-        self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
-        self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
         if self.latency.merge(&window.latency).is_err() {
             self.leave_out("latency buckets beyond the last (the rest of the window counts)");
         }
@@ -273,6 +283,14 @@ impl Pool {
             // Cells that are none were refused with their window.
             let _ = sum.add(new);
         }
+    }
+}
+
+impl Means {
+    fn add(&mut self, window: &Window) {
+        self.inferences = self.inferences.saturating_add(window.inferences);
+        self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
+        self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
     }
 }
 

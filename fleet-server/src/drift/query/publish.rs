@@ -43,8 +43,8 @@ pub(super) fn scores(
         inferences: pool.inferences,
         errors: pool.errors,
         refused: pool.refused,
-        confidence_mean: mean(pool.confidence_sum_micro, pool.inferences),
-        entropy_mean: mean(pool.entropy_sum_micro, pool.inferences),
+        confidence_mean: mean(pool.means.confidence_sum_micro, pool.means.inferences),
+        entropy_mean: mean(pool.means.entropy_sum_micro, pool.means.inferences),
         latency: LatencyQuantiles {
             p50_us: pool.latency.quantile_us(0.5),
             p90_us: pool.latency.quantile_us(0.9),
@@ -66,7 +66,7 @@ pub(super) fn scores(
 
 fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scored) {
     let whole = query.sensitivity;
-    let mix = Mixed::new(profile, &counts.outputs);
+    let mix = Mixed::new(profile, &counts.outputs, query.out_of_range_margin);
     let outputs = [
         ("confidence", &profile.confidence, &counts.confidence),
         ("entropy", &profile.entropy, &counts.entropy),
@@ -97,7 +97,19 @@ fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scor
         .map(|(reference, column)| {
             let (name, edges, counts) = (&reference.name, &reference.edges, &reference.counts);
             if reference.categories.is_some() {
-                return Compared::of_categories(name, edges, counts, column);
+                let sound = &column.sound;
+                let (beyond, margin) = (unseen(sound), query.out_of_range_margin);
+                let range = RangeComparison::of_categories(
+                    counts,
+                    profile.rows,
+                    &sound.counts,
+                    beyond,
+                    margin,
+                );
+                return Compared {
+                    range: Some(range),
+                    ..Compared::of_categories(name, edges, counts, column)
+                };
             }
             Compared {
                 range: range(counts, column),
@@ -107,7 +119,7 @@ fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scor
         .collect();
     let columns = [&confidence, &entropy].into_iter().chain(&features);
     let ranges = columns.clone().filter_map(|column| column.range.as_ref());
-    let ranges = Ranges::of(whole.alpha, ranges);
+    let ranges = Ranges::of(whole.alpha, ranges.chain([&mix.range]));
     let bins = columns.map(|column| column.p_value);
     let bins = Bins::of(
         whole,
@@ -116,25 +128,29 @@ fn score(drift: &mut Drift, query: &DriftQuery, profile: &Profile, counts: &Scor
     );
     let mut of_bins = bins.adjusted.iter().copied();
     let mut of_ranges = ranges.adjusted.iter().copied();
-    drift.output_mix = Some(mix.publish(bins.level(mix.p_value(), &mut of_bins).0));
+    let mixed = mix.publish(bins.level(mix.p_value(), &mut of_bins).0);
+    let mut judged = |range: RangeComparison| {
+        let p_adjusted = range.p_value().and_then(|_| of_ranges.next());
+        range.score(ranges.level, p_adjusted)
+    };
     let mut publish = |compared: &Compared<'_>| {
         let (sensitivity, p_adjusted) = bins.level(compared.p_value, &mut of_bins);
-        let range = compared.range.map(|range| {
-            let p_adjusted = range.p_value().and_then(|_| of_ranges.next());
-            range.score(ranges.level, p_adjusted)
-        });
         HistogramScore {
-            out_of_range: range,
+            out_of_range: compared.range.map(&mut judged),
             ..compared.publish(sensitivity, p_adjusted)
         }
     };
     drift.confidence = Some(publish(&confidence));
     drift.entropy = Some(publish(&entropy));
     drift.features = features.iter().map(publish).collect();
+    drift.output_mix = Some(Mix {
+        out_of_range: Some(judged(mix.range)),
+        ..mixed
+    });
     drift.status = overall(drift);
 }
 
-/// The ranges of everything ordered, held against each other at half of alpha. What they can cost when
+/// Ranges and what was never seen, held against each other at half of alpha. What they can cost when
 /// nothing has drifted is known exactly, and is next to nothing where the reference has a thousand rows:
 /// the rest is left to the bins, so that both together keep to alpha.
 struct Ranges {
@@ -237,7 +253,9 @@ fn overall(drift: &Drift) -> Status {
         let range = h.out_of_range.as_ref();
         range.is_some_and(|range| range.score.status == Status::Alarm)
     };
-    let is_left = histograms().any(is_left);
+    let new_classes = drift.output_mix.iter().filter_map(|mix| mix.out_of_range);
+    let mut new_classes = new_classes.map(|range| range.score.status);
+    let is_left = histograms().any(is_left) || new_classes.any(|s| s == Status::Alarm);
     if is_broken || is_left || statuses.contains(&Status::Alarm) {
         Status::Alarm
     } else if statuses.contains(&Status::Quiet) {
@@ -252,15 +270,18 @@ struct Mixed<'a> {
     profile: &'a Profile,
     current: &'a [u64],
     comparison: Option<Comparison>,
+    range: RangeComparison,
 }
 
 impl<'a> Mixed<'a> {
-    fn new(profile: &'a Profile, current: &'a [u64]) -> Self {
-        let (pooled_reference, pooled_current) = pool_rare(&profile.outputs.counts, current);
+    fn new(profile: &'a Profile, current: &'a [u64], margin: f64) -> Self {
+        let reference = &profile.outputs.counts;
+        let (pooled_reference, pooled_current) = pool_rare(reference, current);
         Self {
             profile,
             current,
             comparison: Comparison::new(&pooled_reference, &pooled_current).ok(),
+            range: RangeComparison::of_categories(reference, profile.rows, current, 0, margin),
         }
     }
 
@@ -279,8 +300,14 @@ impl<'a> Mixed<'a> {
                 .filter(|(reference, _)| **reference == 0)
                 .fold(0, |sum, (_, n)| sum.saturating_add(*n)),
             scores: bin_scores(self.comparison.as_ref(), sensitivity),
+            out_of_range: None,
         }
     }
+}
+
+/// Values that are none of the categories.
+fn unseen(sound: &Histogram) -> u64 {
+    sound.under.saturating_add(sound.over)
 }
 
 /// Every score of a comparison, each with a margin as large as the PSI's in its own unit; those that
@@ -325,7 +352,7 @@ impl<'a> Compared<'a> {
         column: &'a Column,
     ) -> Self {
         let sound = &column.sound;
-        let unseen = sound.under.saturating_add(sound.over);
+        let unseen = unseen(sound);
         let with_unseen = |counts: &[u64], n| counts.iter().copied().chain([n]).collect::<Vec<_>>();
         let groups = pool_rare(
             &with_unseen(reference, 0),

@@ -5,7 +5,9 @@
 //! Beta(2, N−1)-distributed, whatever the distribution (Wilks 1941): 2/(N+1) on average. Where r of the
 //! rows lie outside themselves it is at most Beta(r+2, N−r−1). How many of M new values do is then
 //! beta-binomial, which is a hypergeometric sum of r+2 terms: exact, and an upper bound where values
-//! tie. A second test holds the share against what the reference allows and the practical margin
+//! tie. Categories that the reference has not seen take its place where there is no order: their share in
+//! the long run is about that of the f₁ categories that it has seen once, f₁/N (Good 1953), so these count
+//! among its r. A second test holds the share against what the reference allows and the practical margin
 //! together (Clopper & Pearson 1934). An alarm needs both.
 
 use super::{Score, Status, ordered::SIZE_MIN, size};
@@ -63,6 +65,32 @@ impl RangeComparison {
             outside_ref: n_ref - inside_ref,
             n_cur,
             outside_cur,
+            margin,
+        }
+    }
+
+    /// The same of categories: those that the reference has none of are outside, `beyond` of them not
+    /// even among its bins.
+    #[must_use]
+    pub fn of_categories(
+        reference: &[u64],
+        rows: u64,
+        current: &[u64],
+        beyond: u64,
+        margin: f64,
+    ) -> Self {
+        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(0_u64, u64::saturating_add);
+        let inside_ref = sum(&mut reference.iter().copied());
+        let once = sum(&mut reference.iter().copied().filter(|n| *n == 1));
+        let inside_cur = sum(&mut current.iter().copied());
+        let pairs = reference.iter().zip(current);
+        let new = sum(&mut pairs.filter(|(known, _)| **known == 0).map(|(_, n)| *n));
+        let n_ref = rows.max(inside_ref);
+        Self {
+            n_ref,
+            outside_ref: n_ref - inside_ref + once,
+            n_cur: inside_cur.saturating_add(beyond),
+            outside_cur: new.saturating_add(beyond),
             margin,
         }
     }
