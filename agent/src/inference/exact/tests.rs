@@ -215,3 +215,61 @@ fn operands_before_a_convolution_stay_before_it() {
         }
     }
 }
+
+/// Identifiers and times often come in 32 bits.
+#[test]
+fn integers_cast_to_64_bits_have_64_bits() {
+    let (x, y) = (spec("x", DType::INT32, &[3]), spec("y", DType::INT64, &[3]));
+    let large = (1_i64 << 33) + 5;
+    for (operator, inputs, expected) in [
+        (
+            "Mul",
+            ["l", "k"],
+            [3 * large, 70_000 * large, -70_000 * large],
+        ),
+        ("Mul", ["l", "l"], [9, 4_900_000_000, 4_900_000_000]),
+        ("Pow", ["l", "two"], [9, 4_900_000_000, 4_900_000_000]),
+        ("Div", ["k", "l"], [2_863_311_532, 122_713, -122_713]),
+        ("Mod", ["l", "k"], [3, 70_000, large - 70_000]),
+        ("Max", ["l", "k"], [large; 3]),
+        ("Min", ["l", "k"], [3, 70_000, -70_000]),
+    ] {
+        let nodes = vec![
+            node("Cast", &["x"], &["l"]).with(int("to", i64::from(i32::from(DataType::Int64)))),
+            node(operator, &inputs, &["y"]),
+        ];
+        let known = vec![ints("k", &[large]), ints("two", &[2])];
+        let written = Written::new(15, vec![x.clone()], nodes, known, vec![y.clone()]);
+        assert_eq!(
+            written.answer(&[Values::INT32(vec![3, 70_000, -70_000])]),
+            Values::INT64(expected.to_vec()),
+            "{operator} of {inputs:?}"
+        );
+    }
+}
+
+/// Numbers of a shape, cast to and fro, and taken for a shape again.
+#[test]
+fn shapes_may_be_cast() {
+    let (x, y) = (
+        spec("x", DType::FP32, &[2, 3]),
+        spec("y", DType::FP32, &[3, 2]),
+    );
+    let cast = |from, to, kind: DataType| {
+        node("Cast", &[from], &[to]).with(int("to", i64::from(i32::from(kind))))
+    };
+    let nodes = vec![
+        node("Shape", &["x"], &["shape"]),
+        cast("shape", "narrow", DataType::Int32),
+        cast("narrow", "wide", DataType::Int64),
+        cast("shape", "same", DataType::Int64),
+        node("Gather", &["wide", "last"], &["columns"]),
+        node("Gather", &["same", "first"], &["rows"]),
+        node("Concat", &["columns", "rows"], &["turned"]).with(int("axis", 0)),
+        node("Reshape", &["x", "turned"], &["y"]),
+    ];
+    let known = vec![ints("last", &[1]), ints("first", &[0])];
+    let written = Written::new(15, vec![x], nodes, known, vec![y]);
+    let values = Values::FP32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(written.answer(std::slice::from_ref(&values)), values);
+}

@@ -9,7 +9,8 @@ use tract_onnx::tract_hir::internal::*;
 
 type Parsed = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
-/// Casts to 64-bit integers; tract goes from floats by way of 32 bits.
+/// Casts to 64-bit integers; tract goes from floats by way of 32 bits, and from integers to a type of
+/// its own.
 pub(super) fn cast_to_i64() -> Parsed {
     Ok((expand(CastToI64), vec![]))
 }
@@ -17,12 +18,12 @@ pub(super) fn cast_to_i64() -> Parsed {
 #[derive(Debug, Clone)]
 struct CastToI64;
 
-/// tract's type for 64-bit integers that shapes may be made of; only floats have to leave it.
+/// What shapes are made of stays of tract's type for it, which computes in 32 bits in places.
 fn type_of_cast(from: DatumType) -> DatumType {
-    if from.is_float() {
-        DatumType::I64
-    } else {
+    if from == DatumType::TDim {
         DatumType::TDim
+    } else {
+        DatumType::I64
     }
 }
 
