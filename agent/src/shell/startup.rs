@@ -2,6 +2,7 @@
 
 use super::detectors::Detectors;
 use super::updater::{Parts, Trial, Updater};
+use super::windows::Windows;
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
 use crate::bundle::{BlockLink, stage};
@@ -82,6 +83,7 @@ impl Shell {
             telemetry,
             command_revision: Revision::default(),
             live: record::Live::new(),
+            windows: Windows::default(),
             detectors,
             health,
             captures,
