@@ -1,13 +1,16 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
 //! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
-//! that it loses; [`quantised`], [`reverse`] and [`only_if`] compute.
+//! that it loses, as do [`log_sum_exp`] and [`softplus`]; [`quantised`], [`reverse`] and [`only_if`]
+//! compute.
 
 mod corrected;
+mod log_sum_exp;
 mod numbers;
 mod only_if;
 mod quantised;
 mod reverse;
+mod softplus;
 
 pub(super) use only_if::ONLY_IF;
 pub(super) use reverse::REVERSE;
@@ -19,10 +22,15 @@ pub(super) fn register(engine: &mut Onnx) {
     let operators = &mut engine.op_register;
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
+    operators.insert("Mish", softplus::mish);
     operators.insert("QuantizeLinear", quantised::quantize);
+    operators.insert("ReduceLogSumExp", log_sum_exp::reduce_log_sum_exp);
     operators.insert(REVERSE, reverse::reverse);
     operators.insert("ReverseSequence", reverse::reverse_sequence);
+    operators.insert("Softplus", softplus::softplus);
 }
 
+#[cfg(test)]
+mod range_tests;
 #[cfg(test)]
 mod tests;
