@@ -1,13 +1,14 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
 //! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
-//! that it loses, as do [`log_sum_exp`] and [`softplus`]; [`quantised`], [`reverse`] and [`only_if`]
-//! compute.
+//! that it loses, as do [`log_sum_exp`] and [`softplus`]; [`pad`] takes numbers that are negative;
+//! [`quantised`], [`reverse`] and [`only_if`] compute.
 
 mod corrected;
 mod log_sum_exp;
 mod numbers;
 mod only_if;
+mod pad;
 mod quantised;
 mod reverse;
 mod softplus;
@@ -23,6 +24,7 @@ pub(super) fn register(engine: &mut Onnx) {
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
     operators.insert("Mish", softplus::mish);
+    operators.insert("Pad", pad::pad);
     operators.insert("QuantizeLinear", quantised::quantize);
     operators.insert("ReduceLogSumExp", log_sum_exp::reduce_log_sum_exp);
     operators.insert(REVERSE, reverse::reverse);
@@ -30,6 +32,8 @@ pub(super) fn register(engine: &mut Onnx) {
     operators.insert("Softplus", softplus::softplus);
 }
 
+#[cfg(test)]
+mod pad_tests;
 #[cfg(test)]
 mod range_tests;
 #[cfg(test)]
