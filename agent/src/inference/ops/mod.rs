@@ -1,13 +1,18 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
 //! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
-//! that it loses; [`quantised`], [`reverse`] and [`only_if`] compute.
+//! that it loses, as do [`log_sum_exp`] and [`softplus`]; [`indices`] and [`pad`] take numbers that are
+//! negative; [`quantised`], [`reverse`] and [`only_if`] compute.
 
 mod corrected;
+mod indices;
+mod log_sum_exp;
 mod numbers;
 mod only_if;
+mod pad;
 mod quantised;
 mod reverse;
+mod softplus;
 
 pub(super) use only_if::ONLY_IF;
 pub(super) use reverse::REVERSE;
@@ -19,10 +24,26 @@ pub(super) fn register(engine: &mut Onnx) {
     let operators = &mut engine.op_register;
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
+    operators.insert("Gather", indices::gather);
+    operators.insert("GatherElements", indices::gather_elements);
+    operators.insert("GatherND", indices::gather_nd);
+    operators.insert("Mish", softplus::mish);
+    operators.insert("Pad", pad::pad);
     operators.insert("QuantizeLinear", quantised::quantize);
+    operators.insert("ReduceLogSumExp", log_sum_exp::reduce_log_sum_exp);
     operators.insert(REVERSE, reverse::reverse);
     operators.insert("ReverseSequence", reverse::reverse_sequence);
+    operators.insert("Scatter", indices::scatter_elements);
+    operators.insert("ScatterElements", indices::scatter_elements);
+    operators.insert("ScatterND", indices::scatter_nd);
+    operators.insert("Softplus", softplus::softplus);
 }
 
+#[cfg(test)]
+mod index_tests;
+#[cfg(test)]
+mod pad_tests;
+#[cfg(test)]
+mod range_tests;
 #[cfg(test)]
 mod tests;
