@@ -162,7 +162,10 @@ impl Expansion for Pad {
             Some(at) => Some(whole_numbers(&*known(model, inputs[at], "axes")?)?),
             None => None,
         };
-        let pads = by_axis(rank, &pads, axes.as_deref())?;
+        let mut pads = by_axis(rank, &pads, axes.as_deref())?;
+        if let Mode::Fill(PadMode::Constant(_)) = self.mode {
+            crop_what_is_filled(&mut pads, &model.outlet_fact(inputs[0])?.shape);
+        }
         let mut wire = cropped(prefix, model, inputs[0], &pads)?;
         // What is negative was cut off.
         let mut pads: Vec<(usize, usize)> = (pads.iter())
@@ -212,6 +215,24 @@ impl Pad {
 fn known(model: &TypedModel, input: OutletId, what: &str) -> TractResult<Arc<Tensor>> {
     let konst = model.outlet_fact(input)?.konst.clone();
     konst.with_context(|| format!("Pad: expected {what} that are constant"))
+}
+
+/// Where more is cut off than there is, the rest goes off what the other side is filled with.
+fn crop_what_is_filled(pads: &mut [(i64, i64)], shape: &ShapeFact) {
+    for ((before, behind), dimension) in pads.iter_mut().zip(shape.iter()) {
+        let Ok(length) = dimension.to_i64() else {
+            continue;
+        };
+        let left = before.saturating_add(length).saturating_add(*behind);
+        if left < 0 {
+            continue;
+        }
+        if *before < -length {
+            (*before, *behind) = (-length, left);
+        } else if *behind < -length {
+            (*before, *behind) = (left, -length);
+        }
+    }
 }
 
 /// Cuts off as many as pads are negative.

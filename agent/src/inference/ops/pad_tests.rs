@@ -79,6 +79,14 @@ fn wrapping_goes_around_as_often_as_it_must() {
 }
 
 #[test]
+fn more_than_there_is_may_be_cut_off_what_is_filled() {
+    for pads in [[0, 2, 0, -5], [0, -5, 0, 2]] {
+        let got = padded("constant", &pads, &[3, 1]).unwrap();
+        assert_eq!(got, Values::FP32(vec![0.0; 3]), "{pads:?}");
+    }
+}
+
+#[test]
 fn pads_that_have_nothing_to_repeat_are_refused() {
     let cases: [(&str, &[i64], &[usize], &str); 3] = [
         (
