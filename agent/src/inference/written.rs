@@ -133,6 +133,7 @@ pub(super) fn bytes(name: &str, dims: &[i64], kind: DataType, raw: &[u8]) -> Ten
 fn value(spec: &TensorSpec) -> ValueInfoProto {
     let elem_type = match spec.dtype {
         DType::FP32 => DataType::Float,
+        DType::FP64 => DataType::Double,
         DType::INT64 => DataType::Int64,
         DType::BOOL => DataType::Bool,
         DType::UINT8 => DataType::Uint8,
