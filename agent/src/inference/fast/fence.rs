@@ -8,6 +8,7 @@
 
 use tract_onnx::tract_core::ops::array::{Slice, StridedSlice};
 use tract_onnx::tract_core::ops::cnn::{Conv, PaddingSpec};
+use tract_onnx::tract_core::ops::downsample::Downsample;
 use tract_onnx::tract_core::ops::scan::Scan;
 use tract_onnx::tract_hir::internal::*;
 
@@ -84,6 +85,9 @@ fn skips_some(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
     if let Some(conv) = node.op_as::<Conv>() {
         let strides = conv.pool_spec.strides.as_ref();
         return Ok(strides.is_some_and(|strides| strides.iter().any(|s| *s > 1)));
+    }
+    if let Some(every) = node.op_as::<Downsample>() {
+        return Ok(every.stride != 1);
     }
     let slice = node.op_as::<StridedSlice>();
     let Some(at) = slice.and_then(|slice| slice.optional_steps_input) else {

@@ -1,18 +1,25 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
-//! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
-//! that it loses, as do [`log_sum_exp`] and [`softplus`]; [`indices`] and [`pad`] take numbers that are
-//! negative; [`quantised`], [`reverse`] and [`only_if`] compute.
+//! [`corrected`] turns what tract reads wrongly into what it reads right, as do [`grid_sample`],
+//! [`pooling`], [`resize`] and [`slice`](mod@slice); [`numbers`] and [`doubles`] keep the digits that it
+//! loses, as do [`log_sum_exp`] and [`softplus`]; [`indices`] and [`pad`] take numbers that are negative;
+//! [`quantised`], [`reverse`] and [`only_if`] compute.
 
 mod corrected;
+mod doubles;
+mod grid_sample;
 mod indices;
 mod log_sum_exp;
 mod numbers;
 mod only_if;
 mod pad;
+mod pooling;
 mod quantised;
+mod resize;
 mod reverse;
+mod slice;
 mod softplus;
+mod tracts;
 
 pub(super) use only_if::ONLY_IF;
 pub(super) use reverse::REVERSE;
@@ -39,6 +46,8 @@ pub(super) fn register(engine: &mut Onnx) {
     operators.insert("Softplus", softplus::softplus);
 }
 
+#[cfg(test)]
+mod differing_tests;
 #[cfg(test)]
 mod index_tests;
 #[cfg(test)]
