@@ -136,6 +136,28 @@ fn resizing_that_is_not_computed_is_refused() {
 }
 
 #[test]
+fn resizing_of_version_10_takes_the_pixel_before() {
+    let given = (&SQUARES[..], &[1, 1, 2, 3][..]);
+    let nearest = || node("Resize", &["x", "scales"], &["y"]);
+    let scales = |by| vec![floats("scales", &[4], &[1.0, 1.0, 1.0, by])];
+    let written = one(10, given, nearest(), scales(1.5), &[1, 1, 2, 4]);
+    let got = written.answer(&[Values::FP32(SQUARES.to_vec())]);
+    let expected = vec![1.0, 1.0, 4.0, 9.0, 16.0, 16.0, 25.0, 36.0];
+    assert_eq!(got, Values::FP32(expected));
+    let written = one(10, given, nearest(), scales(0.7), &[1, 1, 2, 2]);
+    refused(&written, &["Resize", "fewer pixels"]);
+}
+
+#[test]
+fn casts_of_wide_integers_keep_them() {
+    let (x, y) = (spec("x", DType::INT64, &[3]), spec("y", DType::INT64, &[3]));
+    let nodes = vec![node("Cast", &["x"], &["y"]).with(int("to", 7))];
+    let written = Written::new(13, vec![x], nodes, vec![], vec![y]);
+    let given = Values::INT64(vec![1 << 40, -(1 << 33), 300]);
+    assert_eq!(written.answer(std::slice::from_ref(&given)), given);
+}
+
+#[test]
 fn slices_beyond_the_tensor_are_clamped() {
     let given: Vec<f32> = (0..5u8).map(f32::from).collect();
     let cases: [(i64, i64, i64, &[f32]); 8] = [

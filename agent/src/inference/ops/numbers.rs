@@ -17,12 +17,13 @@ pub(super) fn cast_to_i64() -> Parsed {
 #[derive(Debug, Clone)]
 struct CastToI64;
 
-/// tract's type for 64-bit integers that shapes may be made of; only floats have to leave it.
+/// tract's type for 64-bit integers that shapes may be made of. What 32 bits do not hold has to leave it:
+/// tract casts to it by way of them.
 fn type_of_cast(from: DatumType) -> DatumType {
-    if from.is_float() {
-        DatumType::I64
-    } else {
-        DatumType::TDim
+    match from {
+        DatumType::U32 | DatumType::U64 | DatumType::I64 => DatumType::I64,
+        other if other.is_float() => DatumType::I64,
+        _ => DatumType::TDim,
     }
 }
 

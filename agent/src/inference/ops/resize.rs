@@ -3,7 +3,8 @@
 use super::tracts::{Parsed, boxed, read, written_out};
 use crate::inference::ml::plug::{Fact, Kernel, Operator, plugged};
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{AttributeProto, NodeProto};
 use tract_onnx::tract_core::ops::nn::resize::{
     AxisPlan, cubic_weights, linear_weights, plan_axis, resample_axis,
 };
@@ -20,6 +21,9 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
     );
     let antialias = node.get_attr_opt::<i64>("antialias")?.unwrap_or(0) != 0;
     let mode: &str = node.get_attr_opt("mode")?.unwrap_or("nearest");
+    if ctx.onnx_operator_set_version == 10 && mode == "nearest" {
+        return of_version_10(ctx, node);
+    }
     let tracts = read(ctx, node)?;
     let between = match mode {
         "nearest" => Between::Nearest(round_up_from(node)?),
@@ -44,6 +48,57 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
         _ => tracts,
     };
     Ok((boxed(expansion), vec![]))
+}
+
+/// Takes the pixel before, or the next one where there are fewer than before; later versions call that
+/// "floor" and "ceil", and tract knows one of them for all axes.
+fn of_version_10(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    let mut node = node.clone();
+    node.attribute.retain(|a| a.name != "nearest_mode");
+    node.attribute.push(AttributeProto {
+        name: "nearest_mode".to_owned(),
+        r#type: AttributeType::String.into(),
+        s: b"floor".to_vec(),
+        ..AttributeProto::default()
+    });
+    let tracts = read(ctx, &node)?;
+    Ok((boxed(Box::new(NotSmaller { tracts })), vec![]))
+}
+
+#[derive(Debug, Clone)]
+struct NotSmaller {
+    tracts: Box<dyn Expansion>,
+}
+
+impl Expansion for NotSmaller {
+    fn name(&self) -> StaticName {
+        self.tracts.name()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.tracts.rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let scales = model.outlet_fact(inputs[1])?.konst.clone();
+        let scales = scales.context("Resize: scales not known")?;
+        let given = scales.to_plain_array_view::<f32>()?;
+        ensure!(
+            given.iter().all(|&scale| scale >= 1.0),
+            "Resize of version 10 to fewer pixels in mode nearest is not supported"
+        );
+        self.tracts.wire(prefix, model, inputs)
+    }
 }
 
 /// From which fraction of a pixel on the next one is taken.
