@@ -1,9 +1,11 @@
 //! Standard operators that tract has not, or understands otherwise than the ONNX specification.
 //!
 //! [`corrected`] turns what tract reads wrongly into what it reads right; [`numbers`] keeps the digits
-//! that it loses; [`quantised`], [`reverse`] and [`only_if`] compute.
+//! that it loses; [`extract`] gives its results the right shape; [`quantised`], [`reverse`] and
+//! [`only_if`] compute.
 
 mod corrected;
+mod extract;
 mod numbers;
 mod only_if;
 mod quantised;
@@ -17,6 +19,7 @@ use tract_onnx::Onnx;
 pub(super) fn register(engine: &mut Onnx) {
     corrected::register(engine);
     let operators = &mut engine.op_register;
+    operators.insert("ArrayFeatureExtractor", extract::extract);
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
     operators.insert("QuantizeLinear", quantised::quantize);
