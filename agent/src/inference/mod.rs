@@ -9,6 +9,7 @@ mod at_work;
 mod capture;
 pub mod confine;
 pub mod engine;
+mod exact;
 mod fast;
 pub mod fuzz;
 pub mod golden;

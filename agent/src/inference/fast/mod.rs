@@ -30,6 +30,7 @@ mod fence_tests;
 #[cfg(test)]
 mod tests;
 
+use super::exact;
 use branch::Branch;
 use operator::{Fused, Parts};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use tract_onnx::tract_hir::internal::*;
 /// # Errors
 /// tract cannot simplify or finish it.
 pub(super) fn optimised(mut model: TypedModel) -> TractResult<TypedModel> {
+    exact::exact(&mut model)?;
     fence::fence(&mut model)?;
     let mut model = model.into_decluttered()?;
     // What a fused operator replaces is gone before the next one is looked for.

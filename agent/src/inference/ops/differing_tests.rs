@@ -77,7 +77,7 @@ fn corners_stay_where_scales_give_no_whole_length() {
                 2.5,
                 4.0,
                 5.907_405_4,
-                7.592_591_8,
+                7.592_592,
                 9.0,
                 16.0,
                 18.222_214,

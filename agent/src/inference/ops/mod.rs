@@ -3,12 +3,13 @@
 //! [`corrected`] turns what tract reads wrongly into what it reads right, as do [`grid_sample`],
 //! [`pooling`], [`resize`] and [`slice`](mod@slice); [`numbers`] and [`doubles`] keep the digits that it
 //! loses, as do [`log_sum_exp`] and [`softplus`]; [`extract`] gives its results the right shape;
-//! [`indices`] and [`pad`] take numbers that are negative; [`quantised`], [`reverse`] and [`only_if`]
-//! compute.
+//! [`indices`] and [`pad`] take numbers that are negative; [`gemm`], [`quantised`], [`reverse`] and
+//! [`only_if`] compute.
 
 mod corrected;
 mod doubles;
 mod extract;
+mod gemm;
 mod grid_sample;
 mod indices;
 mod log_sum_exp;
@@ -32,6 +33,7 @@ pub(super) fn register(engine: &mut Onnx) {
     corrected::register(engine);
     let operators = &mut engine.op_register;
     operators.insert("ArrayFeatureExtractor", extract::extract);
+    operators.insert("Gemm", gemm::gemm);
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
     operators.insert("Gather", indices::gather);
