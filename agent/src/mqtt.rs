@@ -11,8 +11,8 @@ use dunlin_protocol::id::{DeviceId, FleetId};
 use dunlin_protocol::report::Presence;
 use dunlin_protocol::topic::{Channel, Topic};
 use rumqttc::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, LastWill, Packet, PublishProperties, SubAck,
-    SubscribeFilter, SubscribeReasonCode,
+    ConnectReturnCode, DisconnectReasonCode, LastWill, LastWillProperties, Packet,
+    PublishProperties, SubAck, SubscribeFilter, SubscribeReasonCode,
 };
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, PublishOptions,
@@ -29,6 +29,9 @@ const INFLIGHT_MAX: u16 = 32;
 const QUEUE: usize = 64;
 const KEEP_ALIVE_S: u16 = 20;
 const CONNECT_TIMEOUT_MS: u64 = 15_000;
+/// Payload format indicator of text.
+const UTF_8: u8 = 1;
+const JSON: &str = "application/json";
 /// Longest time for the library to take a message; it takes none while too many are not
 /// acknowledged.
 const PUBLISH_TIMEOUT_MS: u64 = 20_000;
@@ -221,7 +224,7 @@ impl<'a> Connection<'a> {
             hello(false, &id),
             QoS::AtLeastOnce,
             true,
-            None,
+            Some(will_properties(Channel::Presence)),
         );
         let (client, events) = AsyncClient::builder(options(settings, will))
             .capacity(QUEUE)
@@ -453,14 +456,30 @@ fn properties(channel: Channel) -> PublishOptions {
         _ => QoS::AtLeastOnce,
     };
     PublishOptions::new(qos).properties(PublishProperties {
-        payload_format_indicator: Some(1),
-        content_type: Some("application/json".to_owned()),
-        user_properties: vec![(
-            "schema".to_owned(),
-            format!("dunlin.{}/1", channel.as_str()),
-        )],
+        payload_format_indicator: Some(UTF_8),
+        content_type: Some(JSON.to_owned()),
+        user_properties: vec![schema(channel)],
         ..PublishProperties::default()
     })
+}
+
+/// The same of the message that the broker publishes for a connection that dies.
+fn will_properties(channel: Channel) -> LastWillProperties {
+    LastWillProperties {
+        delay_interval: None,
+        payload_format_indicator: Some(UTF_8),
+        message_expiry_interval: None,
+        content_type: Some(JSON.to_owned()),
+        response_topic: None,
+        correlation_data: None,
+        user_properties: vec![schema(channel)],
+    }
+}
+
+/// User property that names a channel's schema.
+fn schema(channel: Channel) -> (String, String) {
+    let name = format!("dunlin.{}/1", channel.as_str());
+    ("schema".to_owned(), name)
 }
 
 fn hello(online: bool, connection: &str) -> Vec<u8> {

@@ -139,6 +139,10 @@ pub enum FromWorker {
     },
     /// A window closed.
     Window(Box<Window>),
+    /// What an open window has counted so far.
+    Open(Box<Window>),
+    /// These were all that closed, and all that are open now. Said whenever one of both has changed.
+    Counted,
     /// Samples of a window's inputs, sealed.
     Captured {
         /// The batch in Base64, see [`dunlin_protocol::capture::seal`].

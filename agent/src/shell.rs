@@ -15,6 +15,7 @@ mod record;
 mod slots;
 mod startup;
 pub mod updater;
+mod windows;
 
 use crate::bundle::BlockLink;
 use crate::capture::Captures;
@@ -35,7 +36,6 @@ use detectors::Detectors;
 use dunlin_protocol::CONTROL_MESSAGE_MAX_BYTES;
 use dunlin_protocol::command::{Ack, Action, Command, Desired, MessageError, parse};
 use dunlin_protocol::id::Revision;
-use dunlin_protocol::telemetry::{Body, Record};
 use dunlin_protocol::topic::Channel;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -147,6 +147,7 @@ struct Shell {
     telemetry: TelemetryHandle,
     command_revision: Revision,
     live: record::Live,
+    windows: windows::Windows,
     detectors: Detectors,
     health: Health,
     captures: Captures,
@@ -206,6 +207,8 @@ impl Shell {
             WorkerEvent::Died(death) => {
                 tracing::warn!(how = %death.how, "the inference worker died");
                 self.live.worker_died();
+                let left = self.windows.died(now_ms());
+                self.push_windows(left, Vec::new()).await;
                 let died = Event::WorkerDied {
                     detail: death.how,
                     listened: std::mem::take(&mut self.worker_listened),
@@ -296,12 +299,11 @@ impl Shell {
             FromWorker::Detectors { bundle, state } => {
                 tokio::task::block_in_place(|| self.detectors.keep(bundle, *state));
             }
-            FromWorker::Window(window) => {
-                let record = Record {
-                    time_ms: window.end_ms,
-                    body: Body::Window(window),
-                };
-                self.push(record).await;
+            FromWorker::Window(window) => self.windows.closed(*window),
+            FromWorker::Open(window) => self.windows.open(*window),
+            FromWorker::Counted => {
+                let (closed, open) = self.windows.counted();
+                self.push_windows(closed, open).await;
             }
             FromWorker::Captured { sealed, lost } => self.captures.keep(sealed, lost, now_ms()),
             FromWorker::AtWork { .. } | FromWorker::Drained => {}

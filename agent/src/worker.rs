@@ -68,6 +68,9 @@ pub struct WorkerSettings {
     pub memory_limit_bytes: u64,
     /// Longest time a trial may take; it is killed then.
     pub trial_timeout: Duration,
+    /// Whether already the first one says what it is at work on: one before it died, and a version may
+    /// be the cause.
+    pub confesses: bool,
 }
 
 /// What the worker does.
@@ -131,7 +134,7 @@ async fn keep_running(
     events: mpsc::Sender<WorkerEvent>,
 ) {
     let mut quick_deaths = 0_u32;
-    let mut confesses = false;
+    let mut confesses = settings.confesses;
     loop {
         let born = std::time::Instant::now();
         let died = match spawn(&settings, confesses) {
@@ -139,7 +142,9 @@ async fn keep_running(
                 if events.send(WorkerEvent::Started).await.is_err() {
                     return;
                 }
-                match one_life(child, stdin, stdout, &mut orders, &events).await {
+                // Until such a one says something it is at work on nothing.
+                let at_work = confesses.then(Vec::new);
+                match one_life(child, stdin, stdout, at_work, &mut orders, &events).await {
                     Life::Drained => return,
                     Life::Died(death) => death,
                 }
@@ -244,6 +249,7 @@ async fn one_life(
     mut child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
+    mut at_work: Option<Vec<Digest>>,
     orders: &mut mpsc::Receiver<ToWorker>,
     events: &mpsc::Sender<WorkerEvent>,
 ) -> Life {
@@ -252,7 +258,6 @@ async fn one_life(
     let (line_tx, mut lines) = mpsc::channel(QUEUE);
     tokio::spawn(read_lines(stdout, line_tx));
     let mut draining = false;
-    let mut at_work = None;
     let deadline = tokio::time::sleep(Duration::from_secs(u64::MAX >> 32));
     tokio::pin!(deadline);
     let end = |draining, death| {

@@ -100,7 +100,10 @@ impl Serving {
         loop {
             match timeout(PATIENCE, self.hear.recv()).await.unwrap().unwrap() {
                 FromWorker::Progress { errors, .. } => failed = errors,
-                FromWorker::Window(_) | FromWorker::Detectors { .. } => {}
+                FromWorker::Window(_)
+                | FromWorker::Open(_)
+                | FromWorker::Counted
+                | FromWorker::Detectors { .. } => {}
                 FromWorker::Drained => break,
                 word => panic!("{word:?}"),
             }

@@ -111,7 +111,10 @@ impl Serving {
         loop {
             match timeout(PATIENCE, self.hear.recv()).await.unwrap().unwrap() {
                 FromWorker::Progress { errors, .. } => assert_eq!(errors, 0),
-                FromWorker::Window(_) | FromWorker::Detectors { .. } => {}
+                FromWorker::Window(_)
+                | FromWorker::Open(_)
+                | FromWorker::Counted
+                | FromWorker::Detectors { .. } => {}
                 FromWorker::Drained => break,
                 word => panic!("{word:?}"),
             }

@@ -112,7 +112,9 @@ impl Running {
                     errors,
                     ..
                 } => self.progress.push((bundle, inferences, errors)),
-                FromWorker::Shadowed { .. }
+                FromWorker::Open(_)
+                | FromWorker::Counted
+                | FromWorker::Shadowed { .. }
                 | FromWorker::Detected { .. }
                 | FromWorker::Detectors { .. } => {}
                 word => return word,
@@ -628,7 +630,8 @@ async fn windows_close_when_their_time_has_passed_and_nothing_comes() {
             .unwrap()
         {
             FromWorker::Window(window) => break window,
-            FromWorker::Progress { .. } | FromWorker::Detectors { .. } => {}
+            FromWorker::Open(open) => assert_eq!(open.inferences, 1),
+            FromWorker::Counted | FromWorker::Progress { .. } | FromWorker::Detectors { .. } => {}
             word => panic!("{word:?}"),
         }
     };

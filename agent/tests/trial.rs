@@ -24,6 +24,7 @@ const LIMIT_BYTES: u64 = 192 << 20;
 
 fn settings(dir: &Path) -> WorkerSettings {
     WorkerSettings {
+        confesses: false,
         program: PathBuf::from(env!("CARGO_BIN_EXE_dunlin-agent")),
         prefix: Vec::new(),
         models: std::env::temp_dir(),
@@ -62,7 +63,12 @@ async fn activate_said(events: &mut mpsc::Receiver<WorkerEvent>) {
     loop {
         match events.recv().await.unwrap() {
             WorkerEvent::Says(FromWorker::Activated { .. }) => return,
-            WorkerEvent::Says(FromWorker::Progress { .. }) => {}
+            WorkerEvent::Says(
+                FromWorker::Progress { .. }
+                | FromWorker::Window(_)
+                | FromWorker::Open(_)
+                | FromWorker::Counted,
+            ) => {}
             other => panic!("{other:?}"),
         }
     }

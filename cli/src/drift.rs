@@ -19,16 +19,19 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
     let mut query = vec![("family", family.to_string())];
     query.extend(args.version.map(|v| ("version", v.to_string())));
     query.extend(args.segment.clone().map(|s| ("segment", s)));
-    let mut cohorts = vec!["all"];
     if let Some(rollout) = &args.rollout {
         let rollout: RolloutId = rollout.parse().map_err(Failure::usage)?;
         query.push(("rollout", rollout.to_string()));
-        cohorts = vec!["canary", "control"];
     }
+    let cohorts = cohorts(args)?;
     let session = Session::open(&args.shared)?;
     if let Some((signal, out)) = args.plot.as_ref().zip(args.out.as_ref()) {
         query.push(("signal", signal.clone()));
-        query.extend(args.cohort.clone().map(|cohort| ("cohort", cohort)));
+        query.extend(
+            cohorts
+                .into_iter()
+                .map(|cohort| ("cohort", cohort.to_owned())),
+        );
         return draw(&session, &query, out).await;
     }
     let mut answers = Vec::new();
@@ -56,6 +59,18 @@ pub async fn run(args: &DriftArgs) -> Result<Exit, Failure> {
         table::print(&show(drift, shown));
     }
     Ok(Exit::Done)
+}
+
+/// Whose windows are asked for, one question each.
+fn cohorts(args: &DriftArgs) -> Result<Vec<&str>, Failure> {
+    match (&args.cohort, &args.rollout, &args.plot) {
+        (Some(cohort), _, _) => Ok(vec![cohort]),
+        (None, None, _) => Ok(vec!["all"]),
+        (None, Some(_), None) => Ok(vec!["canary", "control"]),
+        (None, Some(_), Some(_)) => Err(Failure::usage(
+            "--plot draws one cohort: expected --cohort canary or --cohort control with --rollout",
+        )),
+    }
 }
 
 async fn draw(
@@ -289,6 +304,29 @@ fn status_text(status: Status) -> &'static str {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_rollouts_cohorts_are_asked_for_one_or_both() {
+        use clap::Parser as _;
+        let asked = |line: &str| {
+            let parsed = crate::args::Cli::try_parse_from(line.split(' ')).unwrap();
+            let crate::args::Command::Drift(args) = parsed.command else {
+                panic!("{line}");
+            };
+            let of = cohorts(&args).map(|list| list.join(" "));
+            of.map_err(|failure| failure.exit)
+        };
+        let both = Ok("canary control".to_owned());
+        assert_eq!(asked("dunlin drift digits --rollout ro-1"), both);
+        let one = Ok("canary".to_owned());
+        let line = "dunlin drift digits --cohort canary";
+        assert_eq!(asked(line), one);
+        assert_eq!(asked(&format!("{line} --rollout ro-1")), one);
+        assert_eq!(asked(&format!("{line} --plot a --out a.svg")), one);
+        assert_eq!(asked("dunlin drift digits"), Ok("all".to_owned()));
+        let which = asked("dunlin drift digits --rollout ro-1 --plot a --out a.svg");
+        assert_eq!(which, Err(Exit::Usage));
+    }
 
     #[test]
     fn every_score_comes_with_n_bound_and_threshold() {

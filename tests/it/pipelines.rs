@@ -296,6 +296,125 @@ async fn each_policy_drops_what_it_says_and_counts_it() {
     fleet.end().await.unwrap();
 }
 
+/// Waits until the file has as many results as are expected, and compares their ids.
+async fn ids_in(file: &Path, expected: &[usize]) {
+    let lines = || std::fs::read_to_string(file).unwrap_or_default();
+    until("the results", || match lines().lines().count() {
+        n if n >= expected.len() => Ok(()),
+        n => Err(format!("{n} of {} in {}", expected.len(), file.display())),
+    })
+    .await;
+    let text = lines();
+    let answers = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ids: Vec<String> = answers
+        .map(|a| a["id"].as_str().unwrap().to_owned())
+        .collect();
+    let expected: Vec<String> = expected.iter().map(|n| format!("m{n}")).collect();
+    assert_eq!(ids, expected, "{}", file.display());
+}
+
+/// A mosquitto whose `max_inflight_messages` is above the agreed Receive Maximum does not keep to
+/// the latter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_sends_more_than_agreed_stops_no_pipeline() {
+    const FLOOD: usize = 3000;
+    // From a broker that sends nearly all at once.
+    const DELUGE: usize = 5000;
+    let mut fleet = FleetBuilder::new(PROGRAM).boot().await.unwrap();
+    let dir = fleet.dir.path().to_owned();
+    let brokers = [("a", 1000), ("b", 60_000)].map(|(name, inflight)| {
+        let more = format!("max_inflight_messages {inflight}");
+        let folder = dir.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        LocalBroker::start_with(&folder, None, &more).unwrap()
+    });
+    let cases = [
+        ("block", "block", &brokers[0], FLOOD),
+        ("drop_oldest", "drop_oldest", &brokers[0], FLOOD),
+        ("drop_newest", "drop_newest", &brokers[0], FLOOD),
+        ("deluge", "block", &brokers[1], DELUGE),
+    ];
+    let file = |name: &str| dir.join(format!("{name}.jsonl"));
+    let pipelines = cases.map(|(name, policy, broker, _)| {
+        format!(
+            "[[pipelines]]\nname = \"{name}\"\nsource = \"mqtt://127.0.0.1:{}/{name}\"\nmodel = \"digits\"\n\
+             sink = {:?}\nwhen_full = \"{policy}\"\nqueue = 4\n",
+            broker.port(),
+            format!("file:{}", file(name).display()),
+        )
+    });
+    with_pipelines(&mut fleet, &pipelines.concat()).await;
+    for (name, _, broker, _) in &cases {
+        let first = message(0).to_string();
+        broker.publish(name, &first, &["-r"]).await.unwrap();
+    }
+    metrics(
+        &fleet,
+        &[
+            ("pipeline.block.waiting", 1),
+            ("pipeline.drop_oldest.waiting", 1),
+            ("pipeline.drop_newest.waiting", 1),
+            ("pipeline.deluge.waiting", 1),
+        ],
+    )
+    .await;
+    let rows = FIELD.len() / 65;
+    for (name, _, broker, count) in &cases {
+        let lines = (1..*count).map(|n| {
+            let mut message = message(n % rows);
+            message["id"] = json!(format!("m{n}"));
+            format!("{message}\n")
+        });
+        let lines: Vec<String> = lines.collect();
+        let path = dir.join("lines");
+        std::fs::write(&path, lines.concat()).unwrap();
+        broker.publish_lines(name, &path).await.unwrap();
+    }
+    // No model yet.
+    let (flood, dropped) = (FLOOD as u64, FLOOD as u64 - 4);
+    metrics(
+        &fleet,
+        &[
+            ("pipeline.block.received", 4),
+            ("pipeline.block.waiting", 4),
+            ("pipeline.drop_oldest.received", flood),
+            ("pipeline.drop_oldest.dropped_oldest", dropped),
+            ("pipeline.drop_oldest.dropped_newest", 0),
+            ("pipeline.drop_newest.received", flood),
+            ("pipeline.drop_newest.dropped_newest", dropped),
+            ("pipeline.drop_newest.dropped_oldest", 0),
+            ("pipeline.deluge.received", 4),
+        ],
+    )
+    .await;
+    install(&mut fleet).await;
+    let all: Vec<usize> = (0..DELUGE).collect();
+    ids_in(&file("drop_oldest"), &all[FLOOD - 4..FLOOD]).await;
+    ids_in(&file("drop_newest"), &all[..4]).await;
+    ids_in(&file("block"), &all[..FLOOD]).await;
+    ids_in(&file("deluge"), &all).await;
+    metrics(
+        &fleet,
+        &[
+            ("pipeline.block.answered", flood),
+            ("pipeline.block.returned", 0),
+            ("pipeline.deluge.answered", DELUGE as u64),
+            ("pipeline.deluge.dropped_newest", 0),
+        ],
+    )
+    .await;
+    for (name, folder) in [("block", "a"), ("drop_oldest", "a"), ("drop_newest", "a")] {
+        let log = dir.join(folder).join("local-broker/mosquitto.log");
+        let log = std::fs::read_to_string(log).unwrap();
+        let client = format!(" as dunlin-{}-{name}-in ", fleet.devices[0].id);
+        let connections = log.lines().filter(|line| line.contains(&client)).count();
+        assert_eq!(connections, 1, "{name}: {log}");
+    }
+    fleet.end().await.unwrap();
+}
+
 fn message(n: usize) -> Value {
     json!({"id": format!("m{n}"), "inputs": [{
         "name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": pixels(n)

@@ -22,6 +22,18 @@ impl LocalBroker {
     /// # Errors
     /// It is not installed, or does not start.
     pub fn start(dir: &Path, credentials: Option<(&str, &str)>) -> anyhow::Result<Self> {
+        Self::start_with(dir, credentials, "")
+    }
+
+    /// As [`Self::start`], with more lines of configuration.
+    ///
+    /// # Errors
+    /// It is not installed, or does not start.
+    pub fn start_with(
+        dir: &Path,
+        credentials: Option<(&str, &str)>,
+        more: &str,
+    ) -> anyhow::Result<Self> {
         let dir = dir.join("local-broker");
         std::fs::create_dir_all(&dir)?;
         let port = free_port()?;
@@ -40,7 +52,7 @@ impl LocalBroker {
         };
         let text = format!(
             "{access}\nlistener {port} 127.0.0.1\nuser root\npersistence true\npersistence_location {dir}/\n\
-             max_queued_messages 0\nlog_dest file {dir}/mosquitto.log\n",
+             max_queued_messages 0\nlog_dest file {dir}/mosquitto.log\n{more}\n",
             dir = dir.display()
         );
         Ok(Self {

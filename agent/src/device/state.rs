@@ -487,6 +487,17 @@ impl State {
         self.models.values().filter_map(Model::active).collect()
     }
 
+    /// Whether the worker died and a version may be the cause of it.
+    #[must_use]
+    pub fn has_suspects(&self) -> bool {
+        let mut phases = self.models.values().map(|model| &model.phase);
+        let is_suspect = |phase: &Phase| match phase {
+            Phase::Probation { deaths, .. } | Phase::Shadow { deaths, .. } => *deaths > 0,
+            _ => false,
+        };
+        self.deaths.count > 0 || phases.any(is_suspect)
+    }
+
     /// The bundles that this device has a use for. All else on its disk is garbage.
     #[must_use]
     pub fn in_use(&self) -> Vec<Digest> {

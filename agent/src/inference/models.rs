@@ -164,6 +164,17 @@ impl Served {
         }
     }
 
+    /// How many requests went into windows.
+    pub(crate) fn counted(&self) -> u64 {
+        self.windows().counted()
+    }
+
+    /// The windows that are open, and how many requests went into all.
+    pub(crate) fn open(&self) -> (Vec<Window>, u64) {
+        let windows = self.windows();
+        (windows.untaken(), windows.counted())
+    }
+
     /// Feeds the detectors with what was answered since the last time.
     pub(crate) fn detect(&self) -> Vec<Told> {
         let signals = self.windows().take_signals();

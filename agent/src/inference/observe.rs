@@ -192,6 +192,8 @@ pub(crate) struct Windows {
     totals: Totals,
     /// Signals of answers that the detectors have not taken yet.
     signals: Vec<Seen>,
+    /// Requests that went into windows.
+    counted: u64,
 }
 
 /// Requests since the bundle was activated.
@@ -225,6 +227,7 @@ impl Windows {
             resumed_ms: i64::MIN,
             totals: Totals::default(),
             signals: Vec::new(),
+            counted: 0,
         }
     }
 
@@ -295,6 +298,16 @@ impl Windows {
             }
         }
         (window.start_ms, window.end_ms)
+    }
+
+    /// How many requests went into windows; it tells whether open ones have changed.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// The windows that have not been taken.
+    pub(crate) fn untaken(&self) -> Vec<Window> {
+        self.closed.iter().chain(&self.open).cloned().collect()
     }
 
     /// The span of the open window, if there is one.
@@ -375,6 +388,7 @@ impl Windows {
 
     /// The window of a segment that a request finished now belongs to.
     fn window_at(&mut self, now_ms: i64, segment: Segment) -> &mut Window {
+        self.counted = self.counted.wrapping_add(1);
         let span = self.span_at(now_ms);
         let segment = self.segment(segment);
         let found = self.open.iter().position(|w| w.segment == segment);

@@ -48,6 +48,7 @@ fn windows(window_ms: i64) -> Windows {
         closed: VecDeque::new(),
         resumed_ms: i64::MIN,
         totals: Totals::default(),
+        counted: 0,
         signals: Vec::new(),
     }
 }

@@ -367,6 +367,8 @@ async fn run_until_drained(
         segments: Arc::new(args.segments.clone().unwrap_or_default().0),
         at_work,
         capture: args.capture.clone(),
+        told_open: BTreeMap::new(),
+        has_closed: false,
         told: BTreeMap::new(),
         told_of_shadow: BTreeMap::new(),
         retiring: JoinSet::new(),
@@ -429,6 +431,10 @@ struct Desk {
     at_work: AtWork,
     /// For whom inputs may be kept.
     capture: Option<CaptureCharge>,
+    /// What was told last of open windows: how many requests were counted, by bundle.
+    told_open: BTreeMap<Digest, u64>,
+    /// Whether windows closed since.
+    has_closed: bool,
     /// Totals told last, by bundle.
     told: BTreeMap<Digest, Totals>,
     /// What was last said of the versions in the shadow, by bundle.
@@ -581,15 +587,39 @@ impl Desk {
                 self.tell(FromWorker::Detectors { bundle, state }).await?;
             }
             for window in windows {
+                self.has_closed = true;
                 self.tell(FromWorker::Window(Box::new(window))).await?;
             }
             let told = tell_samples(&served, alarmed, &self.out).await;
             told.map_err(|_| WorkerError::Unheard)?;
         }
         while let Some(retired) = self.retiring.try_join_next() {
+            self.has_closed = true;
             retired.unwrap_or(Ok(()))?;
         }
-        Ok(())
+        self.send_open().await
+    }
+
+    /// What open windows have counted so far, so that little is lost with this process.
+    async fn send_open(&mut self) -> Result<(), WorkerError> {
+        let all = self.models.all();
+        let counted = all.iter().map(|served| (served.bundle(), served.counted()));
+        let counted: BTreeMap<_, _> = counted.filter(|(_, counted)| *counted > 0).collect();
+        if !self.has_closed && counted == self.told_open {
+            return Ok(());
+        }
+        self.has_closed = false;
+        self.told_open.clear();
+        for served in all {
+            let (windows, counted) = served.open();
+            if counted > 0 {
+                self.told_open.insert(served.bundle(), counted);
+            }
+            for window in windows {
+                self.tell(FromWorker::Open(Box::new(window))).await?;
+            }
+        }
+        self.tell(FromWorker::Counted).await
     }
 
     async fn send_progress(&mut self) -> Result<(), WorkerError> {
@@ -622,6 +652,7 @@ impl Desk {
             tracing::warn!("a replaced model still computes; its last window is lost");
         }
         let last = async {
+            self.has_closed = true;
             self.send_windows(true).await?;
             self.send_progress().await?;
             self.tell(FromWorker::Drained).await

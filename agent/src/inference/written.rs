@@ -132,8 +132,9 @@ pub(super) fn bytes(name: &str, dims: &[i64], kind: DataType, raw: &[u8]) -> Ten
 
 fn value(spec: &TensorSpec) -> ValueInfoProto {
     let elem_type = match spec.dtype {
-        DType::FP32 => DataType::Float,
         DType::FP16 => DataType::Float16,
+        DType::FP32 => DataType::Float,
+        DType::FP64 => DataType::Double,
         DType::INT32 => DataType::Int32,
         DType::INT64 => DataType::Int64,
         DType::BOOL => DataType::Bool,

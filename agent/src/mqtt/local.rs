@@ -5,11 +5,13 @@
 //! again. The library takes no new subscription in a session of which it remembers nothing, so a
 //! marker file says for which filter the broker's session is; without it the session begins anew.
 
+mod inbox;
 mod publish;
 mod subscribe;
 
+pub use inbox::{Heard, Inbox};
 pub use publish::{Outgoing, PublishError, Publisher};
-pub use subscribe::{Acknowledge, Heard, Message, Subscription, subscribe};
+pub use subscribe::{Acknowledge, Listening, Message, News, Subscription, subscribe};
 
 use super::{CONNECT_TIMEOUT_MS, KEEP_ALIVE_S, backoff};
 use rumqttc::{IncomingPacketSizeLimit, MqttOptions, NetworkOptions};

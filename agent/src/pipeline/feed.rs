@@ -149,6 +149,12 @@ impl Feed {
         self.trouble(why, detail);
     }
 
+    /// Counts records that came faster than they could be offered and do not come again.
+    pub fn overrun(&self, records: u64, detail: String) {
+        self.state().queue.overrun(records);
+        self.trouble("source", detail);
+    }
+
     /// Remembers trouble to be told; the last words of each kind count.
     pub fn trouble(&self, code: &'static str, detail: String) {
         tracing::debug!(code, %detail, "pipeline");

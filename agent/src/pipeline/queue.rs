@@ -143,6 +143,12 @@ impl<T> Queue<T> {
         self.counts.failed += 1;
     }
 
+    /// Counts records that were dropped before they could be offered.
+    pub fn overrun(&mut self, records: u64) {
+        self.counts.received += records;
+        self.counts.dropped_newest += records;
+    }
+
     /// What became of records until now.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -7,7 +7,7 @@ use super::record::{self, Format, Input};
 use super::run::{Environment, stopped};
 use super::settings::{PAYLOAD_MAX_BYTES, PipelineSettings};
 use super::sink::broker;
-use crate::mqtt::local::{Heard, Message, Subscription, subscribe};
+use crate::mqtt::local::{Heard, Listening, Message, News, Subscription, subscribe};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -54,26 +54,66 @@ async fn topic(
     };
     let format = settings.format.unwrap_or(Format::Json);
     let settings = broker(place, settings, environment, "in");
-    let (mut heard, task) = subscribe(settings, subscription);
-    let hear = async {
-        while let Some(heard) = heard.recv().await {
-            match heard {
-                Heard::Connected => tracing::info!(topic = %place.topic, "subscribed"),
-                Heard::Lost { connection, reason } => {
-                    feed.withdraw(connection);
-                    feed.trouble("source", reason);
-                }
-                Heard::Message(message) => take(message, format, feed).await,
-            }
-        }
-    };
+    let (mut listening, task) = subscribe(settings, subscription);
     tokio::select! {
-        () = hear => {}
+        () = hear(&mut listening, &place.topic, format, feed) => {}
         () = stopped(stop) => {}
     }
-    drop(heard);
+    drop(listening);
     // It says goodbye, within a time of its own.
     let _ = task.await;
+}
+
+/// Takes messages as the feed has room; what becomes of the connection is told meanwhile.
+async fn hear(listening: &mut Listening, topic: &str, format: Format, feed: &Feed) {
+    loop {
+        let heard = tokio::select! {
+            biased;
+            news = listening.news.recv() => {
+                let Some(news) = news else { return };
+                tell(news, topic, feed);
+                continue;
+            }
+            heard = listening.messages.next() => heard,
+        };
+        let message = match heard {
+            Heard::Message(message) => message,
+            Heard::Dropped(count) => {
+                feed.overrun(count, format!("{topic}: messages at QoS 0 came too fast"));
+                continue;
+            }
+        };
+        let (brought_by, comes_again) = (message.connection, message.acknowledge.is_some());
+        let taken = take(message, format, feed);
+        tokio::pin!(taken);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut taken => break,
+                news = listening.news.recv() => {
+                    let Some(news) = news else { return };
+                    let lost = tell(news, topic, feed);
+                    if comes_again && lost == Some(brought_by) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The connection that is lost, if that is the news.
+fn tell(news: News, topic: &str, feed: &Feed) -> Option<u64> {
+    match news {
+        News::Connected => tracing::info!(%topic, "subscribed"),
+        News::Leaving { reason } => feed.trouble("source", reason),
+        News::Lost { connection, reason } => {
+            feed.withdraw(connection);
+            feed.trouble("source", reason);
+            return Some(connection);
+        }
+    }
+    None
 }
 
 async fn take(message: Message, format: Format, feed: &Feed) {

@@ -7,10 +7,11 @@ use crate::bundle::verify::TrustStore;
 use crate::files::Disk;
 use crate::mqtt::Outgoing;
 use crate::pipe::FromWorker;
+use crate::telemetry::TelemetryError;
 use crate::worker::WorkerEvent;
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::Digest;
-use dunlin_protocol::telemetry::{Body, Record};
+use dunlin_protocol::telemetry::Record;
 use dunlin_protocol::topic::Channel;
 use std::time::Duration;
 
@@ -86,7 +87,19 @@ impl Shell {
     }
 
     pub(super) async fn push(&mut self, record: Record) {
-        match soon("telemetry buffer: record", self.telemetry.push(record)).await {
+        let pushed = soon("telemetry buffer: record", self.telemetry.push(record)).await;
+        self.note_push(pushed);
+    }
+
+    /// Windows that have closed, and what those that are open have counted so far.
+    pub(super) async fn push_windows(&mut self, closed: Vec<Record>, open: Vec<Record>) {
+        let windows = self.telemetry.windows(closed, open);
+        let pushed = soon("telemetry buffer: windows", windows).await;
+        self.note_push(pushed);
+    }
+
+    fn note_push(&mut self, pushed: Option<Result<(), TelemetryError>>) {
+        match pushed {
             Some(Ok(())) => {}
             Some(Err(e)) => {
                 let dropped = self.live.record_dropped();
@@ -133,13 +146,8 @@ impl Shell {
         let end = tokio::time::Instant::now() + Duration::from_millis(LAST_WINDOWS_MS);
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.worker_events.recv()).await {
             match event {
-                WorkerEvent::Says(FromWorker::Window(window)) => {
-                    let record = Record {
-                        time_ms: window.end_ms,
-                        body: Body::Window(window),
-                    };
-                    self.push(record).await;
-                }
+                WorkerEvent::Says(FromWorker::Window(window)) => self.windows.closed(*window),
+                WorkerEvent::Says(FromWorker::Open(window)) => self.windows.open(*window),
                 WorkerEvent::Says(FromWorker::Detectors { bundle, state }) => {
                     self.detectors.keep(bundle, *state);
                 }
@@ -149,6 +157,9 @@ impl Shell {
                 _ => {}
             }
         }
+        // All that its last words left open, if it did not come to say that all has closed.
+        let left = self.windows.died(now_ms());
+        self.push_windows(left, Vec::new()).await;
         let said = within(CLOSE_MS, "captured samples: end", self.captures.close()).await;
         for said in said.unwrap_or_default() {
             self.record_event(said.code, said.detail, None).await;

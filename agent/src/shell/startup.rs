@@ -2,6 +2,7 @@
 
 use super::detectors::Detectors;
 use super::updater::{Parts, Trial, Updater};
+use super::windows::Windows;
 use super::{Program, Shell, now_ms, record};
 use crate::bundle::receive::Receiver;
 use crate::bundle::{BlockLink, stage};
@@ -34,7 +35,7 @@ impl Shell {
         let limits = limits(&settings.telemetry);
         let (telemetry, opened) =
             TelemetryHandle::open(&settings.state_dir.join("telemetry"), limits).await?;
-        let worker_settings = worker_settings(&settings, &identity, program)?;
+        let mut worker_settings = worker_settings(&settings, &identity, program)?;
         let disk = Disk::native();
         let (link, incoming) = mqtt::start(LinkSettings {
             host: identity.enrolled.mqtt_host.clone(),
@@ -60,6 +61,7 @@ impl Shell {
         let detectors = tokio::task::block_in_place(|| Detectors::open(&settings.state_dir));
         let health = Health::new(&settings.state_dir);
         let captures = captures(&settings, &identity)?;
+        worker_settings.confesses = updater.state().has_suspects();
         let (worker, worker_events) = worker::start(worker_settings.clone());
         let (pipelines, pipeline_events) = pipelines(&settings, &identity, &worker_settings)?;
         let mut shell = Self {
@@ -82,6 +84,7 @@ impl Shell {
             telemetry,
             command_revision: Revision::default(),
             live: record::Live::new(),
+            windows: Windows::default(),
             detectors,
             health,
             captures,
@@ -159,6 +162,7 @@ fn worker_settings(
         window_ms: settings.inference.window_ms,
         memory_limit_bytes: settings.inference.memory_limit_mib << 20,
         trial_timeout: worker::TRIAL_TIMEOUT,
+        confesses: false,
     };
     // What is not there when the worker is confined can never be read by it.
     crate::files::create_private_dir(&worker_settings.models)?;

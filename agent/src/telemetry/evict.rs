@@ -50,7 +50,7 @@ impl Ages {
     /// Accounts of what was dropped do not age.
     fn of(&self, kind: Kind) -> Option<i64> {
         match kind {
-            Kind::Gap => None,
+            Kind::Gap | Kind::Draft => None,
             Kind::Event => Some(self.event_ms),
             Kind::Sketch => Some(self.sketch_ms),
             Kind::Metrics => Some(self.metrics_ms),
@@ -82,7 +82,7 @@ impl Limits {
         let entries = self.entries_bytes();
         match kind {
             Kind::Gap | Kind::Event => entries,
-            Kind::Sketch => entries / 10 * 7,
+            Kind::Sketch | Kind::Draft => entries / 10 * 7,
             Kind::Metrics => entries / 10 * 4,
             Kind::Log => entries / 10 * 2,
         }

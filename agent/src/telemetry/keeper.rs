@@ -5,6 +5,7 @@
 //! [`WAITING_BYTES_MAX`], and what is buffered already is kept, sent and deleted as ever; what has
 //! to be dropped is named in gaps, which are written once the store takes them.
 
+mod drafts;
 mod opening;
 mod tell;
 
@@ -19,6 +20,7 @@ use super::journaled::JournaledStore;
 use super::segment::{Kind, Prepared, Sealed, read_message};
 use super::store::{Index, SegmentStore, StoreError, batch_len};
 use super::sync::{Outbox, Outgoing};
+use drafts::Drafts;
 use dunlin_protocol::command::Ack;
 use dunlin_protocol::id::BootId;
 use dunlin_protocol::telemetry::{Body, Class, Gap, Record};
@@ -87,6 +89,7 @@ pub(crate) struct Keeper {
     index: Index,
     outbox: Outbox,
     waiting: Vec<Sealed>,
+    drafts: Drafts,
     unsynced: Vec<Sealed>,
     lost: BTreeMap<Class, Gap>,
     /// What damage took of what was durable, and is not told yet.
@@ -140,6 +143,7 @@ impl Keeper {
             index: Index::default(),
             outbox: Outbox::new(limits.drain_bytes_s),
             waiting: Vec::new(),
+            drafts: Drafts::default(),
             unsynced: Vec::new(),
             lost: BTreeMap::new(),
             damaged: found.damaged,
@@ -154,8 +158,9 @@ impl Keeper {
         if let Some(problem) = &problem {
             keeper.troubled(problem.clone(), now_ms);
         }
-        for (number, meta) in found.heads {
-            keeper.index.insert(number, meta);
+        keeper.take_heads(found.heads);
+        if let Err(e) = keeper.adopt_drafts(now_ms) {
+            keeper.recover(&e, now_ms);
         }
         let report = OpenReport {
             boot: keeper.counter.boot(),
@@ -186,6 +191,7 @@ impl Keeper {
     /// Makes all that was taken over durable.
     pub(crate) fn sync(&mut self, now_ms: i64) -> Result<(), String> {
         self.write(now_ms);
+        self.settle_drafts(now_ms);
         // Also when only acknowledgements came, which is no reason for a sync by itself.
         if let Some(store) = &mut self.store {
             match store.sync() {
@@ -343,17 +349,27 @@ impl Keeper {
     }
 
     fn seal_one(&mut self, kind: Kind, records: &[Prepared], now_ms: i64) {
+        let sealed = self.sealed(kind, records, now_ms);
+        self.waiting.extend(sealed);
+    }
+
+    /// A segment of them; none, and they are lost, if that cannot be made.
+    fn sealed(&mut self, kind: Kind, records: &[Prepared], now_ms: i64) -> Option<Sealed> {
         let sealed = self
             .number()
             .map_err(|e| e.to_string())
             .and_then(|n| Sealed::new(n, kind, records).map_err(|e| e.to_string()));
         match sealed {
-            Ok(sealed) => self.waiting.push(sealed),
+            Ok(sealed) => Some(sealed),
             Err(problem) => {
                 tracing::warn!(problem, "telemetry cannot be sealed");
-                let count = u64::try_from(records.len()).unwrap_or_default();
-                self.lose(kind.class(), None, count);
+                // Open windows are told again.
+                if kind != Kind::Draft {
+                    let count = u64::try_from(records.len()).unwrap_or_default();
+                    self.lose(kind.class(), None, count);
+                }
                 self.troubled(problem, now_ms);
+                None
             }
         }
     }
@@ -558,9 +574,7 @@ impl Keeper {
         self.store = Some(opened.store);
         let before = std::mem::take(&mut self.index);
         self.damaged = opened.found.damaged;
-        for (number, meta) in opened.found.heads {
-            self.index.insert(number, meta);
-        }
+        self.take_heads(opened.found.heads);
         self.dirty = true;
         if new_boot {
             self.counter = opened.counter;

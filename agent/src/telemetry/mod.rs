@@ -63,6 +63,11 @@ pub enum TelemetryError {
 
 enum Request {
     Push(Prepared, OwnedSemaphorePermit),
+    Windows {
+        closed: Vec<Prepared>,
+        open: Vec<Prepared>,
+        _room: OwnedSemaphorePermit,
+    },
     Batch(usize, oneshot::Sender<Vec<Outgoing>>),
     Ack(Ack, oneshot::Sender<usize>),
     ResetInflight,
@@ -130,6 +135,37 @@ impl TelemetryHandle {
         let room = Arc::clone(&self.room).acquire_many_owned(kib.min(QUEUE_KIB));
         let room = room.await.map_err(|_| TelemetryError::Closed)?;
         self.send(Request::Push(prepared, room)).await
+    }
+
+    /// Takes windows that have closed, and the state of all that are open now, as one step: both are
+    /// durable within a second. Those that were open when the power went are sent as if they had closed
+    /// then.
+    ///
+    /// # Errors
+    /// One of them is unfit (the others are taken), or the buffer is closed.
+    pub async fn windows(
+        &self,
+        closed: Vec<Record>,
+        open: Vec<Record>,
+    ) -> Result<(), TelemetryError> {
+        let mut unfit = None;
+        let mut fit = |records: Vec<Record>| -> Vec<Prepared> {
+            let all = records.iter().map(Prepared::new);
+            all.filter_map(|one| one.map_err(|e| unfit = Some(e)).ok())
+                .collect()
+        };
+        let (closed, open) = (fit(closed), fit(open));
+        let bytes: usize = closed.iter().chain(&open).map(Prepared::len).sum();
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(QUEUE_KIB);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib.min(QUEUE_KIB));
+        let _room = room.await.map_err(|_| TelemetryError::Closed)?;
+        self.send(Request::Windows {
+            closed,
+            open,
+            _room,
+        })
+        .await?;
+        unfit.map_or(Ok(()), |e| Err(e.into()))
     }
 
     /// The segments to send now, at most 16 under way at once, events first. A segment that is
@@ -256,6 +292,14 @@ impl Worker {
                 drop(room);
                 if self.gatherer.is_full() {
                     self.seal();
+                }
+            }
+            Request::Windows { closed, open, .. } => {
+                self.keeper.windows(&closed, open, wall_ms());
+                let now_ms = self.clock_ms();
+                self.sync_due_ms.get_or_insert(now_ms + SYNC_MS);
+                if !closed.is_empty() {
+                    self.tell();
                 }
             }
             Request::Batch(max, reply) => {

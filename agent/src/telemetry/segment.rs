@@ -95,10 +95,12 @@ pub enum Kind {
     Metrics = 3,
     /// Log lines.
     Log = 4,
+    /// Windows that are still open: never sent, and in no index (`keeper/drafts.rs`).
+    Draft = 5,
 }
 
 impl Kind {
-    /// Every kind, the most precious first.
+    /// Every kind that is sent, the most precious first.
     pub const ALL: [Self; 5] = [
         Self::Gap,
         Self::Event,
@@ -106,6 +108,13 @@ impl Kind {
         Self::Metrics,
         Self::Log,
     ];
+
+    /// The kind that is written as this number.
+    #[must_use]
+    pub fn of_byte(byte: u8) -> Option<Self> {
+        let mut all = Self::ALL.into_iter().chain([Self::Draft]);
+        all.find(|kind| *kind as u8 == byte)
+    }
 
     /// The kind of a class's ordinary segments.
     #[must_use]
@@ -123,7 +132,7 @@ impl Kind {
     pub fn class(self) -> Class {
         match self {
             Self::Gap | Self::Event => Class::Event,
-            Self::Sketch => Class::Sketch,
+            Self::Sketch | Self::Draft => Class::Sketch,
             Self::Metrics => Class::Metrics,
             Self::Log => Class::Log,
         }
@@ -275,7 +284,7 @@ impl Meta {
             return Err(fail(format!("{} bytes", entry.len())));
         };
         let [version, kind, r0, r1, r2, r3, t @ .., j0, j1, j2, j3] = *head;
-        let kind = Kind::ALL.into_iter().find(|k| *k as u8 == kind);
+        let kind = Kind::of_byte(kind);
         let (VERSION, Some(kind)) = (version, kind) else {
             return Err(fail(format!("format {version}, kind {}", head[1])));
         };

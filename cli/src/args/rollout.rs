@@ -158,8 +158,8 @@ pub struct DriftArgs {
     /// output_mix
     #[arg(long, value_name = "SIGNAL", requires = "out", conflicts_with_all = ["all", "scores"])]
     pub plot: Option<String>,
-    /// With --rollout: whose
-    #[arg(long, value_name = "canary|control", value_parser = ["canary", "control"], requires = "plot")]
+    /// Only this cohort, of --rollout or else of the family's newest rollout
+    #[arg(long, value_name = "canary|control", value_parser = ["canary", "control"])]
     pub cohort: Option<String>,
     /// Where the picture goes
     #[arg(short, long, value_name = "FILE", requires = "plot")]

@@ -26,7 +26,8 @@ pub struct DriftParams {
     pub version: Option<u64>,
     /// `canary`, `control` (both need `rollout`) or `all`, the default.
     pub cohort: Option<String>,
-    /// The rollout that says who is canary; its newest one of the family if left out.
+    /// The rollout that says who is canary; the family's newest one if left out. Only with `canary` or
+    /// `control`.
     pub rollout: Option<String>,
     /// One segment of the profile's key; all if left out.
     pub segment: Option<String>,
@@ -53,7 +54,15 @@ impl Selection {
         let cohort = params.cohort.unwrap_or_else(|| "all".to_owned());
         let rollout = params.rollout.as_deref();
         let devices = match cohort.as_str() {
-            "all" => None,
+            "all" => match rollout {
+                None => None,
+                Some(text) => {
+                    let id = known_rollout(app, parse("rollout", text)?).await?;
+                    let message =
+                        format!("cohort: expected canary or control of rollout {id}, got all");
+                    return Err(ApiError::bad_request(message));
+                }
+            },
             "canary" => Some(cohort_of(app, &family, rollout, true).await?),
             "control" => Some(cohort_of(app, &family, rollout, false).await?),
             other => {
@@ -122,7 +131,8 @@ pub struct PlotParams {
     pub version: Option<u64>,
     /// `canary`, `control` (both need `rollout`) or `all`, the default.
     pub cohort: Option<String>,
-    /// The rollout that says who is canary; its newest one of the family if left out.
+    /// The rollout that says who is canary; the family's newest one if left out. Only with `canary` or
+    /// `control`.
     pub rollout: Option<String>,
     /// One segment of the profile's key; all if left out.
     pub segment: Option<String>,
@@ -178,6 +188,13 @@ pub async fn plot(
     Ok((headers, plot::svg(&picture)).into_response())
 }
 
+async fn known_rollout(app: &App, id: RolloutId) -> Result<RolloutId, ApiError> {
+    match app.store.rollout(&id).await? {
+        Some(_) => Ok(id),
+        None => Err(ApiError::not_found(format!("no rollout {id}"))),
+    }
+}
+
 /// Canaries are the devices of a rollout's stages that were given the version, controls the rest.
 async fn cohort_of(
     app: &App,
@@ -195,9 +212,7 @@ async fn cohort_of(
             newest.ok_or_else(missing)?.id
         }
     };
-    if app.store.rollout(&id).await?.is_none() {
-        return Err(ApiError::not_found(format!("no rollout {id}")));
-    }
+    let id = known_rollout(app, id).await?;
     let rows = app.store.rollout_devices(&id).await?;
     let is_waiting = |state: &serde_json::Value| state["state"]["state"] == "waiting";
     let chosen = rows

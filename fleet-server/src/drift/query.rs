@@ -1,9 +1,9 @@
 //! Drift of a version in a cohort: its windows merged exactly, then scored against the reference
 //! profile of the signed bundle.
 //!
-//! A window counts at all only if an honest device could have sent it ([`super::plausible`]) and the
-//! published bundle computed it; it counts towards the scores only over the bundle's own profile, with
-//! the profile's number of bins. The others are named in `left_out`. What a broken sensor sent is kept
+//! A window counts only if an honest device could have sent it ([`super::plausible`]) and the published
+//! bundle computed it, over the bundle's own profile if it has one, with the profile's number of bins.
+//! The others are named in `left_out`. What a broken sensor sent is kept
 //! out of its feature's scores and named in `isolated`.
 //!
 //! What decides is the PSI and, of ordered features, the share of values outside the reference's range;
@@ -80,7 +80,7 @@ pub struct Drift {
     pub devices: u64,
     /// Windows merged.
     pub windows: u64,
-    /// Windows that count towards no score, by reason.
+    /// Windows that count towards nothing, by reason.
     pub left_out: BTreeMap<String, u64>,
     /// Start of the earliest window, in milliseconds since 1970.
     pub from_ms: Option<i64>,

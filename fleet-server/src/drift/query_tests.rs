@@ -272,9 +272,9 @@ fn windows_that_do_not_fit_are_named_and_left_out() {
     assert_eq!(drift.features[0].scores.psi.unwrap().n_cur, 300);
     assert_eq!(drift.left_out.values().sum::<u64>(), 4);
     assert_eq!(
-        (drift.windows, drift.devices),
-        (4, 4),
-        "a forged bundle's window counts nowhere"
+        (drift.windows, drift.devices, drift.inferences),
+        (1, 1, 300),
+        "an honest device names its bundle's profile and bins"
     );
 }
 
@@ -509,7 +509,7 @@ fn a_new_category_is_seen_where_it_takes_the_place_of_a_rare_one() {
 }
 
 #[test]
-fn windows_over_another_profile_are_in_no_mean() {
+fn windows_over_another_profile_or_other_bins_count_for_nothing() {
     let honest = window([30, 30, 30], [45, 45]);
     let loud = |spoil: fn(&mut Window)| {
         let mut window = window([30, 30, 30], [45, 45]);
@@ -517,23 +517,30 @@ fn windows_over_another_profile_are_in_no_mean() {
         window
     };
     let others = [
-        loud(|w| (w.profile, w.confidence_sum_micro) = (Some(Digest::of(b"other")), u64::MAX)),
-        loud(|w| (w.profile, w.entropy_sum_micro) = (None, u64::MAX)),
-        loud(|w| {
-            w.inferences = 59_000_000;
-            (w.confidence, w.entropy) = (Histogram::default(), Histogram::default());
-            (w.features, w.latency) = (Vec::new(), Latency::default());
-            w.confidence_sum_micro = 0;
-        }),
+        (
+            "over another reference profile",
+            loud(|w| (w.profile, w.confidence_sum_micro) = (Some(Digest::of(b"other")), u64::MAX)),
+        ),
+        (
+            "no reference profile named",
+            loud(|w| (w.profile, w.entropy_sum_micro) = (None, u64::MAX)),
+        ),
+        (
+            "other bins than the reference profile's",
+            loud(|w| {
+                w.inferences = 59_000_000;
+                (w.confidence, w.entropy) = (Histogram::default(), Histogram::default());
+                (w.features, w.latency) = (Vec::new(), Latency::default());
+                (w.outputs, w.confidence_sum_micro) = (Vec::new(), 0);
+            }),
+        ),
     ];
     let alone = scored(&[("a", honest.clone())]);
-    for other in others {
-        let both = scored(&[("a", honest.clone()), ("b", other)]);
-        assert_eq!(both.left_out.values().sum::<u64>(), 1);
-        assert_eq!(
-            (both.confidence_mean, both.entropy_mean),
-            (alone.confidence_mean, alone.entropy_mean)
-        );
+    for (why, other) in others {
+        let mut both = scored(&[("a", honest.clone()), ("b", other)]);
+        let left_out = std::mem::take(&mut both.left_out);
+        assert_eq!(left_out, BTreeMap::from([(why.to_owned(), 1)]));
+        assert_eq!(both, alone, "{why}");
     }
 }
 

@@ -4,7 +4,7 @@
 //! A window is judged before it is added up (`pool::judge`), by itself alone as in every question, and
 //! never again; only windows whose histograms were all judged alike make one sum. So windows that count as
 //! one broken sensor's stay apart from sound ones, and the sum says how many windows it is. What counts in
-//! no sum, or in no score though there is a reference, is left as it came.
+//! no sum is left as it came.
 
 use super::plausible::COUNT_MAX;
 use super::query::pool::{self, Judged};
@@ -78,7 +78,7 @@ fn judged(
     reference: Option<&Reference>,
 ) -> Option<Vec<Soundness>> {
     match pool::judge(received, Some(bundle), reference) {
-        Judged::Refused(_) | Judged::Unscored(_) => None,
+        Judged::Refused(_) => None,
         Judged::Unreferenced => Some(Vec::new()),
         Judged::Scored(profile) => Some(soundness(&received.window, profile)),
     }

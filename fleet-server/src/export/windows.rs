@@ -103,7 +103,6 @@ impl Shape {
         let judged = pool::judge(received, version.map(|v| v.bundle.digest), reference);
         let (left_out, profile) = match &judged {
             Judged::Refused(why) => (Some(why.as_str()), None),
-            Judged::Unscored(why) => (Some(*why), None),
             Judged::Unreferenced if version.is_none() => (Some(UNPUBLISHED), None),
             Judged::Unreferenced => (None, None),
             Judged::Scored(profile) => (None, Some(*profile)),

@@ -4,7 +4,7 @@ use super::fixture::{Answer, Bundle, Fleet, bundle_with};
 use dunlin_protocol::id::{BootId, Digest};
 use dunlin_protocol::sketch::{Histogram, Latency};
 use dunlin_protocol::telemetry::{Body, Class, Record, Segment, Window};
-use dunlin_server::store::IncomingSegment;
+use dunlin_server::store::{IncomingSegment, PeriodQuery};
 use http::StatusCode;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::RowAccessor as _;
@@ -188,6 +188,55 @@ async fn windows_add_up_to_what_the_drift_api_says() {
         rows[0].get_string(at(&rows[0], "bundle")).unwrap(),
         &Digest::of(bundle.manifest.as_bytes()).to_string()
     );
+    fleet.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_window_over_another_profile_or_other_bins_counts_nowhere() {
+    let (fleet, bundle) = published().await;
+    let few = |minute| window(&bundle, minute, spread());
+    // Made up, so that errors of the others are few among them.
+    let loud = |minute, profile| Window {
+        inferences: 900_000,
+        errors: 0,
+        confidence_sum_micro: 0,
+        entropy_sum_micro: 0,
+        outputs: Vec::new(),
+        confidence: Histogram::default(),
+        entropy: Histogram::default(),
+        features: Vec::new(),
+        latency: Latency::default(),
+        profile,
+        ..few(minute)
+    };
+    let own = Some(Digest::of(&profile()));
+    let other = Some(Digest::of(b"other"));
+    let batch = [
+        segment("edge-1", 1, vec![few(0), few(1)]),
+        segment(
+            "edge-2",
+            1,
+            vec![loud(0, own), loud(1, other), loud(2, None), few(3)],
+        ),
+    ];
+    let store = &fleet.server.store;
+    store.ingest(&batch).await.unwrap();
+    let drift = drift(&fleet).await;
+    assert_eq!(drift["inferences"], 120);
+    let left_out = drift["left_out"].as_object().unwrap();
+    assert_eq!(left_out.len(), 3, "{left_out:?}");
+    let totals = store.version_totals(0).await.unwrap();
+    let totals = totals.iter().map(|t| (t.inferences, t.errors));
+    assert_eq!(totals.collect::<Vec<_>>(), [(120, 6)]);
+    let asked = PeriodQuery {
+        device: "edge-2".parse().unwrap(),
+        bundle: Digest::of(bundle.manifest.as_bytes()),
+        from_ms: START_MS,
+        until_ms: START_MS + 3_600_000,
+    };
+    let periods = store.periods(&"digits".parse().unwrap(), &[asked]).await;
+    let periods = periods.unwrap();
+    assert_eq!((periods[0].inferences, periods[0].errors), (40, 2));
     fleet.server.shutdown().await;
 }
 

@@ -102,4 +102,22 @@ async fn rollouts_are_refused_created_listed_and_aborted() {
         (drift.status, drift.json()),
         (StatusCode::OK, json!({ "drift": [] }))
     );
+    for path in [
+        "drift?",
+        "drift/plot.svg?signal=confidence&",
+        "export/windows.parquet?",
+    ] {
+        let asked =
+            |cohort: &str, id: &str| format!("/api/v1/{path}family=digits&rollout={id}{cohort}");
+        for cohort in ["", "&cohort=all", "&cohort=canary"] {
+            let unknown = fleet.get(&asked(cohort, "ro-000000000000")).await;
+            assert_eq!(unknown.status, StatusCode::NOT_FOUND, "{path} {cohort}");
+        }
+        for cohort in ["", "&cohort=all"] {
+            let whose = fleet.get(&asked(cohort, &id)).await;
+            assert_eq!(whose.status, StatusCode::BAD_REQUEST, "{path} {cohort}");
+            let body = whose.json().to_string();
+            assert!(body.contains("expected canary or control"), "{body}");
+        }
+    }
 }

@@ -1,17 +1,29 @@
-//! Keeps strides behind convolutions right.
+//! Keeps strides and broadcasts where they are.
 //!
-//! Where only every n-th result of a convolution is wanted, tract lets the convolution take over the
-//! stride. Two things are lost on the way: the offset at which the choice begins, if a slice is in
-//! between, and how much padding is on which side, if that was left to be worked out (`SAME_UPPER`:
-//! it depends on the stride). So paddings are worked out before, and a fence in front of slices keeps
-//! the choice behind it; it passes tensors on and costs nothing.
+//! Where only every n-th element is wanted, tract computes only those, far up in the graph. On the way
+//! it loses the offset at which the choice begins (a slice before a convolution), how much padding is
+//! on which side if that was left to be worked out (`SAME_UPPER`: it depends on the stride), and that
+//! an operator needs all elements of the axis (`Softmax`); behind a reshape it gives up altogether. So
+//! paddings are worked out before, and a fence stands in front of what chooses. In front of a
+//! convolution it stands only if the choice could get beyond convolutions and what works number by
+//! number. [`super::broadcast`] sets fences behind broadcasts. A fence passes tensors on and costs
+//! nothing.
 
-use tract_onnx::tract_core::ops::array::{Slice, StridedSlice};
-use tract_onnx::tract_core::ops::cnn::{Conv, PaddingSpec};
+use super::broadcast;
+use tract_onnx::tract_core::ops::array::StridedSlice;
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::cast::Cast;
+use tract_onnx::tract_core::ops::cnn::{Conv, MaxPool, PaddingSpec, SumPool};
+use tract_onnx::tract_core::ops::downsample::Downsample;
+use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::scan::Scan;
+use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::internal::*;
 
-/// Prepares a graph that tract has not simplified yet, and the bodies of its loops.
+/// Prepares a graph that tract has not simplified yet, the bodies of its loops and the sides of its
+/// choices.
 ///
 /// # Errors
 /// The graph is not consistent.
@@ -19,8 +31,19 @@ pub(super) fn fence(model: &mut TypedModel) -> TractResult<()> {
     for id in 0..model.nodes.len() {
         if let Some(scan) = model.node_mut(id).op_as_mut::<Scan>() {
             fence(&mut scan.body)?;
+        } else if let Some(choice) = model.node_mut(id).op_as_mut::<IfThenElse>() {
+            fence(&mut choice.then_body)?;
+            fence(&mut choice.else_body)?;
         }
     }
+    strides(model)?;
+    for inlet in broadcast::swallowed(model)? {
+        before(model, inlet)?;
+    }
+    Ok(())
+}
+
+fn strides(model: &mut TypedModel) -> TractResult<()> {
     let mut skips = false;
     for node in model.nodes() {
         skips |= skips_some(model, node)?;
@@ -31,23 +54,76 @@ pub(super) fn fence(model: &mut TypedModel) -> TractResult<()> {
     work_out_paddings(model)?;
     for id in model.eval_order()? {
         let node = model.node(id);
-        if !node.op_is::<Slice>() && !node.op_is::<StridedSlice>() {
-            continue;
+        let fenced = match node.op_as::<Conv>() {
+            Some(conv) => chooses(conv) && !stays_right(model, node.inputs[0]),
+            None => {
+                let chooses = node.op_is::<StridedSlice>() || node.op_is::<Downsample>();
+                chooses && skips_some(model, node)?
+            }
+        };
+        if fenced {
+            before(model, InletId::new(id, 0))?;
         }
-        // What a convolution gives; shapes are computed with slices, too, and have to stay known.
-        let input = model.outlet_fact(node.inputs[0])?;
-        if !input.datum_type.is_float() || input.rank() < 3 || input.konst.is_some() {
-            continue;
-        }
-        let mut patch = TypedModelPatch::new("fenced");
-        let mut inputs = patch.taps(model, &node.inputs)?;
-        let name = format!("{}.fence", node.name);
-        inputs[0] = patch.wire_node(name, Fence, &[inputs[0]])?[0];
-        let sliced = patch.wire_node(&node.name, node.op.clone(), &inputs)?[0];
-        patch.shunt_outside(model, id.into(), sliced)?;
-        patch.apply(model)?;
     }
     Ok(())
+}
+
+/// Sets a fence in front of an input that has none yet. Shapes are computed with slices and broadcasts, too, and have to
+/// stay known.
+fn before(model: &mut TypedModel, inlet: InletId) -> TractResult<()> {
+    let node = model.node(inlet.node);
+    let outlet = node.inputs[inlet.slot];
+    let fact = model.outlet_fact(outlet)?;
+    let fenced = model.node(outlet.node).op_is::<Fence>();
+    if fenced || fact.konst.is_some() || fact.datum_type == DatumType::TDim {
+        return Ok(());
+    }
+    let name = format!("{}.fence.{}", node.name, inlet.slot);
+    let fenced = model.wire_node(name, Fence, &[outlet])?[0];
+    model.add_edge(fenced, inlet)
+}
+
+/// Whether tract makes of it a choice of elements in front of a convolution without strides.
+fn chooses(conv: &Conv) -> bool {
+    let pool = &conv.pool_spec;
+    (0..pool.rank()).any(|axis| {
+        let stride = pool.stride(axis);
+        let single = pool.kernel_shape[axis] == 1 || pool.dilation(axis).is_multiple_of(stride);
+        stride > 1 && single
+    })
+}
+
+/// Whether a choice of elements of a tensor, moved up as far as it goes, chooses the same numbers.
+fn stays_right(model: &TypedModel, outlet: OutletId) -> bool {
+    let mut seen = vec![false; model.nodes.len()];
+    let mut open = vec![outlet.node];
+    while let Some(id) = open.pop() {
+        if std::mem::replace(&mut seen[id], true) {
+            continue;
+        }
+        let node = model.node(id);
+        let ends = node.op_is::<TypedSource>()
+            || node.op_is::<Const>()
+            || node.op_is::<Fence>()
+            || node.op_is::<MaxPool>()
+            || node.op_is::<SumPool>();
+        if ends {
+            continue;
+        }
+        if node.op_is::<Conv>() {
+            open.push(node.inputs[0].node);
+            continue;
+        }
+        let by_number = node.op_is::<ElementWiseOp>()
+            || node.op_is::<TypedBinOp>()
+            || node.op_is::<Cast>()
+            || matches!(node.op_as::<AxisOp>(), Some(AxisOp::Move(..)));
+        if !by_number {
+            return false;
+        }
+        open.extend(node.inputs.iter().map(|input| input.node));
+    }
+    true
 }
 
 /// Gives convolutions whose inputs have known sizes the numbers that their kind of padding means.
@@ -85,6 +161,9 @@ fn skips_some(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
         let strides = conv.pool_spec.strides.as_ref();
         return Ok(strides.is_some_and(|strides| strides.iter().any(|s| *s > 1)));
     }
+    if let Some(every) = node.op_as::<Downsample>() {
+        return Ok(every.stride != 1);
+    }
     let slice = node.op_as::<StridedSlice>();
     let Some(at) = slice.and_then(|slice| slice.optional_steps_input) else {
         return Ok(false);
@@ -99,7 +178,7 @@ fn skips_some(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
 
 /// Passes a tensor on. tract knows nothing of it, so it moves nothing over it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Fence;
+pub(super) struct Fence;
 
 impl Op for Fence {
     fn name(&self) -> StaticName {

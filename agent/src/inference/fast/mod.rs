@@ -9,6 +9,7 @@
 //! sides of an `If` once instead of on every run.
 
 mod branch;
+mod broadcast;
 mod chain;
 mod convolution;
 mod dense;
@@ -24,6 +25,8 @@ mod spread;
 mod tile;
 mod wide;
 
+#[cfg(test)]
+mod fence_tests;
 #[cfg(test)]
 mod tests;
 

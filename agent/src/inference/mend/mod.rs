@@ -6,6 +6,7 @@
 //! device. The file that is signed stays as it was given.
 
 mod branches;
+mod einsum;
 mod functions;
 mod loops;
 mod names;
@@ -82,6 +83,7 @@ pub(super) const LOOKED_FOR: &str = "functions of the model's own, operators of 
 pub(super) fn correct(model: &mut ModelProto) {
     quantised::write_out_standard(model);
     recurrent::write_out(model);
+    einsum::write_out(model);
 }
 
 /// The model written otherwise, and how; nothing if none of the mends has anything to do.
@@ -92,6 +94,7 @@ pub(super) fn mend(
 ) -> Option<(ModelProto, Vec<Mend>)> {
     // Functions first: they may hold what the others are for.
     let functions = functions::write_out(&mut model);
+    correct(&mut model);
     let contributed = quantised::write_out_contributed(&mut model);
     let folded = branches::fold(engine, &mut model, inputs);
     let done = [
@@ -116,5 +119,7 @@ impl Mend {
     }
 }
 
+#[cfg(test)]
+mod einsum_tests;
 #[cfg(test)]
 mod tests;

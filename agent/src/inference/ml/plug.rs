@@ -53,6 +53,19 @@ pub(in crate::inference) fn plugged(
     (expand(Described(Arc::new(operator))), vec![])
 }
 
+/// Puts an operator into a graph whose types and shapes are worked out.
+///
+/// # Errors
+/// It cannot take such inputs.
+pub(in crate::inference) fn wire(
+    operator: impl Operator,
+    name: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    Described(Arc::new(operator)).wire(name, model, inputs)
+}
+
 /// An operator in the graph while types and shapes are worked out.
 #[derive(Debug, Clone)]
 struct Described(Arc<dyn Operator>);

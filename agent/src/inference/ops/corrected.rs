@@ -1,6 +1,6 @@
 //! Operators that tract has, but not as the specification says.
 
-use super::numbers;
+use super::{doubles, grid_sample, numbers, pooling, resize, slice, tracts};
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::attribute_proto::AttributeType;
@@ -34,6 +34,22 @@ pub(super) fn register(engine: &mut Onnx) {
         if let Some(tracts) = operators.0.get(name).copied() {
             operators.insert(kept_as, tracts);
             operators.insert(name, ours);
+        }
+    }
+    let mut before_tracts: Vec<(&str, tracts::Reader)> = vec![
+        ("AveragePool", pooling::window),
+        ("Conv", pooling::window),
+        ("GridSample", grid_sample::grid_sample),
+        ("MaxPool", pooling::window),
+        ("Resize", resize::resize),
+        ("Selu", selu),
+        ("Slice", slice::slice),
+    ];
+    before_tracts.extend(doubles::OPERATORS.map(|name| (name, doubles::of_any_precision as _)));
+    for (name, ours) in before_tracts {
+        if let Some(tracts) = operators.0.get(name).copied() {
+            operators.0.insert(tracts::kept_as(name), tracts);
+            operators.0.insert(name.to_owned(), ours);
         }
     }
     operators.insert("LogSoftmax", numbers::log_softmax);
@@ -120,6 +136,22 @@ fn check_recurrent(node: &NodeProto, usual: &[&str]) -> TractResult<()> {
         node.op_type
     );
     Ok(())
+}
+
+/// The constants that tract takes have six digits.
+fn selu(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
+    let mut node = node.clone();
+    for (name, usual) in [("alpha", 1.673_263_2), ("gamma", 1.050_701)] {
+        if !node.attribute.iter().any(|a| a.name == name) {
+            node.attribute.push(AttributeProto {
+                name: name.to_owned(),
+                r#type: AttributeType::Float.into(),
+                f: usual,
+                ..AttributeProto::default()
+            });
+        }
+    }
+    Ok((tracts::boxed(tracts::read(ctx, &node)?), vec![]))
 }
 
 /// What `Resize` was called before version 10: the same as its version 10.

@@ -234,6 +234,27 @@ fn before_version_13_everything_behind_the_axis_is_one_softmax() {
     );
 }
 
+/// One axis of as many elements as there are places, whatever their shape; a vector is one row.
+#[test]
+fn extracted_elements_are_one_axis() {
+    for (given, (count, places), expected, made) in [
+        (vec![2, 3], (1, vec![]), vec![2.0, 5.0], vec![2, 1]),
+        (vec![2, 3], (1, vec![1, 1]), vec![2.0, 5.0], vec![2, 1]),
+        (vec![6], (2, vec![2, 1]), vec![2.0, 2.0], vec![1, 2]),
+    ] {
+        let (x, y) = (
+            spec("x", DType::FP32, &given),
+            spec("y", DType::FP32, &made),
+        );
+        let mut at = ints("at", &vec![2; count]);
+        at.dims = places;
+        let nodes = vec![node("ArrayFeatureExtractor", &["x", "at"], &["y"]).of("ai.onnx.ml")];
+        let written = Written::new(13, vec![x], nodes, vec![at], vec![y]);
+        let given = Values::FP32((0..6u8).map(f32::from).collect());
+        assert_eq!(written.answer(&[given]), Values::FP32(expected));
+    }
+}
+
 /// Every second value of a convolution, from each of the first ones on.
 #[test]
 fn a_stride_behind_a_convolution_keeps_its_offset() {

@@ -255,8 +255,7 @@ fn read_account(body: &[u8]) -> Option<Account> {
     };
     for _ in 0..reader.u16()? {
         let number = reader.u64()?;
-        let kind = reader.u8()?;
-        let kind = Kind::ALL.into_iter().find(|k| *k as u8 == kind)?;
+        let kind = Kind::of_byte(reader.u8()?)?;
         let records = reader.u32()?;
         account.live.push((number, Brief { kind, records }));
     }

@@ -93,7 +93,7 @@ pub(super) fn kept(replayed: &Replayed) -> String {
 /// The gaps that tell of what was lost, as many to one as fit.
 pub(super) fn evictions(lost: &BTreeMap<u64, Brief>) -> Vec<Eviction> {
     let mut all = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().chain([Kind::Draft]) {
         let of_kind: Vec<_> = lost.iter().filter(|(_, b)| b.kind == kind).collect();
         for some in of_kind.chunks(BATCH_MAX - 1) {
             all.push(Eviction {

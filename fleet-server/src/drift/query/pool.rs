@@ -40,18 +40,10 @@ pub(super) struct Pool {
     pub(super) inferences: u64,
     pub(super) errors: u64,
     pub(super) refused: u64,
-    /// Of windows whose confidences and entropies count.
-    pub(super) means: Means,
-    pub(super) latency: Latency,
-    pub(super) scored: Option<Scored>,
-}
-
-/// What means are of.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Means {
-    pub(super) inferences: u64,
     pub(super) confidence_sum_micro: u128,
     pub(super) entropy_sum_micro: u128,
+    pub(super) latency: Latency,
+    pub(super) scored: Option<Scored>,
 }
 
 /// Counts over the profile's bins.
@@ -96,9 +88,7 @@ pub(crate) enum Judged<'a> {
     Refused(String),
     /// The sums and means; there is no reference to score it against.
     Unreferenced,
-    /// The sums alone: nobody can say whether its means fit.
-    Unscored(&'static str),
-    /// The sums and, over this profile's bins, the scores.
+    /// The sums, the means and, over this profile's bins, the scores.
     Scored(&'a Profile),
 }
 
@@ -118,61 +108,54 @@ pub(crate) fn judge<'a>(
     {
         return Judged::Refused(why.to_string());
     }
-    if let Err(why) = contents(window, received.soundness.is_some(), reference) {
-        return Judged::Refused(why);
-    }
-    match (reference, own_profile(window, reference)) {
-        (None, _) => Judged::Unreferenced,
-        (Some(_), Some(profile)) => Judged::Scored(profile),
-        (Some(reference), None) => Judged::Unscored(match window.profile {
-            None => "no reference profile named",
-            Some(digest) if digest != reference.digest => "over another reference profile",
-            Some(_) => MISFIT,
-        }),
+    match contents(window, received.soundness.is_some(), reference) {
+        Err(why) => Judged::Refused(why),
+        Ok(None) => Judged::Unreferenced,
+        Ok(Some(profile)) => Judged::Scored(profile),
     }
 }
 
-/// Whether a window's contents can be an honest device's, whenever it was.
+/// The profile that a window is over, none without a reference, if its contents can be an honest
+/// device's, whenever it was. A bundle's digest fixes its profile, so an honest device names no other.
 ///
 /// # Errors
-/// Why not.
-pub(crate) fn contents(
+/// Why they cannot.
+pub(crate) fn contents<'a>(
     window: &Window,
     was_judged: bool,
-    reference: Option<&Reference>,
-) -> Result<(), String> {
-    numbers(window, was_judged, reference).map_err(|why| why.to_string())?;
+    reference: Option<&'a Reference>,
+) -> Result<Option<&'a Profile>, String> {
+    if !was_judged {
+        plausible::numbers(window).map_err(|why| why.to_string())?;
+    }
     // Without a profile nobody says which there may be.
     let declared = reference.and_then(|r| r.profile.segments.as_ref());
     let is_declared = |segment: &String| declared.is_some_and(|declared| declared.has(segment));
     if !window.segment.as_ref().is_none_or(is_declared) {
         return Err(UNDECLARED.to_owned());
     }
-    Ok(())
+    let Some(reference) = reference else {
+        return Ok(None);
+    };
+    let profile = own_profile(window, reference)?;
+    // What was added up was judged before.
+    if !was_judged {
+        sums_fit(window, profile).map_err(|why| why.to_string())?;
+    }
+    Ok(Some(profile))
 }
 
-/// Whether a window's numbers fit each other, and the profile that they are over.
+/// The reference's profile, if the window is over it.
 ///
 /// # Errors
-/// Why not.
-pub(crate) fn numbers(
-    window: &Window,
-    was_judged: bool,
-    reference: Option<&Reference>,
-) -> Result<(), plausible::Implausible> {
-    // What was added up was judged before.
-    if was_judged {
-        return Ok(());
+/// What it is over instead.
+fn own_profile<'a>(window: &Window, reference: &'a Reference) -> Result<&'a Profile, &'static str> {
+    match window.profile {
+        None => Err("no reference profile named"),
+        Some(digest) if digest != reference.digest => Err("over another reference profile"),
+        Some(_) if !fits(window, &reference.profile) => Err(MISFIT),
+        Some(_) => Ok(&reference.profile),
     }
-    plausible::numbers(window)?;
-    own_profile(window, reference).map_or(Ok(()), |profile| sums_fit(window, profile))
-}
-
-/// The profile, if the window is over it.
-fn own_profile<'a>(window: &Window, reference: Option<&'a Reference>) -> Option<&'a Profile> {
-    reference
-        .filter(|r| window.profile == Some(r.digest) && fits(window, &r.profile))
-        .map(|r| &r.profile)
 }
 
 /// Judges a window's confidences or entropies by themselves: a model that says the same to everything
@@ -214,10 +197,11 @@ impl Pool {
         bundle: Option<Digest>,
         reference: Option<&Reference>,
     ) {
-        let judged = judge(received, bundle, reference);
-        if let Judged::Refused(why) = &judged {
-            return self.leave_out(why);
-        }
+        let profile = match judge(received, bundle, reference) {
+            Judged::Refused(why) => return self.leave_out(&why),
+            Judged::Unreferenced => None,
+            Judged::Scored(profile) => Some(profile),
+        };
         let window = &received.window;
         if let Some(segment) = &window.segment {
             let inferences = self.segments.entry(segment.clone()).or_default();
@@ -230,14 +214,8 @@ impl Pool {
             self.devices.insert(received.device.clone());
         }
         self.add_sums(received);
-        match judged {
-            Judged::Scored(profile) => {
-                self.means.add(window);
-                self.add_counts(received, profile);
-            }
-            Judged::Unreferenced => self.means.add(window),
-            Judged::Unscored(why) => self.leave_out(why),
-            Judged::Refused(_) => {}
+        if let Some(profile) = profile {
+            self.add_counts(received, profile);
         }
     }
 
@@ -254,6 +232,8 @@ impl Pool {
         self.inferences = self.inferences.saturating_add(window.inferences);
         self.errors = self.errors.saturating_add(window.errors);
         self.refused = self.refused.saturating_add(window.refused);
+        self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
+        self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
         if self.latency.merge(&window.latency).is_err() {
             self.leave_out("latency buckets beyond the last (the rest of the window counts)");
         }
@@ -283,14 +263,6 @@ impl Pool {
             // Cells that are none were refused with their window.
             let _ = sum.add(new);
         }
-    }
-}
-
-impl Means {
-    fn add(&mut self, window: &Window) {
-        self.inferences = self.inferences.saturating_add(window.inferences);
-        self.confidence_sum_micro += u128::from(window.confidence_sum_micro);
-        self.entropy_sum_micro += u128::from(window.entropy_sum_micro);
     }
 }
 

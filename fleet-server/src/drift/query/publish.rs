@@ -43,8 +43,8 @@ pub(super) fn scores(
         inferences: pool.inferences,
         errors: pool.errors,
         refused: pool.refused,
-        confidence_mean: mean(pool.means.confidence_sum_micro, pool.means.inferences),
-        entropy_mean: mean(pool.means.entropy_sum_micro, pool.means.inferences),
+        confidence_mean: mean(pool.confidence_sum_micro, pool.inferences),
+        entropy_mean: mean(pool.entropy_sum_micro, pool.inferences),
         latency: LatencyQuantiles {
             p50_us: pool.latency.quantile_us(0.5),
             p90_us: pool.latency.quantile_us(0.9),

@@ -32,7 +32,7 @@ pub struct KolmogorovSmirnov {
     pub p_value: f64,
 }
 
-/// Wasserstein-1 in standard deviations of the reference.
+/// Wasserstein-1 in standard deviations of the reference's bins, see [`std_of_middles`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Wasserstein {
     /// The distance is at least this: the estimate less what the bins' widths hide.
@@ -236,7 +236,8 @@ impl<'a> OrderedComparison<'a> {
     }
 }
 
-/// Standard deviation (divisor N) of a histogram, each value at the middle of its bin: 0 if empty.
+/// Standard deviation (divisor N) of a histogram, each value at the middle of its bin: 0 if empty. With
+/// wide outer bins it is larger than that of the values themselves.
 #[must_use]
 pub fn std_of_middles(edges: &Edges, counts: &[u64]) -> f64 {
     let places = places(edges.as_slice());
