@@ -1,6 +1,6 @@
 //! Reductions of integers, with every digit.
 
-use tract_onnx::tract_hir::internal::tract_ndarray::{Dimension, IxDyn};
+use tract_onnx::tract_hir::internal::tract_ndarray::Axis;
 use tract_onnx::tract_hir::internal::*;
 
 /// What is made of the numbers along some axes, which stay as axes of one.
@@ -22,12 +22,17 @@ pub(super) enum By {
 }
 
 impl By {
-    /// What is begun with, and what a number makes of what there is.
+    fn each(self, number: i128) -> i128 {
+        match self {
+            Self::SumOfSquares | Self::Norm => number.saturating_mul(number),
+            Self::Sum | Self::Mean | Self::Product => number,
+        }
+    }
+
     fn fold(self, so_far: i128, number: i128) -> i128 {
         match self {
-            Self::Sum | Self::Mean => so_far.saturating_add(number),
             Self::Product => so_far.saturating_mul(number),
-            Self::SumOfSquares | Self::Norm => so_far.saturating_add(number.saturating_mul(number)),
+            _ => so_far.saturating_add(number),
         }
     }
 
@@ -70,23 +75,20 @@ integers!(i8, i16, i32, i64, u8, u16, u32, u64);
 impl IntegerReduce {
     fn reduce<T: Integer>(&self, input: &Tensor) -> TractResult<Tensor> {
         let view = input.to_plain_array_view::<T>()?;
-        let mut shape = input.shape().to_vec();
+        let shape = input.shape();
         let mut count = 1;
         for &axis in &self.axes {
             ensure!(
                 axis < shape.len(),
                 "axis {axis} of a tensor of shape {shape:?}"
             );
-            count *= std::mem::replace(&mut shape[axis], 1);
+            count *= shape[axis];
         }
-        let mut folded = tract_ndarray::ArrayD::from_elem(IxDyn(&shape), self.by.first());
-        for (at, number) in view.indexed_iter() {
-            let mut at = at.slice().to_vec();
-            for &axis in &self.axes {
-                at[axis] = 0;
-            }
-            let so_far = &mut folded[IxDyn(&at)];
-            *so_far = self.by.fold(*so_far, number.wide());
+        let mut folded = view.mapv(|number| self.by.each(number.wide()));
+        for &axis in &self.axes {
+            folded = folded
+                .fold_axis(Axis(axis), self.by.first(), |a, b| self.by.fold(*a, *b))
+                .insert_axis(Axis(axis));
         }
         let last = |folded| T::nearest(self.by.last(folded, count));
         Ok(folded.mapv(last).into_tensor())
