@@ -135,6 +135,7 @@ fn value(spec: &TensorSpec) -> ValueInfoProto {
         DType::FP16 => DataType::Float16,
         DType::FP32 => DataType::Float,
         DType::FP64 => DataType::Double,
+        DType::INT32 => DataType::Int32,
         DType::INT64 => DataType::Int64,
         DType::BOOL => DataType::Bool,
         DType::UINT8 => DataType::Uint8,
