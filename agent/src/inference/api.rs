@@ -5,6 +5,7 @@ pub(super) mod binary;
 pub(super) mod given;
 pub(super) mod json;
 pub(super) mod metadata;
+mod object;
 pub(super) mod route;
 pub(super) mod signature;
 

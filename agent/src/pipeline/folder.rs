@@ -5,6 +5,8 @@
 //! followed.
 
 mod kept;
+#[cfg(test)]
+mod name_tests;
 
 use super::feed::{AnswerTo, Feed, Item, Outcome, Settle};
 use super::record::Format;
@@ -16,6 +18,7 @@ use kept::Kept;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -82,6 +85,8 @@ struct Watch<'a> {
     /// Being read, being answered, or finished and not to be moved.
     in_work: BTreeSet<String>,
     seen: BTreeMap<String, Stamp>,
+    /// Names that are no text, which was told.
+    unnamed: BTreeSet<OsString>,
     finished: mpsc::UnboundedSender<Finished>,
 }
 
@@ -101,6 +106,7 @@ pub(super) async fn watch(
         kept: Kept::load(journal.filter(|_| settings.after == After::Keep), folder),
         in_work: BTreeSet::new(),
         seen: BTreeMap::new(),
+        unnamed: BTreeSet::new(),
         finished,
     };
     let mut tick = tokio::time::interval(LOOK_EVERY);
@@ -144,17 +150,27 @@ impl Watch<'_> {
     }
 
     /// The first files by name that are not in work.
-    fn files(&self) -> io::Result<BTreeMap<String, Stamp>> {
+    fn files(&mut self) -> io::Result<BTreeMap<String, Stamp>> {
         let mut files = BTreeMap::new();
+        let mut unnamed = BTreeSet::new();
         for entry in std::fs::read_dir(self.folder)? {
             let entry = entry?;
-            // A name that is no text could not be named in a result.
-            let Ok(name) = entry.file_name().into_string() else {
+            let name = entry.file_name();
+            if unfinished(&name) {
                 continue;
+            }
+            // A name that is no text could not be named in a result.
+            let name = match name.into_string() {
+                Ok(name) => name,
+                Err(name) => {
+                    let is_file = entry.file_type().is_ok_and(|found| found.is_file());
+                    if is_file && unnamed.len() < FILES_MAX {
+                        unnamed.insert(name);
+                    }
+                    continue;
+                }
             };
-            let unfinished =
-                name.starts_with('.') || name.ends_with(".part") || name.ends_with(".tmp");
-            if unfinished || self.in_work.contains(&name) {
+            if self.in_work.contains(&name) {
                 continue;
             }
             // Gone since: its writer's business.
@@ -169,6 +185,12 @@ impl Watch<'_> {
                 files.pop_last();
             }
         }
+        for name in unnamed.difference(&self.unnamed) {
+            let path = self.folder.join(name);
+            let detail = format!("{path:?}: a name that is not UTF-8, the file is left alone");
+            self.feed.refused("source", detail);
+        }
+        self.unnamed = unnamed;
         Ok(files)
     }
 
@@ -257,6 +279,11 @@ impl Watch<'_> {
         std::fs::create_dir_all(&folder)?;
         gone_is_fine(std::fs::rename(&path, free_name(&folder, &one.name)))
     }
+}
+
+fn unfinished(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") || name.ends_with(b".part") || name.ends_with(b".tmp")
 }
 
 fn gone_is_fine(ended: io::Result<()>) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The JSON of an inference request and its answer, and the binary tensors behind it.
 
 use super::given::{Data, Given, RANK_MAX, TENSORS_MAX, find_output, fit, quoted};
+use super::object::Object;
 use super::signature::Signature;
 use super::{ApiError, ID_MAX_BYTES, binary};
 use crate::inference::steps::Shaped;
@@ -64,9 +65,9 @@ struct RawRequest<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: AtMost<RawInput<'a>, TENSORS_MAX>,
+    inputs: AtMost<Object<RawInput<'a>>, TENSORS_MAX>,
     #[serde(borrow, default)]
-    outputs: Option<AtMost<RawOutput<'a>, TENSORS_MAX>>,
+    outputs: Option<AtMost<Object<RawOutput<'a>>, TENSORS_MAX>>,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +145,9 @@ impl InferRequest {
                 body.len()
             )));
         };
-        let raw: RawRequest<'_> = serde_json::from_slice(json).map_err(|e| not_json(json, &e))?;
+        let raw: Object<RawRequest<'_>> =
+            serde_json::from_slice(json).map_err(|e| not_json(json, &e))?;
+        let raw = raw.0;
         if raw.id.as_ref().is_some_and(|id| id.len() > ID_MAX_BYTES) {
             return Err(ApiError::bad(format!(
                 "id: at most {ID_MAX_BYTES} bytes are accepted"
@@ -212,9 +215,12 @@ fn not_json(json: &[u8], error: &serde_json::Error) -> ApiError {
 }
 
 /// Takes the binary tensors off the tail, in the order of the inputs.
-fn given<'a>(inputs: Vec<RawInput<'a>>, mut tail: &'a [u8]) -> Result<Vec<Given<'a>>, ApiError> {
+fn given<'a>(
+    inputs: Vec<Object<RawInput<'a>>>,
+    mut tail: &'a [u8],
+) -> Result<Vec<Given<'a>>, ApiError> {
     let mut list = Vec::with_capacity(inputs.len());
-    for input in inputs {
+    for Object(input) in inputs {
         let parameters = tensor_parameters("input", &input.name, input.parameters)?;
         let data = match (parameters.binary_data_size, input.data) {
             (Some(_), Some(_)) => {
@@ -255,7 +261,7 @@ fn given<'a>(inputs: Vec<RawInput<'a>>, mut tail: &'a [u8]) -> Result<Vec<Given<
 }
 
 fn wanted(
-    outputs: Vec<RawOutput<'_>>,
+    outputs: Vec<Object<RawOutput<'_>>>,
     binary: bool,
     signature: &Signature<'_>,
 ) -> Result<Vec<Wanted>, ApiError> {
@@ -263,7 +269,7 @@ fn wanted(
         return Ok(all(signature, binary));
     }
     let mut list: Vec<Wanted> = Vec::with_capacity(outputs.len());
-    for output in outputs {
+    for Object(output) in outputs {
         let parameters = tensor_parameters("output", &output.name, output.parameters)?;
         let taken = list.iter().map(|w| w.index);
         list.push(Wanted {

@@ -104,6 +104,27 @@ fn a_request_keeps_id_and_parameters_and_chooses_outputs() {
 }
 
 #[test]
+fn lists_are_taken_for_no_objects() {
+    let good = format!(r#"{{"inputs":[{{{GOOD}}}],"outputs":[{{"name":"z"}}]}}"#);
+    assert_eq!(parse(&good).unwrap().outputs, [wanted(1, false)]);
+    let lists = [
+        format!(r#"["i1",null,[{{{GOOD}}}],[]]"#),
+        r#"{"inputs":[["x","FP32",[1,2],null,[1,2]]]}"#.to_owned(),
+        format!(r#"{{"inputs":[{{{GOOD}}}],"outputs":[["z",null]]}}"#),
+        format!(r#"{{"inputs":[{{{GOOD},"parameters":[null]}}]}}"#),
+        format!(r#"{{"inputs":[{{{GOOD}}}],"parameters":[]}}"#),
+    ];
+    for body in lists {
+        let refused = parse(&body).unwrap_err();
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(
+            refused.message.contains("expected an object"),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
 fn binary_tensors_follow_the_json_in_the_order_of_the_inputs() {
     let json = r#"{"inputs":[
         {"name":"b","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":4}},

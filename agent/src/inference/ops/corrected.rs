@@ -1,6 +1,8 @@
 //! Operators that tract has, but not as the specification says.
 
-use super::{doubles, grid_sample, numbers, pooling, resize, slice, tracts};
+use super::{
+    activations, by_way, doubles, grid_sample, numbers, one_hot, pooling, slice, tracts, transposed,
+};
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::attribute_proto::AttributeType;
@@ -39,9 +41,13 @@ pub(super) fn register(engine: &mut Onnx) {
     let mut before_tracts: Vec<(&str, tracts::Reader)> = vec![
         ("AveragePool", pooling::window),
         ("Conv", pooling::window),
+        ("ConvTranspose", transposed::conv_transpose),
+        ("Gelu", activations::gelu),
         ("GridSample", grid_sample::grid_sample),
         ("MaxPool", pooling::window),
-        ("Resize", resize::resize),
+        ("OneHot", one_hot::one_hot),
+        ("ReduceLogSum", by_way::reduce_log_sum),
+        ("Resize", by_way::resize),
         ("Selu", selu),
         ("Slice", slice::slice),
     ];

@@ -3,9 +3,12 @@
 //! [`corrected`] turns what tract reads wrongly into what it reads right, as do [`grid_sample`],
 //! [`pooling`], [`resize`] and [`slice`](mod@slice); [`numbers`] and [`doubles`] keep the digits that it
 //! loses, as do [`log_sum_exp`] and [`softplus`]; [`extract`] gives its results the right shape;
-//! [`indices`] and [`pad`] take numbers that are negative; [`gemm`], [`quantised`], [`reverse`] and
-//! [`only_if`] compute.
+//! [`indices`] and [`pad`] take numbers that are negative; [`activations`], [`lp_pool`], [`one_hot`] and
+//! [`transposed`] keep to the formula, [`by_way`] to whole numbers; [`gemm`], [`quantised`], [`reverse`]
+//! and [`only_if`] compute.
 
+mod activations;
+mod by_way;
 mod corrected;
 mod doubles;
 mod extract;
@@ -13,7 +16,9 @@ mod gemm;
 mod grid_sample;
 mod indices;
 mod log_sum_exp;
+mod lp_pool;
 mod numbers;
+mod one_hot;
 mod only_if;
 mod pad;
 mod pooling;
@@ -23,6 +28,7 @@ mod reverse;
 mod slice;
 mod softplus;
 mod tracts;
+mod transposed;
 
 pub(super) use only_if::ONLY_IF;
 pub(super) use reverse::REVERSE;
@@ -32,8 +38,12 @@ use tract_onnx::Onnx;
 pub(super) fn register(engine: &mut Onnx) {
     corrected::register(engine);
     let operators = &mut engine.op_register;
+    operators.insert("Acosh", activations::acosh);
     operators.insert("ArrayFeatureExtractor", extract::extract);
+    operators.insert("Asinh", activations::asinh);
+    operators.insert("Celu", activations::celu);
     operators.insert("Gemm", gemm::gemm);
+    operators.insert("GlobalLpPool", lp_pool::global_lp_pool);
     operators.insert(ONLY_IF, only_if::only_if);
     operators.insert("DequantizeLinear", quantised::dequantize);
     operators.insert("Gather", indices::gather);
@@ -55,6 +65,8 @@ pub(super) fn register(engine: &mut Onnx) {
 mod differing_tests;
 #[cfg(test)]
 mod index_tests;
+#[cfg(test)]
+mod number_tests;
 #[cfg(test)]
 mod pad_tests;
 #[cfg(test)]
