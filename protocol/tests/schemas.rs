@@ -13,10 +13,14 @@ use dunlin_protocol::telemetry::Class;
 use dunlin_protocol::topic::Channel;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")
+    // Where it runs: what is kept between builds may have been built elsewhere.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    package
+        .map_or_else(|| PathBuf::from("."), PathBuf::from)
+        .join("schemas")
 }
 
 /// File name and text of every document.

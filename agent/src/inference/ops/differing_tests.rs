@@ -54,7 +54,7 @@ fn resize(mode: &str, coordinates: &str) -> NodeProto {
 }
 
 #[test]
-fn corners_stay_where_scales_give_no_whole_length() {
+fn corners_stay_where_they_are() {
     let expected: [(&str, [f32; 14]); 3] = [
         (
             "nearest",
@@ -91,10 +91,12 @@ fn corners_stay_where_scales_give_no_whole_length() {
     ];
     for (mode, expected) in expected {
         for version in [13, 19] {
-            let scales = floats("scales", &[4], &[1.0, 1.0, 1.0, 2.4]);
-            let node = resize(mode, "align_corners");
+            let sizes = ints("sizes", &[1, 1, 2, 7]);
+            let node = node("Resize", &["x", "", "", "sizes"], &["y"])
+                .with(text("mode", mode))
+                .with(text("coordinate_transformation_mode", "align_corners"));
             let given = (&SQUARES[..], &[1, 1, 2, 3][..]);
-            let written = one(version, given, node, vec![scales], &[1, 1, 2, 7]);
+            let written = one(version, given, node, vec![sizes], &[1, 1, 2, 7]);
             let got = written.answer(&[Values::FP32(SQUARES.to_vec())]);
             assert_close(got, &expected, mode);
         }
@@ -124,9 +126,20 @@ fn corners_stay_where_sizes_give_a_rounded_scale() {
 fn resizing_that_is_not_computed_is_refused() {
     let scales = |by| vec![floats("scales", &[4], &[1.0, 1.0, 1.0, by])];
     let given = (&SQUARES[..], &[1, 1, 2, 3][..]);
-    let crop = resize("linear", "tf_crop_and_resize");
-    let written = one(19, given, crop, scales(2.0), &[1, 1, 2, 6]);
-    refused(&written, &["Resize (node \"n_y\")", "tf_crop_and_resize"]);
+    let crop = node("Resize", &["x", "roi", "scales"], &["y"])
+        .with(text("mode", "linear"))
+        .with(text("coordinate_transformation_mode", "tf_crop_and_resize"));
+    let mut constants = scales(2.0);
+    constants.push(floats(
+        "roi",
+        &[8],
+        &[0.0, 0.0, 0.0, 0.2, 1.0, 1.0, 1.0, 0.8],
+    ));
+    let written = one(19, given, crop, constants, &[1, 1, 2, 6]);
+    refused(
+        &written,
+        &["Resize", "tf_crop_and_resize with a constant roi"],
+    );
     let smooth = resize("linear", "align_corners").with(int("antialias", 1));
     let written = one(19, given, smooth, scales(2.0), &[1, 1, 2, 6]);
     refused(&written, &["Resize (node \"n_y\")", "antialias"]);

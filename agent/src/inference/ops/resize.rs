@@ -15,10 +15,6 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
     let coordinates: &str = node
         .get_attr_opt("coordinate_transformation_mode")?
         .unwrap_or("half_pixel");
-    ensure!(
-        coordinates != "tf_crop_and_resize",
-        "Resize: coordinate_transformation_mode tf_crop_and_resize is not supported"
-    );
     let antialias = node.get_attr_opt::<i64>("antialias")?.unwrap_or(0) != 0;
     let mode: &str = node.get_attr_opt("mode")?.unwrap_or("nearest");
     if ctx.onnx_operator_set_version == 10 && mode == "nearest" {
@@ -38,6 +34,10 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
                 !antialias,
                 "Resize: antialias with coordinate_transformation_mode align_corners is not supported"
             );
+            // By scales the specification takes the length that they come to, a whole number or not.
+            if node.input.get(2).is_some_and(|scales| !scales.is_empty()) {
+                return Ok((boxed(tracts), vec![]));
+            }
             Box::new(AlignCorners {
                 tracts,
                 between,
@@ -45,6 +45,7 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
             })
         }
         "pytorch_half_pixel" if antialias || mode == "cubic" => Box::new(NotToOne { tracts }),
+        "tf_crop_and_resize" => Box::new(GivenRegion { tracts }),
         _ => tracts,
     };
     Ok((boxed(expansion), vec![]))
@@ -96,6 +97,44 @@ impl Expansion for NotSmaller {
         ensure!(
             given.iter().all(|&scale| scale >= 1.0),
             "Resize of version 10 to fewer pixels in mode nearest is not supported"
+        );
+        self.tracts.wire(prefix, model, inputs)
+    }
+}
+
+/// A region that is a constant is left out by tract on its way.
+#[derive(Debug, Clone)]
+struct GivenRegion {
+    tracts: Box<dyn Expansion>,
+}
+
+impl Expansion for GivenRegion {
+    fn name(&self) -> StaticName {
+        self.tracts.name()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.tracts.rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let region = inputs
+            .get(1)
+            .context("Resize: tf_crop_and_resize without roi")?;
+        ensure!(
+            model.outlet_fact(*region)?.konst.is_none(),
+            "Resize: coordinate_transformation_mode tf_crop_and_resize with a constant roi is not \
+             supported"
         );
         self.tracts.wire(prefix, model, inputs)
     }
@@ -170,8 +209,8 @@ impl Expansion for NotToOne {
     }
 }
 
-/// The first and last pixels stay where they are. tract takes the length that the scale gives, though it
-/// is no whole number or has been rounded.
+/// The first and last pixels stay where they are. tract takes the length that a scale gives, which is
+/// rounded where it is worked out from a size.
 #[derive(Debug, Clone)]
 struct AlignCorners {
     tracts: Box<dyn Expansion>,
