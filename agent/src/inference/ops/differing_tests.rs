@@ -123,23 +123,23 @@ fn corners_stay_where_sizes_give_a_rounded_scale() {
 }
 
 #[test]
+fn a_region_is_cut_out_and_resized() {
+    let given = (&SQUARES[..], &[1, 1, 2, 3][..]);
+    let crop = node("Resize", &["x", "roi", "", "sizes"], &["y"])
+        .with(text("mode", "linear"))
+        .with(text("coordinate_transformation_mode", "tf_crop_and_resize"));
+    let region = [0.0, 0.0, 0.0, 0.25, 1.0, 1.0, 1.0, 0.75];
+    let constants = vec![ints("sizes", &[1, 1, 2, 2]), floats("roi", &[8], &region)];
+    let written = one(19, given, crop, constants, &[1, 1, 2, 2]);
+    let got = written.answer(&[Values::FP32(SQUARES.to_vec())]);
+    // Columns at half a pixel and one and a half.
+    assert_eq!(got, Values::FP32(vec![2.5, 6.5, 20.5, 30.5]));
+}
+
+#[test]
 fn resizing_that_is_not_computed_is_refused() {
     let scales = |by| vec![floats("scales", &[4], &[1.0, 1.0, 1.0, by])];
     let given = (&SQUARES[..], &[1, 1, 2, 3][..]);
-    let crop = node("Resize", &["x", "roi", "scales"], &["y"])
-        .with(text("mode", "linear"))
-        .with(text("coordinate_transformation_mode", "tf_crop_and_resize"));
-    let mut constants = scales(2.0);
-    constants.push(floats(
-        "roi",
-        &[8],
-        &[0.0, 0.0, 0.0, 0.2, 1.0, 1.0, 1.0, 0.8],
-    ));
-    let written = one(19, given, crop, constants, &[1, 1, 2, 6]);
-    refused(
-        &written,
-        &["Resize", "tf_crop_and_resize with a constant roi"],
-    );
     let smooth = resize("linear", "align_corners").with(int("antialias", 1));
     let written = one(19, given, smooth, scales(2.0), &[1, 1, 2, 6]);
     refused(&written, &["Resize (node \"n_y\")", "antialias"]);

@@ -45,7 +45,6 @@ pub(super) fn resize(ctx: &ParsingContext, node: &NodeProto) -> Parsed {
             })
         }
         "pytorch_half_pixel" if antialias || mode == "cubic" => Box::new(NotToOne { tracts }),
-        "tf_crop_and_resize" => Box::new(GivenRegion { tracts }),
         _ => tracts,
     };
     Ok((boxed(expansion), vec![]))
@@ -97,44 +96,6 @@ impl Expansion for NotSmaller {
         ensure!(
             given.iter().all(|&scale| scale >= 1.0),
             "Resize of version 10 to fewer pixels in mode nearest is not supported"
-        );
-        self.tracts.wire(prefix, model, inputs)
-    }
-}
-
-/// A region that is a constant is left out by tract on its way.
-#[derive(Debug, Clone)]
-struct GivenRegion {
-    tracts: Box<dyn Expansion>,
-}
-
-impl Expansion for GivenRegion {
-    fn name(&self) -> StaticName {
-        self.tracts.name()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        self.tracts.rules(s, inputs, outputs)
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        let region = inputs
-            .get(1)
-            .context("Resize: tf_crop_and_resize without roi")?;
-        ensure!(
-            model.outlet_fact(*region)?.konst.is_none(),
-            "Resize: coordinate_transformation_mode tf_crop_and_resize with a constant roi is not \
-             supported"
         );
         self.tracts.wire(prefix, model, inputs)
     }
