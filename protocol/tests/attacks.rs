@@ -127,7 +127,8 @@ impl Attack {
 }
 
 fn attacks() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trust/attacks");
+    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
+        .join("tests/golden/trust/attacks");
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
     folders.sort();

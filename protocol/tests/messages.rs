@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/messages")
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/golden/messages")
 }
 
 fn compare(name: &str, bytes: &[u8]) -> Vec<u8> {

@@ -12,12 +12,15 @@ fn rebuild(base: &[u8], patch: &[u8], max: u64) -> Result<Vec<u8>, PatchError> {
     Ok(out)
 }
 
+/// The workspace, where the test runs: what is kept between builds may have been built elsewhere.
+fn workspace() -> std::path::PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
+    std::path::PathBuf::from(package).join("..")
+}
+
 fn digits(version: u8) -> Vec<u8> {
-    let path = format!(
-        "{}/../tests/models/digits/v{version}/model.onnx",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read(path).unwrap()
+    let path = format!("tests/models/digits/v{version}/model.onnx");
+    std::fs::read(workspace().join(path)).unwrap()
 }
 
 /// Bytes that do not repeat and do not compress.
@@ -522,8 +525,7 @@ fn hex_of(page: &str, name: &str) -> Vec<u8> {
 
 #[test]
 fn the_documents_example_is_a_patch() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/patch-format.md");
-    let page = std::fs::read_to_string(path).unwrap();
+    let page = std::fs::read_to_string(workspace().join("docs/patch-format.md")).unwrap();
     let [old, new, patch] = ["old", "new", "patch"].map(|name| hex_of(&page, name));
     assert_eq!(rebuild(&old, &patch, 20).unwrap(), new);
     for (bytes, said) in [
